@@ -1,0 +1,107 @@
+"""Reads a materialised mixture: memory-mapped Arrow, rows by index. Needs neither the store nor duckdb.
+
+Layout: `<folder>/<mixture id>.json` (the spec), `<folder>/components/<digest>/{examples,passages}.arrow` and
+`component.json`. Examples name their passages by row number in `passages.arrow`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mixture.errors import UsageError
+from mixture.specs import MixtureSpec
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example with its passages by row number of the component."""
+
+    example_id: str
+    query: str
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+
+
+class ComponentData:
+    """The rows of one component of a mixture, in order of example id."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        facts: dict[str, Any] = json.loads((folder / "component.json").read_text("utf-8"))
+        self.collection: str = facts["collection"]
+        self.prompts: tuple[str, ...] = tuple(facts["prompts"])
+        self._examples = _map(folder / "examples.arrow")
+        self._passages = _map(folder / "passages.arrow")
+        self.num_examples: int = self._examples.num_rows
+        self.num_passages: int = self._passages.num_rows
+
+    def example(self, row: int) -> Example:
+        columns = self._examples
+        return Example(
+            columns["example_id"][row].as_py(),
+            columns["query"][row].as_py(),
+            tuple(columns["positives"][row].as_py()),
+            tuple(columns["negatives"][row].as_py()),
+        )
+
+    def passage(self, row: int) -> str:
+        """Title and text joined by a space, as the tDRO release does."""
+        title, text = self._passages["title"][row].as_py(), self._passages["text"][row].as_py()
+        return f"{title} {text}" if title else text
+
+    def positives(self) -> list[np.ndarray]:
+        """For every example the row numbers of its positives, (num_examples,) arrays of int64."""
+        lists = self._examples["positives"].combine_chunks()
+        if isinstance(lists, pa.ChunkedArray):
+            lists = lists.chunk(0) if lists.num_chunks else pa.array([], pa.list_(pa.int32()))
+        values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+        return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+    def num_with_negatives(self) -> int:
+        import pyarrow.compute as pc
+
+        return int(pc.sum(pc.greater(pc.list_value_length(self._examples["negatives"]), 0)).as_py() or 0)
+
+    def texts(self) -> Iterator[str]:
+        """Every query, then every passage."""
+        for chunk in self._examples["query"].chunks:
+            yield from chunk.to_pylist()
+        for row in range(self.num_passages):
+            yield self.passage(row)
+
+
+@dataclass(frozen=True)
+class MaterialisedMixture:
+    """A mixture and the data of its components, by collection, in the order of the spec."""
+
+    folder: Path
+    spec: MixtureSpec
+    components: dict[str, ComponentData]
+
+    @classmethod
+    def open(cls, folder: Path, mixture: str) -> MaterialisedMixture:
+        file = folder / f"{mixture}.json"
+        if not file.is_file():
+            raise UsageError(f"no materialised mixture {mixture!r} in {folder}")
+        spec = MixtureSpec.from_json(file.read_text("utf-8"))
+        parts = {c.collection: ComponentData(folder / "components" / c.digest) for c in spec.components}
+        return cls(folder, spec, parts)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: part.num_examples for name, part in self.components.items()}
+
+    def positives(self) -> dict[str, Sequence[np.ndarray]]:
+        return {name: part.positives() for name, part in self.components.items()}
+
+
+def _map(file: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()

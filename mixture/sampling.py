@@ -1,0 +1,191 @@
+"""BatchPlan: (mixture, batch size, seed, step) -> rows, as a pure function.
+
+Everything is drawn from counter-based random numbers (Philox, Salmon et al. 2011), so that step 100,000 costs no more
+than step 1, every rank computes the same global batch, and a plan can be printed before training.
+
+How rows are chosen. A collection's rows form an endless stream: epoch after epoch, each a fresh permutation of all its
+rows. A batch takes the stream's next rows. With `positives` given, an epoch's order spreads examples that share a
+positive over the whole epoch, and a row that would still repeat a positive inside one batch (at the border of two
+epochs, or when a passage is the positive of a large share of the rows) is left out of that batch. So a batch is
+shorter than `batch_size` only where the collection leaves no other choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mixture.errors import UsageError
+
+Positives = Mapping[str, Sequence[Sequence[int] | np.ndarray]]
+CACHED_EPOCHS = 64
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A Philox generator whose stream is a function of `key` alone, the same on every machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+class BatchPlan:
+    """Which rows each step trains on.
+
+    weights:    collection -> sampling probability, sum 1
+    sizes:      collection -> number of rows
+    batch_size: rows in a global batch, all ranks together
+    positives:  collection -> for each row the ids of its positive passages; keeps equal positives apart
+
+    Raises `UsageError` for weights that do not fit the sizes.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        sizes: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        *,
+        positives: Positives | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size is {batch_size}; allowed: 1 or more")
+        if set(weights) != set(sizes):
+            raise UsageError(f"weights and sizes differ in: {', '.join(sorted(set(weights) ^ set(sizes)))}")
+        if abs(math.fsum(weights.values()) - 1.0) > 1e-6 or min(weights.values()) < 0:
+            raise UsageError("weights must be 0 or more and sum to 1")
+        empty = sorted(name for name, size in sizes.items() if size < 1 and weights[name] > 0)
+        if empty:
+            raise UsageError(f"collections without rows: {', '.join(empty)}")
+        self.collections: tuple[str, ...] = tuple(sorted(weights))
+        self.batch_size = batch_size
+        self.seed = seed
+        self._sizes = dict(sizes)
+        self._bounds = np.cumsum([weights[name] for name in self.collections])
+        self._uniform_bounds = np.arange(1, len(self.collections) + 1) / len(self.collections)
+        self._positives = positives
+        self._labels = {} if positives is None else {n: _labels(positives[n]) for n in self.collections}
+        self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._drawn = np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int) -> tuple[str, np.ndarray]:
+        """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and row indices (≤ batch_size,)."""
+        if step < 0:
+            raise UsageError(f"step is {step}; allowed: 0 or more")
+        if step >= len(self._drawn):
+            # Draws are made in one stream; a longer one begins with the shorter one.
+            count = max(step + 1, 2 * len(self._drawn), 1024)
+            self._drawn = self._draw("collection", count, self._bounds)
+        index = int(self._drawn[step])
+        earlier = int(np.count_nonzero(self._drawn[:step] == index))
+        name = self.collections[index]
+        return name, self._take(name, earlier * self.batch_size, self.batch_size, set())
+
+    def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
+
+        Returns indices into `collections` (B,) and row indices (B,). Equal positives are not kept apart: each example
+        sees its own hard negatives only.
+        """
+        if step < 0:
+            raise UsageError(f"step is {step}; allowed: 0 or more")
+        end = (step + 1) * self.batch_size
+        drawn = self._draw("mixed", end, self._uniform_bounds)
+        before, now = drawn[: step * self.batch_size], drawn[step * self.batch_size :]
+        rows = np.empty(self.batch_size, dtype=np.int64)
+        for index in np.unique(now):
+            here = np.flatnonzero(now == index)
+            start = int(np.count_nonzero(before == index))
+            rows[here] = self._stream(self.collections[index], start, len(here))
+        return now, rows
+
+    def _draw(self, purpose: str, count: int, bounds: np.ndarray) -> np.ndarray:
+        values = generator(self.seed, purpose).random(count)
+        # A collection of weight 0 at the end must not catch a value above the rounded sum.
+        last = int(np.flatnonzero(np.diff(bounds, prepend=0.0))[-1])
+        return np.minimum(np.searchsorted(bounds, values, side="right"), last).astype(np.int64)
+
+    def _take(self, name: str, start: int, count: int, seen: set[int]) -> np.ndarray:
+        rows = self._stream(name, start, count)
+        if self._positives is None:
+            return rows
+        kept = []
+        positives = self._positives[name]
+        for row in rows:
+            ids = {int(p) for p in positives[row]}
+            if seen.isdisjoint(ids):
+                kept.append(row)
+                seen |= ids
+        return np.asarray(kept, dtype=np.int64)
+
+    def _stream(self, name: str, start: int, count: int) -> np.ndarray:
+        """Rows [start, start + count) of the collection's endless stream."""
+        size = self._sizes[name]
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, size)
+            part = self._order(name, epoch)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return np.concatenate(parts)
+
+    def _order(self, name: str, epoch: int) -> np.ndarray:
+        """The order of all rows in one epoch, (size,)."""
+        key = (name, epoch)
+        if key in self._orders:
+            self._orders.move_to_end(key)
+            return self._orders[key]
+        rows = generator(self.seed, "order", name, epoch).permutation(self._sizes[name])
+        if name in self._labels:
+            rows = _spread(rows, self._labels[name], self.batch_size)
+        self._orders[key] = rows
+        if len(self._orders) > CACHED_EPOCHS:
+            self._orders.popitem(last=False)
+        return rows
+
+
+def _labels(positives: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """One number a row, equal where the first positive is equal; −1 where no other row has it. (size,) int64."""
+    first = np.fromiter((int(ids[0]) if len(ids) else -1 for ids in positives), dtype=np.int64, count=len(positives))
+    _, inverse, counts = np.unique(first, return_inverse=True, return_counts=True)
+    return np.where(counts[inverse] > 1, inverse, -1)
+
+
+def _spread(rows: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:
+    """`rows` (a permutation) reordered so that rows of one label lie a batch or more apart where their number allows.
+
+    Rows are laid out label by label in the random order in which labels first come, and dealt like cards to
+    floor(n / batch_size) piles: neighbours of one label fall on different piles, which are then put behind each other.
+    """
+    piles = len(rows) // batch_size
+    shared = labels[rows] >= 0
+    if piles < 2 or not shared.any():
+        return rows
+    # Rows without a rival are labels of their own; np.unique gives each label's first place in the permutation.
+    own = np.where(shared, labels[rows], labels.max() + 1 + np.arange(len(rows)))
+    _, first, inverse = np.unique(own, return_index=True, return_inverse=True)
+    by_label = rows[np.argsort(first[inverse], kind="stable")]
+    return np.concatenate([by_label[pile::piles] for pile in range(piles)])
+
+
+def draw_passages(
+    choices: Sequence[Sequence[int]], count: int, key: tuple[int | str, ...]
+) -> list[list[int]]:
+    """`count` passages for each example, drawn anew for each `key` (seed, purpose, step).
+
+    Without repetition where there are enough, else all of them and the rest drawn again (as the tDRO release does).
+    An example without choices gets an empty list.
+    """
+    random = generator(*key)
+    result: list[list[int]] = []
+    for options in choices:
+        drawn: list[int] = []
+        while options and len(drawn) < count:
+            missing = count - len(drawn)
+            order = random.permutation(len(options))[:missing]
+            drawn.extend(int(options[i]) for i in order)
+        result.append(drawn)
+    return result

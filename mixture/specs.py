@@ -1,0 +1,151 @@
+"""What a mixture is: its canonical form, its id, and how one mixture is made from another. Pure: no store, no files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mixture.errors import UsageError
+
+SCHEMA_VERSION = 1
+ID_DIGITS = 12
+SUM_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Component:
+    """A collection in a mixture. `weight` is its sampling probability α; `loss_weight` scales its loss."""
+
+    collection: str
+    digest: str
+    weight: float
+    loss_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """Collections with weights, immutable. Weights are in [0, 1] and sum to 1.
+
+    The id is the first 12 hexadecimal digits of the SHA-256 of the canonical JSON: components in order of name, floats
+    in their shortest exact form. So the order in which components are given, and the machine, do not matter.
+
+    >>> a = Component("a", "0" * 64, 0.25)
+    >>> b = Component("b", "1" * 64, 0.75)
+    >>> MixtureSpec((a, b)).id == MixtureSpec((b, a)).id
+    True
+    """
+
+    components: tuple[Component, ...]
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise UsageError("a mixture needs at least one collection")
+        names = [c.collection for c in self.components]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise UsageError(f"collections named twice in a mixture: {', '.join(repeated)}")
+        for c in self.components:
+            if not (math.isfinite(c.weight) and 0.0 <= c.weight <= 1.0):
+                raise UsageError(f"weight of {c.collection!r} is {c.weight}; allowed: 0 to 1")
+            if not (math.isfinite(c.loss_weight) and c.loss_weight >= 0.0):
+                raise UsageError(f"loss weight of {c.collection!r} is {c.loss_weight}; allowed: 0 or more")
+        total = math.fsum(c.weight for c in self.components)
+        if abs(total - 1.0) > SUM_TOLERANCE:
+            raise UsageError(f"the weights of a mixture sum to {total!r}; they must sum to 1")
+        object.__setattr__(self, "components", tuple(sorted(self.components, key=lambda c: c.collection)))
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(self._canonical().encode()).hexdigest()[:ID_DIGITS]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {c.collection: c.weight for c in self.components}
+
+    def _canonical(self) -> str:
+        parts = [
+            {"collection": c.collection, "digest": c.digest, "loss_weight": float(c.loss_weight),
+             "weight": float(c.weight)}
+            for c in self.components
+        ]  # fmt: skip
+        return json.dumps({"components": parts}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def to_json(self) -> str:
+        """Readable JSON with the schema version and the id; `from_json` checks both."""
+        body = json.loads(self._canonical())
+        return json.dumps({"schema_version": SCHEMA_VERSION, "id": self.id} | body, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> MixtureSpec:
+        try:
+            body: dict[str, Any] = json.loads(text)
+            version = body["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise UsageError(f"mixture JSON of schema version {version}; this toolkit reads {SCHEMA_VERSION}")
+            spec = cls(tuple(Component(**part) for part in body["components"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"not a mixture's JSON: {error}") from error
+        if body.get("id", spec.id) != spec.id:
+            raise UsageError(f"the JSON says mixture {body['id']} but its content is {spec.id}: it was edited")
+        return spec
+
+    def with_weights(self, weights: Mapping[str, float]) -> MixtureSpec:
+        """The same collections with these weights (any positive scale); every collection must be named."""
+        if set(weights) != set(self.weights):
+            odd = sorted(set(weights) ^ set(self.weights))
+            raise UsageError(f"weights and collections of the mixture differ in {', '.join(odd)}")
+        scaled = normalise(weights)
+        return MixtureSpec(
+            tuple(Component(c.collection, c.digest, scaled[c.collection], c.loss_weight) for c in self.components)
+        )
+
+
+def normalise(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights scaled to sum 1. A negative, infinite or all-zero input is a `UsageError`."""
+    for name, value in weights.items():
+        if not (math.isfinite(value) and value >= 0.0):
+            raise UsageError(f"weight of {name!r} is {value}; allowed: 0 or more")
+    total = math.fsum(weights.values())
+    if total <= 0.0:
+        raise UsageError("all weights are zero")
+    return {name: value / total for name, value in weights.items()}
+
+
+def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+    """Weights ∝ size^(1/T): T = 1 is proportional to size, T → ∞ uniform (Arivazhagan et al. 2019, 1907.05019, §4.2).
+
+    >>> temperature_weights({"a": 100, "b": 300}, 1.0)
+    {'a': 0.25, 'b': 0.75}
+    >>> temperature_weights({"a": 100, "b": 300}, math.inf)
+    {'a': 0.5, 'b': 0.5}
+    """
+    if not temperature > 0:
+        raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    # In logarithms: sizes of 10^7 to the power of 1/T overflow at a small T.
+    logs = {name: math.log(size) / temperature for name, size in sizes.items()}
+    top = max(logs.values())
+    return normalise({name: math.exp(value - top) for name, value in logs.items()})
+
+
+def select_top(spec: MixtureSpec, percent: float) -> MixtureSpec:
+    """The heaviest `percent` of the collections, equally weighted (the paper's top-70 %: 25 → 17).
+
+    The count is rounded down, at least one; among equal weights the name decides.
+    """
+    if not 0 < percent <= 100:
+        raise UsageError(f"--top is {percent}; allowed: above 0 to 100 (percent of the collections)")
+    count = max(1, math.floor(len(spec.components) * percent / 100 + 1e-9))
+    kept = sorted(spec.components, key=lambda c: (-c.weight, c.collection))[:count]
+    return uniform(kept)
+
+
+def uniform(components: Sequence[Component]) -> MixtureSpec:
+    """The same collections with equal weights."""
+    return MixtureSpec(
+        tuple(Component(c.collection, c.digest, 1.0 / len(components), c.loss_weight) for c in components)
+    )

@@ -1,0 +1,183 @@
+"""Opening the store: a folder with a DuckLake catalog in SQLite and Parquet data files."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from mixture.errors import StoreError, UsageError
+from mixture.store.schema import migrate, stored_version
+
+T = TypeVar("T")
+EXTENSIONS = ("ducklake", "sqlite_scanner")
+# Six processes committing at once lose 44 % of their attempts to conflicts on a SQLite catalog: repeat them.
+COMMIT_ATTEMPTS = 12
+CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
+
+
+class Store:
+    """A store of collections and mixtures. Use as a context manager.
+
+    `Store.open("my-store", create=True)` makes the folder where it is missing; without `create` a missing store is a
+    `UsageError`. Several processes may read and write one store at the same time.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._writer: duckdb.DuckDBPyConnection | None = None
+        self._reader: duckdb.DuckDBPyConnection | None = None
+
+    @classmethod
+    def open(cls, uri: str | Path, *, create: bool = False) -> Store:
+        root = Path(uri).expanduser().resolve()
+        exists = (root / "catalog.sqlite").is_file()
+        if not exists:
+            if not create:
+                raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
+            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+                raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
+        store = cls(root)
+        if not exists:
+            (root / "data").mkdir(parents=True, exist_ok=True)
+        if not exists or stored_version(store.read) is None:
+            store.transaction(migrate)
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+
+    def sql(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+        """One read-only query over everything in the store, as an Arrow table.
+
+        The connection is shut in: no files, no network, no extensions, no settings, no writes. A mistake in the query
+        is a `UsageError` with DuckDB's first line.
+        """
+        if self._reader is None:
+            self._reader = _connect(self.root, read_only=True)
+            # The lake's own files stay readable; SELECT is the only statement, so nothing can be written to them.
+            self._reader.execute(f"SET allowed_directories = [{_quote(str(self.root / 'data') + '/')}]")
+            self._reader.execute("SET enable_external_access = false")
+            self._reader.execute("SET lock_configuration = true")
+        try:
+            statements = self._reader.extract_statements(query)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                got = ", ".join(statement.type.name for statement in statements) or "none"
+                raise UsageError(f"one SELECT statement is allowed, the store is read-only here; got {got}")
+            result = self._reader.execute(statements[0], params)
+            return result.to_arrow_table()
+        except duckdb.Error as error:
+            raise UsageError(_first_lines(error)) from error
+
+    def read(self, query: str, params: Sequence[Any] | None = None) -> pa.Table:
+        """A query of the toolkit's own (large results, registered tables), outside any transaction."""
+        return self.connection.execute(query, params).to_arrow_table()
+
+    def rows(self, query: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """`read` as a list of dictionaries, for small results."""
+        return self.read(query, params).to_pylist()
+
+    def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run `work(connection)` as one transaction; repeat it whole when another process committed first.
+
+        `work` may run several times: it must not leave anything behind but what it wrote through the connection.
+        """
+        connection = self.connection
+        for attempt in range(COMMIT_ATTEMPTS):
+            connection.execute("BEGIN")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+            except duckdb.Error as error:
+                _rollback(connection)
+                text = str(error).lower()
+                if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in CONFLICT_SIGNS):
+                    raise StoreError(f"the store refused a write: {_first_lines(error)}") from error
+                # Jitter of the wait only: nothing that is stored depends on it.
+                time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
+            except BaseException:
+                _rollback(connection)
+                raise
+        raise AssertionError("unreachable")
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The writing connection, opened on first use."""
+        if self._writer is None:
+            self._writer = _connect(self.root, read_only=False)
+        return self._writer
+
+    def snapshot(self) -> int:
+        """Number of the newest snapshot, for `AT (VERSION => n)`."""
+        return int(self.rows("SELECT max(snapshot_id) AS n FROM lake.snapshots()")[0]["n"])
+
+
+def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    for name in EXTENSIONS:
+        _load_extension(connection, name)
+    # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
+    options = f"DATA_PATH {_quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
+    if read_only:
+        options += ", READ_ONLY"
+    try:
+        connection.execute(f"ATTACH {_quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
+        connection.execute("USE lake")
+    except duckdb.Error as error:
+        connection.close()
+        raise StoreError(f"the store at {root} does not open: {_first_lines(error)}") from error
+    # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
+    connection.execute("SET arrow_large_buffer_size = true")
+    return connection
+
+
+def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load from the pinned package (signature checked by DuckDB); without the package, from DuckDB's repository."""
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    for folder in package.submodule_search_locations or () if package else ():
+        for file in sorted(Path(folder).glob(f"extensions/v{duckdb.__version__}/*.duckdb_extension")):
+            connection.execute(f"LOAD {_quote(str(file))}")
+            return
+    try:
+        connection.execute(f"INSTALL {name}")
+        connection.execute(f"LOAD {name}")
+    except duckdb.Error as error:
+        wheel = "duckdb-extension-" + name.replace("_", "-")
+        raise StoreError(
+            f"DuckDB's extension {name} is missing; pip install {wheel}=={duckdb.__version__} ({_first_lines(error)})"
+        ) from error
+
+
+def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except duckdb.TransactionException:
+        pass  # a failed commit has ended the transaction already
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_lines(error: Exception) -> str:
+    """DuckDB's message without the excerpt of the query, on one line."""
+    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines() if line.strip())

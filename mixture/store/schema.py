@@ -1,0 +1,82 @@
+"""The tables of the store, as a list of migrations. A store says which version it has in `store_versions`.
+
+A new version appends to `MIGRATIONS`; what is there is never edited, so that every older store can be brought up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import duckdb
+import pyarrow as pa
+
+from mixture.errors import StoreError
+
+V1 = """
+CREATE TABLE store_versions (version INTEGER NOT NULL, applied_at TIMESTAMPTZ NOT NULL);
+
+CREATE TABLE collections (collection VARCHAR NOT NULL, card VARCHAR, prompts VARCHAR[], is_symmetric BOOLEAN,
+    added_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE sources (collection VARCHAR NOT NULL, file VARCHAR NOT NULL, sha256 VARCHAR NOT NULL,
+    rows_read BIGINT NOT NULL, stored BIGINT NOT NULL, repeated BIGINT NOT NULL, rejected BIGINT NOT NULL,
+    ingested_at TIMESTAMPTZ NOT NULL);
+
+CREATE TABLE examples (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, query VARCHAR NOT NULL,
+    language VARCHAR, positives STRUCT(passage_id VARCHAR, grade FLOAT)[], simhash UBIGINT);
+CREATE TABLE passages (collection VARCHAR NOT NULL, passage_id VARCHAR NOT NULL, title VARCHAR NOT NULL,
+    "text" VARCHAR NOT NULL, simhash UBIGINT);
+CREATE TABLE negatives (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, passage_id VARCHAR NOT NULL,
+    rank INTEGER NOT NULL, score FLOAT, miner VARCHAR NOT NULL);
+CREATE TABLE rejects (collection VARCHAR NOT NULL, file VARCHAR NOT NULL, line BIGINT, reason VARCHAR NOT NULL,
+    raw VARCHAR);
+CREATE TABLE removals (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, query VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL, kept_collection VARCHAR, kept_id VARCHAR, suite VARCHAR, query_id VARCHAR,
+    kept_query VARCHAR, distance INTEGER, removed_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE test_queries (suite VARCHAR NOT NULL, query_id VARCHAR NOT NULL, query VARCHAR NOT NULL, simhash UBIGINT);
+
+CREATE TABLE mixtures (mixture VARCHAR NOT NULL, name VARCHAR NOT NULL, version INTEGER NOT NULL, spec VARCHAR NOT NULL,
+    parents VARCHAR[], run_id VARCHAR, snapshot BIGINT, created_at TIMESTAMPTZ NOT NULL, note VARCHAR);
+CREATE TABLE mixture_weights (mixture VARCHAR NOT NULL, collection VARCHAR NOT NULL, digest VARCHAR NOT NULL,
+    weight DOUBLE NOT NULL, loss_weight DOUBLE NOT NULL, num_examples BIGINT);
+CREATE TABLE runs (run_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, status VARCHAR NOT NULL, mixture VARCHAR,
+    result VARCHAR, config VARCHAR, started_at TIMESTAMPTZ NOT NULL, finished_at TIMESTAMPTZ);
+CREATE TABLE weight_history (run_id VARCHAR NOT NULL, step INTEGER NOT NULL, collection VARCHAR NOT NULL,
+    weight DOUBLE NOT NULL, mean_weight DOUBLE NOT NULL, ema_weight DOUBLE NOT NULL, proxy_loss DOUBLE,
+    reference_loss DOUBLE, measurement DOUBLE, num_examples INTEGER NOT NULL);
+CREATE TABLE evaluations (model VARCHAR NOT NULL, mixture VARCHAR, run_id VARCHAR, suite VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL, value DOUBLE NOT NULL, num_queries BIGINT NOT NULL, num_documents BIGINT NOT NULL,
+    corpus VARCHAR NOT NULL, prompt VARCHAR, evaluated_at TIMESTAMPTZ NOT NULL);
+
+ALTER TABLE examples SET PARTITIONED BY (collection);
+ALTER TABLE passages SET PARTITIONED BY (collection);
+ALTER TABLE negatives SET PARTITIONED BY (collection)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1,)
+
+
+def stored_version(read: Callable[[str], pa.Table]) -> int | None:
+    """The store's version when it is the newest, None when migrations are missing.
+
+    Raises `StoreError` for a store of a newer version of the toolkit.
+    """
+    known = read("SELECT 1 FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'store_versions'")
+    version = 0
+    if known.num_rows:
+        version = read("SELECT coalesce(max(version), 0) AS v FROM store_versions")["v"][0].as_py()
+    if version > len(MIGRATIONS):
+        raise StoreError(f"the store has version {version}, this toolkit knows {len(MIGRATIONS)}; install a newer one")
+    return version if version == len(MIGRATIONS) else None
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring the store to the newest version; does nothing where another process has done so."""
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'").fetchall()
+    version = 0
+    if ("store_versions",) in tables:
+        found = connection.execute("SELECT coalesce(max(version), 0) FROM store_versions").fetchone()
+        version = found[0] if found else 0
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        for statement in script.split(";"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO store_versions VALUES (?, now())", [number])

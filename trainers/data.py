@@ -1,0 +1,107 @@
+"""From a plan's row numbers to the texts of a batch: prompts on queries, one positive and H negatives an example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixture.errors import UsageError
+from mixture.materialised import ComponentData, Example, MaterialisedMixture
+from mixture.sampling import BatchPlan, draw_passages, generator
+
+DEFAULT_PROMPT = "Given a query, retrieve relevant passages that answer the query"
+
+
+def query_prefix(prompt: str) -> str:
+    """What stands before a query (the paper's form); passages stand alone."""
+    return f"Instruct: {prompt}\nQuery: "
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """B examples as texts.
+
+    collections: for each example its collection as an index into the plan's names, (B,)
+    queries:     B texts with their prompts
+    passages:    B · N texts, N = 1 + H; each example's positive comes first
+    masked:      (B, B·N) bool: candidates that are a positive of the row's example; None for a mixed batch
+    rows:        row numbers within the collections, (B,)
+    """
+
+    collections: np.ndarray
+    queries: list[str]
+    passages: list[str]
+    masked: Tensor | None
+    rows: np.ndarray
+
+
+class BatchSource:
+    """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, step)."""
+
+    def __init__(self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int) -> None:
+        self.mixture = mixture
+        self.plan = plan
+        self.negatives = negatives
+
+    def homogeneous(self, step: int) -> TextBatch:
+        """A batch of one collection (fine-tuning)."""
+        name, rows = self.plan.batch(step)
+        index = self.plan.collections.index(name)
+        part = self.mixture.components[name]
+        examples = [part.example(int(row)) for row in rows]
+        queries, passages, numbers = self._texts(part, examples, ("batch", step))
+        per_example = 1 + self.negatives
+        drawn = np.array(numbers).reshape(len(rows), per_example)
+        masked = np.stack([np.isin(drawn, example.positives).reshape(-1) for example in examples])
+        return TextBatch(np.full(len(rows), index), queries, passages, torch.from_numpy(masked), rows)
+
+    def mixed(self, step: int) -> TextBatch:
+        """A batch over all collections, each example from a collection drawn uniformly (tDRO)."""
+        groups, rows = self.plan.mixed(step)
+        per_example = 1 + self.negatives
+        queries = [""] * len(rows)
+        passages = [""] * (len(rows) * per_example)
+        for index in np.unique(groups):
+            name = self.plan.collections[index]
+            part = self.mixture.components[name]
+            places = np.flatnonzero(groups == index)
+            examples = [part.example(int(row)) for row in rows[places]]
+            texts, candidates, _ = self._texts(part, examples, ("mixed", step, name))
+            for k, place in enumerate(places):
+                queries[place] = texts[k]
+                passages[place * per_example : (place + 1) * per_example] = candidates[
+                    k * per_example : (k + 1) * per_example
+                ]
+        return TextBatch(groups, queries, passages, None, rows)
+
+    def _texts(
+        self, part: ComponentData, examples: Sequence[Example], key: tuple[int | str, ...]
+    ) -> tuple[list[str], list[str], list[int]]:
+        """Queries with prompts; passages example by example, and their row numbers in the component."""
+        seed = self.plan.seed
+        positives = draw_passages([e.positives for e in examples], 1, (seed, "positive", *key))
+        negatives = draw_passages([e.negatives for e in examples], self.negatives, (seed, "negative", *key))
+        random = generator(seed, "fill", *key)
+        numbers: list[int] = []
+        for example, positive, hard in zip(examples, positives, negatives, strict=True):
+            numbers += positive + (hard or _random_passages(part, example, self.negatives, random))
+        prompts = part.prompts or (DEFAULT_PROMPT,)
+        choice = generator(seed, "prompt", *key).integers(0, len(prompts), size=len(examples))
+        queries = [query_prefix(prompts[c]) + e.query for c, e in zip(choice, examples, strict=True)]
+        return queries, [part.passage(n) for n in numbers], numbers
+
+
+def _random_passages(part: ComponentData, example: Example, count: int, random: np.random.Generator) -> list[int]:
+    """Passages of the collection that are not the example's, for an example that came without negatives."""
+    if part.num_passages <= len(example.positives):
+        raise UsageError(f"collection {part.collection!r} has no passage that could be a negative")
+    drawn: list[int] = []
+    while len(drawn) < count:
+        number = int(random.integers(part.num_passages))
+        if number not in example.positives:
+            drawn.append(number)
+    return drawn

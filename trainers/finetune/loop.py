@@ -1,0 +1,120 @@
+"""Fine-tuning of a retriever on homogeneous batches (tDRO, arXiv 2408.10613, equation 7)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from mixture.sampling import BatchPlan
+from trainers.data import DEFAULT_PROMPT, BatchSource, query_prefix
+from trainers.encoder import add_lora, embed, load_encoder, merge_lora
+from trainers.finetune.config import FinetuneSettings
+from trainers.loop import History, Progress, TrainingLoop
+from trainers.losses import info_nce
+from trainers.settings import run_id
+
+RECORD = "training.json"
+
+
+def finetune(
+    mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *, progress: Progress | None = None
+) -> str:
+    """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
+
+    A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
+    returns at once. Raises `UsageError` where `out` holds another run or other files.
+    """
+    run = run_id("finetune", mixture.spec.id, settings, model=model)
+    if claim(out, run):
+        return run
+    encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
+    encoder.prompts = prompts_of(mixture)
+    add_lora(encoder, settings)
+    history = History()
+    loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history,))
+    loop.resume()
+    source = _source(mixture, settings)
+    loop.encoder.train()
+    while loop.step < settings.steps:
+        batch = source.homogeneous(loop.step)
+        with loop.accelerator.autocast():
+            query = embed(loop.encoder, batch.queries, max_tokens=settings.max_query_tokens,
+                          tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
+            passages = embed(loop.encoder, batch.passages, max_tokens=settings.max_passage_tokens,
+                             tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
+        masked = None if batch.masked is None else batch.masked.to(query.device)
+        losses = info_nce(
+            query.float(),
+            passages.float(),
+            temperature=settings.temperature,
+            in_batch=settings.in_batch,
+            masked=masked if settings.in_batch else None,
+        )
+        name = source.plan.collections[int(batch.collections[0])]
+        component = next(c for c in mixture.spec.components if c.collection == name)
+        loss = losses.mean() * component.loss_weight
+        value = loop.check(loss, f"collection {name}, rows {batch.rows[:8].tolist()} …")
+        loop.descend(loss)
+        history.rows.append({"step": loop.step, "collection": name, "loss": value})
+        loop.save_if_due()
+        if progress is not None:
+            progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
+    merge_lora(loop.encoder)
+    _save(loop.encoder, out, mixture, model, settings, run, history)
+    return run
+
+
+def claim(out: Path, run: str) -> bool:
+    """Make `out` this run's folder. True when the run is finished there already."""
+    mark = out / "checkpoints" / "run.json"
+    if (out / RECORD).is_file():
+        if json.loads((out / RECORD).read_text("utf-8"))["run_id"] == run:
+            return True
+        raise UsageError(f"{out} holds another finished model; name a new folder with --out")
+    if mark.is_file():
+        if json.loads(mark.read_text("utf-8"))["run_id"] != run:
+            raise UsageError(f"{out} holds an unfinished run with other settings; remove it or name a new --out")
+        return False
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty; name a new folder with --out")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"run_id": run}), "utf-8")
+    return False
+
+
+def prompts_of(mixture: MaterialisedMixture) -> dict[str, str]:
+    """Prompts to save with the model: one for each collection, `query` for any other query, `document` empty."""
+    named = {name: query_prefix((part.prompts or (DEFAULT_PROMPT,))[0]) for name, part in mixture.components.items()}
+    return named | {"query": query_prefix(DEFAULT_PROMPT), "document": ""}
+
+
+def _source(mixture: MaterialisedMixture, settings: FinetuneSettings) -> BatchSource:
+    plan = BatchPlan(
+        mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives()
+    )
+    return BatchSource(mixture, plan, negatives=settings.negatives)
+
+
+def _save(
+    encoder: SentenceTransformer, out: Path, mixture: MaterialisedMixture, model: str, settings: FinetuneSettings,
+    run: str, history: History,
+) -> None:  # fmt: skip
+    """The model, then its record (whose presence says that the run is finished), then no more checkpoints."""
+    encoder.save(str(out), create_model_card=False)
+    record = {
+        "run_id": run,
+        "model": model,
+        "mixture": json.loads(mixture.spec.to_json()),
+        "settings": asdict(settings),
+        "losses": history.rows,
+    }
+    scratch = out / f".{RECORD}"
+    scratch.write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
+    scratch.replace(out / RECORD)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)

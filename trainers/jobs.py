@@ -1,0 +1,166 @@
+"""The model side's jobs: store and registry around the training loops. What the command line calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mixture import registry
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from mixture.registry import SavedMixture
+from mixture.store import Store
+from mixture.store.materialise import materialise
+from mixture.store.write import append, insert_rows
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.loop import Progress
+from trainers.settings import TrainingSettings, run_id
+from trainers.tdro.config import TdroSettings
+from trainers.tdro.loop import learn_weights
+from trainers.tiny import NAME as TINY
+from trainers.tiny import build_tiny
+
+# Names a long stage and gives its progress callback.
+Stage = Callable[[str], Progress | None]
+
+
+def _silent(_: str) -> Progress | None:
+    return None
+
+
+def resolve_model(store: Store, data: MaterialisedMixture, model: str, *, seed: int) -> str:
+    """A model's name or folder; `tiny-qwen2` is built from the mixture's texts once and kept in the store."""
+    if model != TINY:
+        return model
+    texts = hashlib.sha256("".join(sorted(c.digest for c in data.spec.components)).encode()).hexdigest()[:12]
+    folder = store.root / "models" / f"{TINY}-{texts}-{seed}"
+    if not (folder / "modules.json").is_file():
+        build_tiny((text for part in data.components.values() for text in part.texts()), folder, seed=seed)
+    return str(folder)
+
+
+def learn(
+    store: Store, mixture: SavedMixture, name: str, proxy: str, reference: str | None, settings: TdroSettings,
+    *, reference_settings: FinetuneSettings | None = None, stage: Stage = _silent,
+) -> SavedMixture:  # fmt: skip
+    """tDRO over a mixture's collections; saves the learned weights as a new mixture called `name`.
+
+    Without `reference` one is fine-tuned first from the proxy on the same collections, equally weighted, with
+    `reference_settings` (default: the proxy's settings). Killed, the same call goes on where it was.
+    """
+    data = materialise(store, mixture.spec)
+    proxy_model = resolve_model(store, data, proxy, seed=settings.seed)
+    if reference is None:
+        reference = str(_train_reference(store, mixture, proxy_model, reference_settings or _as_finetune(settings), stage))
+    run = run_id("tdro", mixture.spec.id, settings, name=name, proxy=proxy_model, reference=reference)
+    done = store.rows("SELECT result FROM runs WHERE run_id = ? AND status = 'finished'", [run])
+    if done:
+        return registry.resolve(store, done[0]["result"])
+    _begin(store, run, "tdro", mixture.spec.id, settings, proxy=proxy_model, reference=reference, name=name)
+    weights = learn_weights(
+        data, proxy_model, reference, settings, store.root / "runs" / run,
+        record=lambda rows: _record_history(store, run, rows), progress=stage("tDRO"),
+    )  # fmt: skip
+    learned = registry.save(
+        store, mixture.spec.with_weights(weights), name, parents=[mixture.spec.id], run_id=run,
+        note=f"tDRO, {settings.average} weights after {settings.steps} steps",
+    )  # fmt: skip
+    _finish(store, run, learned.reference)
+    return learned
+
+
+def train(
+    store: Store, mixture: SavedMixture, model: str, settings: FinetuneSettings, out: Path, *, stage: Stage = _silent
+) -> str:
+    """Fine-tune `model` on a mixture into the folder `out`; the run is in the store. Returns the run's id."""
+    data = materialise(store, mixture.spec)
+    base = resolve_model(store, data, model, seed=settings.seed)
+    run = run_id("finetune", mixture.spec.id, settings, model=base)
+    if not store.rows("SELECT 1 FROM runs WHERE run_id = ? AND status = 'finished'", [run]):
+        _begin(store, run, "finetune", mixture.spec.id, settings, model=base, out=str(out.resolve()))
+    finetune(data, base, settings, out, progress=stage("training"))
+    _finish(store, run, str(out.resolve()))
+    return run
+
+
+def record_evaluation(store: Store, model: str, results: Sequence[Any]) -> None:
+    """Write evaluation results (`SuiteResult`) of a model to the store, with the mixture it was trained on, if ours."""
+    record = Path(model) / "training.json"
+    trained = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    now = datetime.now(UTC)
+    insert_rows(
+        store,
+        "evaluations",
+        [
+            {"model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+             "mixture": trained.get("mixture", {}).get("id"), "run_id": trained.get("run_id"),
+             "suite": result.suite, "metric": metric, "value": value, "num_queries": result.num_queries,
+             "num_documents": result.num_documents, "corpus": result.corpus, "prompt": result.prompt,
+             "evaluated_at": now}
+            for result in results
+            for metric, value in result.metrics.items()
+        ],
+    )  # fmt: skip
+
+
+def _train_reference(
+    store: Store, mixture: SavedMixture, proxy: str, settings: FinetuneSettings, stage: Stage
+) -> Path:
+    """The reference model: the proxy fine-tuned on the same collections, equally weighted. Trained once, then found."""
+    names = list(mixture.spec.weights)
+    spec = mixture.spec.with_weights(dict.fromkeys(names, 1.0 / len(names)))
+    data = materialise(store, spec)
+    run = run_id("reference", spec.id, settings, model=proxy)
+    out = store.root / "runs" / f"reference-{run}"
+    finetune(data, proxy, settings, out, progress=stage("reference model"))
+    return out
+
+
+def _as_finetune(settings: TrainingSettings) -> FinetuneSettings:
+    shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
+    return FinetuneSettings(**shared)
+
+
+def _begin(store: Store, run: str, kind: str, mixture: str, settings: TrainingSettings, **more: str) -> None:
+    row = {"run_id": run, "kind": kind, "status": "running", "mixture": mixture,
+           "config": json.dumps(asdict(settings) | more, sort_keys=True), "started_at": datetime.now(UTC)}  # fmt: skip
+
+    def work(connection: Any) -> None:
+        connection.execute("DELETE FROM runs WHERE run_id = ?", [run])
+        append(connection, "runs", [row])
+
+    store.transaction(work)
+
+
+def _finish(store: Store, run: str, result: str) -> None:
+    store.transaction(
+        lambda connection: connection.execute(
+            "UPDATE runs SET status = 'finished', result = ?, finished_at = now() WHERE run_id = ? AND status <> 'finished'",
+            [result, run],
+        )
+    )
+
+
+def _record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Append the steps that the store does not have yet: a resumed run writes none twice."""
+
+    def work(connection: Any) -> None:
+        found = connection.execute("SELECT coalesce(max(step), 0) FROM weight_history WHERE run_id = ?", [run])
+        last = found.fetchone()[0]
+        new = [{"run_id": run, **row} for row in rows if row["step"] > last]
+        append(connection, "weight_history", pa.Table.from_pylist(new) if new else [])
+
+    store.transaction(work)
+
+
+def known_model(model: str) -> None:
+    """Refuse a model path that does not exist before anything long starts."""
+    if model != TINY and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise UsageError(f"no model folder {model!r}")

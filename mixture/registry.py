@@ -122,6 +122,27 @@ def listing(store: Store) -> list[dict[str, Any]]:
     )
 
 
+def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
+    """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made."""
+    sizes = {r["collection"]: r["num_examples"] for r in store.rows(
+        "SELECT collection, num_examples FROM mixture_weights WHERE mixture = ?", [mixture.spec.id])}  # fmt: skip
+    components = [
+        {"collection": c.collection, "weight": c.weight, "loss_weight": c.loss_weight,
+         "num_examples": sizes.get(c.collection), "digest": c.digest[:12]}
+        for c in sorted(mixture.spec.components, key=lambda c: (-c.weight, c.collection))
+    ]  # fmt: skip
+    return {
+        "id": mixture.spec.id,
+        "reference": mixture.reference,
+        "created_at": mixture.created_at,
+        "parents": list(mixture.parents),
+        "run_id": mixture.run_id,
+        "snapshot": mixture.snapshot,
+        "note": mixture.note,
+        "components": components,
+    }
+
+
 def _weight_rows(spec: MixtureSpec, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
         {"mixture": spec.id, "collection": c.collection, "digest": c.digest, "weight": c.weight,

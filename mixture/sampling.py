@@ -72,7 +72,7 @@ class BatchPlan:
         self._drawn = np.empty(0, dtype=np.int64)
 
     def batch(self, step: int) -> tuple[str, np.ndarray]:
-        """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and row indices (≤ batch_size,)."""
+        """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and rows (≤ batch_size,)."""
         if step < 0:
             raise UsageError(f"step is {step}; allowed: 0 or more")
         if step >= len(self._drawn):
@@ -171,9 +171,7 @@ def _spread(rows: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray
     return np.concatenate([by_label[pile::piles] for pile in range(piles)])
 
 
-def draw_passages(
-    choices: Sequence[Sequence[int]], count: int, key: tuple[int | str, ...]
-) -> list[list[int]]:
+def draw_passages(choices: Sequence[Sequence[int]], count: int, key: tuple[int | str, ...]) -> list[list[int]]:
     """`count` passages for each example, drawn anew for each `key` (seed, purpose, step).
 
     Without repetition where there are enough, else all of them and the rest drawn again (as the tDRO release does).

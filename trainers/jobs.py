@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from mixture.registry import SavedMixture
 from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.write import append, insert_rows
+from trainers.encoder import load_encoder
+from trainers.evaluation.evaluate import SuiteResult, document_prompt_for, evaluate_suite, prompt_for
+from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.loop import Progress
 from trainers.settings import TrainingSettings, run_id
@@ -58,7 +62,9 @@ def learn(
     data = materialise(store, mixture.spec)
     proxy_model = resolve_model(store, data, proxy, seed=settings.seed)
     if reference is None:
-        reference = str(_train_reference(store, mixture, proxy_model, reference_settings or _as_finetune(settings), stage))
+        reference = str(
+            _train_reference(store, mixture, proxy_model, reference_settings or _as_finetune(settings), stage)
+        )
     run = run_id("tdro", mixture.spec.id, settings, name=name, proxy=proxy_model, reference=reference)
     done = store.rows("SELECT result FROM runs WHERE run_id = ? AND status = 'finished'", [run])
     if done:
@@ -90,8 +96,41 @@ def train(
     return run
 
 
-def record_evaluation(store: Store, model: str, results: Sequence[Any]) -> None:
-    """Write evaluation results (`SuiteResult`) of a model to the store, with the mixture it was trained on, if ours."""
+def evaluate(
+    store: Store, model: str, suites: Sequence[Path], *, prompt: str | None = None, batch_size: int = 64,
+    stage: Stage = _silent,
+) -> list[SuiteResult]:  # fmt: skip
+    """Score a model on suites (folders in BEIR layout, or folders of such) and keep the numbers in the store.
+
+    Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.prompt_for`).
+    """
+    folders = find_suites(suites)
+    known_model(model)
+    encoder = load_encoder(model)
+    results = []
+    for folder in folders:
+        suite = load_suite(folder)
+        show = stage(suite.name)
+        results.append(
+            evaluate_suite(
+                encoder,
+                suite,
+                prompt=prompt_for(encoder, suite.name)[1] if prompt is None else prompt,
+                document_prompt=document_prompt_for(encoder)[1],
+                batch_size=batch_size,
+                progress=None if show is None else partial(_counts, show),
+            )
+        )
+        _record_evaluation(store, model, results[-1:])
+    return results
+
+
+def _counts(show: Progress, done: int, total: int) -> None:
+    show(done, total, "")
+
+
+def _record_evaluation(store: Store, model: str, results: Sequence[SuiteResult]) -> None:
+    """Write results to the store, with the mixture that the model was trained on, if it is ours."""
     record = Path(model) / "training.json"
     trained = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     now = datetime.now(UTC)
@@ -110,9 +149,7 @@ def record_evaluation(store: Store, model: str, results: Sequence[Any]) -> None:
     )  # fmt: skip
 
 
-def _train_reference(
-    store: Store, mixture: SavedMixture, proxy: str, settings: FinetuneSettings, stage: Stage
-) -> Path:
+def _train_reference(store: Store, mixture: SavedMixture, proxy: str, settings: FinetuneSettings, stage: Stage) -> Path:
     """The reference model: the proxy fine-tuned on the same collections, equally weighted. Trained once, then found."""
     names = list(mixture.spec.weights)
     spec = mixture.spec.with_weights(dict.fromkeys(names, 1.0 / len(names)))
@@ -142,7 +179,8 @@ def _begin(store: Store, run: str, kind: str, mixture: str, settings: TrainingSe
 def _finish(store: Store, run: str, result: str) -> None:
     store.transaction(
         lambda connection: connection.execute(
-            "UPDATE runs SET status = 'finished', result = ?, finished_at = now() WHERE run_id = ? AND status <> 'finished'",
+            """UPDATE runs SET status = 'finished', result = ?, finished_at = now()
+               WHERE run_id = ? AND status <> 'finished'""",
             [result, run],
         )
     )

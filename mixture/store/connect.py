@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
 import time
@@ -87,11 +88,11 @@ class Store:
         except duckdb.Error as error:
             raise UsageError(_first_lines(error)) from error
 
-    def read(self, query: str, params: Sequence[Any] | None = None) -> pa.Table:
+    def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """A query of the toolkit's own (large results, registered tables), outside any transaction."""
         return self.connection.execute(query, params).to_arrow_table()
 
-    def rows(self, query: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+    def rows(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """`read` as a list of dictionaries, for small results."""
         return self.read(query, params).to_pylist()
 
@@ -168,10 +169,9 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    try:
+    # A failed commit has ended the transaction already.
+    with contextlib.suppress(duckdb.TransactionException):
         connection.execute("ROLLBACK")
-    except duckdb.TransactionException:
-        pass  # a failed commit has ended the transaction already
 
 
 def _quote(text: str) -> str:

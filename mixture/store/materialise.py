@@ -59,8 +59,8 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
     now = read.digest(store, component.collection)
     if now != component.digest:
         raise UsageError(
-            f"collection {component.collection!r} has changed since the mixture was made (pinned {component.digest[:12]}, "
-            f"now {now[:12]}); create the mixture anew from today's store"
+            f"collection {component.collection!r} has changed since the mixture was made "
+            f"(pinned {component.digest[:12]}, now {now[:12]}); create the mixture anew from today's store"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mixture.errors import UsageError, unknown_name
 from mixture.store.connect import Store
@@ -75,12 +76,16 @@ def queries(store: Store, collection: str) -> pa.Table:
     )
 
 
-def pairs(store: Store, collection: str) -> pa.Table:
-    """example_id, query, positives (list of passage ids) of a collection, in order of example_id."""
+def pairs(store: Store, collection: str, *, without_negatives: bool = False) -> pa.Table:
+    """example_id, query, positives (list of passage ids) of a collection, in order of example_id.
+
+    `without_negatives` leaves out the examples that have negatives.
+    """
+    lacking = "ANTI JOIN (SELECT example_id FROM negatives WHERE collection = $c) USING (example_id)"
     return store.read(
-        """SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
-           FROM examples WHERE collection = ? ORDER BY example_id""",
-        [collection],
+        f"""SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
+            FROM examples {lacking if without_negatives else ""} WHERE collection = $c ORDER BY example_id""",
+        {"c": collection},
     )
 
 
@@ -100,6 +105,4 @@ def test_queries(store: Store, suites: Sequence[str] = ()) -> pa.Table:
     for name in suites:
         if name not in known:
             raise unknown_name("test suite", name, known)
-    import pyarrow.compute as pc
-
     return rows.filter(pc.is_in(rows["suite"], pa.array(list(suites))))

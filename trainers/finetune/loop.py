@@ -34,7 +34,7 @@ def finetune(
     if claim(out, run):
         return run
     encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
-    encoder.prompts = prompts_of(mixture)
+    encoder.prompts.update(prompts_of(mixture))
     add_lora(encoder, settings)
     history = History()
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history,))

@@ -82,9 +82,7 @@ def _step(
     seen = proxy_loss.detach().cpu()
     measured = measure(seen, reference_loss, groups, len(names), settings.measurement)
     weights.advance(
-        step_weights(
-            weights.current, measured, lr=settings.weights_learning_rate, max_norm=settings.weights_max_norm
-        )
+        step_weights(weights.current, measured, lr=settings.weights_learning_rate, max_norm=settings.weights_max_norm)
     )
     loss = weighted_proxy_loss(proxy_loss, weights.current.to(proxy_loss.device), groups.to(proxy_loss.device))
     loop.check(loss, "a mixed batch")

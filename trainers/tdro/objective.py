@@ -65,9 +65,7 @@ def update_weights(
     return step_weights(weights, measured, lr=lr, max_norm=max_norm)
 
 
-def measure(
-    proxy_loss: Tensor, reference_loss: Tensor, group_ids: Tensor, num_groups: int, measurement: str
-) -> Tensor:
+def measure(proxy_loss: Tensor, reference_loss: Tensor, group_ids: Tensor, num_groups: int, measurement: str) -> Tensor:
     """The measurement by its name, (G,)."""
     if measurement not in MEASUREMENTS:
         raise UsageError(f"measurement {measurement!r}; allowed: {', '.join(MEASUREMENTS)}")
@@ -86,6 +84,6 @@ def step_weights(weights: Tensor, measured: Tensor, *, lr: float, max_norm: floa
 
 
 def weighted_proxy_loss(proxy_loss: Tensor, weights: Tensor, group_ids: Tensor) -> Tensor:
-    """The loss the proxy descends (equation 6), a scalar: each example weighs α of its collection over the batch's sum."""
+    """The loss the proxy descends (equation 6), a scalar: an example weighs its collection's α over the batch's sum."""
     share = weights.to(proxy_loss.dtype)[group_ids]
     return (proxy_loss * (share / share.sum())).sum()

@@ -1,0 +1,406 @@
+"""The `mixture` command: parse, call, print. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tomllib
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from mixture import jobs, registry, specs
+from mixture.cards import card_for, load_cards
+from mixture.errors import MixtureError, UsageError
+from mixture.output import print_json, print_rows, print_table
+from mixture.store import Store, read
+
+if TYPE_CHECKING:
+    from trainers.settings import TrainingSettings
+
+
+class PlainErrors(typer.core.TyperGroup):
+    """Mistakes as one or two plain lines: exit code 2 for the caller's, 1 for a failure of data or machine."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        standalone = standalone_mode
+        try:
+            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+        except KeyboardInterrupt:
+            code = _fail("stopped; the same command goes on from its last checkpoint or file", 130)
+        except Exception as error:
+            if not standalone or "--debug" in arguments:
+                raise
+            code = _plain(error)
+        if standalone:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _plain(error: Exception) -> int:
+    if isinstance(error, MixtureError):
+        return _fail(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
+        message = error.format_message()
+        if not message:  # called without a command: the help was printed
+            return 2
+        return _fail(message, getattr(error, "exit_code", 2))
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        return _fail(f"{error.filename}: {error.strerror}", 1)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "
+                 "this is a fault of the toolkit: run again with --debug for all of it", 1)  # fmt: skip
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"mixture: {message}\n")
+    return code
+
+
+app = typer.Typer(
+    cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
+)  # fmt: skip
+
+StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder [$MIXTURE_STORE]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML recipe of settings")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, again for more")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
+BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
+RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
+_chosen: dict[str, Path] = {}
+
+
+@app.callback()
+def main(
+    store: StoreOption = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
+) -> None:
+    _chosen.clear()
+    if store is not None:
+        _chosen["store"] = store
+
+
+def _open(store: Path | None, *, create: bool = False) -> Store:
+    folder = store or _chosen.get("store") or Path(os.environ.get("MIXTURE_STORE") or "mixture-store")
+    return Store.open(folder, create=create)
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, a folder of collections, or patterns")],
+    name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
+    card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
+    cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
+    with _open(store, create=True) as lake, _bar("ingest") as progress:
+        results = jobs.ingest(lake, sources, name=name, card=card, cards=cards, progress=progress)
+    print_rows([{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
+                for r in results], as_json=as_json)  # fmt: skip
+
+
+@app.command()
+def cards(name: Annotated[str | None, typer.Argument(help="One card")] = None, as_json: JsonOption = False) -> None:
+    """List the datacards, or show one."""
+    known = load_cards()
+    if name is None:
+        rows = [{"name": c.name, "category": c.category, "languages": ",".join(c.language),
+                 "deduped_size": c.deduped_size, "prompts": len(c.prompts)} for c in known.values()]  # fmt: skip
+        print_rows(rows, as_json=as_json)
+        return
+    card = asdict(card_for(name, known)) | {"path": None}
+    if as_json:
+        print_json(card)
+    else:
+        print_rows([{"field": key, "value": str(value)} for key, value in card.items() if value], as_json=False)
+
+
+@app.command()
+def dedup(
+    collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
+    method: Annotated[str, typer.Option("--method", help="simhash or exact")] = "simhash",
+    distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7")] = 3,
+    key: Annotated[str, typer.Option("--key", help="pair (query and positive) or query")] = "pair",
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Take near-equal examples out of each collection; the table removals says which and why."""
+    with _open(store) as lake, _bar("dedup") as progress:
+        results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key, progress=progress)
+    print_rows([asdict(r) for r in results], as_json=as_json)
+
+
+@app.command()
+def decontaminate(
+    collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
+    against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
+    distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7")] = 3,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Take out examples whose query is a test query, or nearly."""
+    if not against:
+        raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
+    with _open(store) as lake, _bar("decontaminate") as progress:
+        results = jobs.decontaminate(lake, against, collections or (), distance=distance, progress=progress)
+    print_rows([asdict(r) for r in results], as_json=as_json)
+
+
+@app.command()
+def mine(
+    collections: Annotated[list[str] | None, typer.Argument(help="Default: all that have no negatives")] = None,
+    miner: Annotated[str, typer.Option("--miner", help="bm25, or a sentence-transformers model")] = "bm25",
+    negatives: Annotated[int, typer.Option("--negatives", help="Negatives for each example")] = 8,
+    seed: SeedOption = None, store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Find hard negatives, with BM25 or with an encoder."""
+    with _open(store) as lake, _bar("mine") as progress:
+        encode = None
+        if miner != "bm25":
+            from trainers.mining import encode_with
+
+            encode = encode_with(miner)
+        results = jobs.mine(
+            lake, collections or (), miner=miner, encode=encode, per_query=negatives, seed=seed or 0, progress=progress
+        )
+    print_rows([asdict(r) for r in results], as_json=as_json)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="The mixture's name")],
+    uniform: Annotated[bool, typer.Option("--uniform", help="Equal weights (the default)")] = False,
+    proportional: Annotated[bool, typer.Option("--proportional", help="Weights as sizes")] = False,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as size^(1/T)")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="JSON: collection to weight")] = None,
+    collection: Annotated[list[str] | None, typer.Option("--collection", help="Default: all; again for more")] = None,
+    min_examples: Annotated[int, typer.Option("--min-examples", help="Leave out smaller collections")] = 1,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Make a mixture of today's collections."""
+    if sum((uniform, proportional, temperature is not None, weights is not None)) > 1:
+        raise UsageError("give one of --uniform, --proportional, --temperature, --weights")
+    given = _read_weights(weights) if weights is not None else None
+    with _open(store) as lake:
+        parts = registry.pin(lake, collection or (list(given) if given else ()), min_examples=min_examples)
+        sizes = {i.collection: i.num_examples for i in read.collections(lake, list(parts))}
+        scale = 1.0 if proportional else temperature if temperature is not None else math.inf
+        spec = registry.weighted(parts, given or specs.temperature_weights(sizes, scale))
+        _show(registry.save(lake, spec, name), lake, as_json)
+
+
+def _read_weights(file: Path) -> dict[str, float]:
+    try:
+        body = json.loads(file.read_text("utf-8"))
+        weights = {str(k): float(v) for k, v in body.get("domain_weights", body).items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"{file}: not a JSON object of collection to weight ({error})") from error
+    return weights
+
+
+@app.command("list")
+def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the mixtures, newest first."""
+    with _open(store) as lake:
+        print_rows(registry.listing(lake), as_json=as_json)
+
+
+@app.command()
+def show(
+    ref: Annotated[str, typer.Argument(help="An id, name, or name:version")],
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show a mixture: its weights and where it comes from."""
+    with _open(store) as lake:
+        _show(registry.resolve(lake, ref), lake, as_json)
+
+
+@app.command()
+def select(
+    ref: Annotated[str, typer.Argument(help="A mixture")],
+    top: Annotated[float, typer.Option("--top", help="Percent of the collections to keep, the heaviest")],
+    name: Annotated[str, typer.Option("--name", help="The new mixture's name")],
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Keep the heaviest collections of a mixture, equally weighted."""
+    with _open(store) as lake:
+        parent = registry.resolve(lake, ref)
+        spec = specs.select_top(parent.spec, top)
+        note = f"top {top:g} % of {parent.reference}"
+        _show(registry.save(lake, spec, name, parents=[parent.spec.id], note=note), lake, as_json)
+
+
+@app.command("learn-weights")
+def learn_weights(
+    mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
+    proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
+    name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
+    reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
+    algorithm: Annotated[str, typer.Option("--algorithm", help="tdro")] = "tdro",
+    config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
+    learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Learn a weight for each collection with a small proxy model (tDRO); saves a new mixture."""
+    from trainers import jobs as trainer_jobs
+    from trainers.tdro.config import TdroSettings
+
+    if algorithm != "tdro":
+        raise UsageError(f"algorithm {algorithm!r}; allowed: tdro")
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    resolved = _settings(TdroSettings, config, options, settings)
+    with _open(store) as lake, _stages() as stage:
+        mixture = registry.resolve(lake, mix)
+        for model in filter(None, (proxy, reference)):
+            trainer_jobs.known_model(model)
+        learned = trainer_jobs.learn(lake, mixture, name, proxy, reference, resolved, stage=stage)
+        _show(learned, lake, as_json)
+
+
+@app.command()
+def train(
+    mix: Annotated[str, typer.Option("--mix", help="The mixture to train on")],
+    model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
+    config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
+    learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Fine-tune a retriever on a mixture, each batch from one collection."""
+    from trainers import jobs as trainer_jobs
+    from trainers.finetune import FinetuneSettings
+
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    resolved = _settings(FinetuneSettings, config, options, settings)
+    with _open(store) as lake, _stages() as stage:
+        mixture = registry.resolve(lake, mix)
+        trainer_jobs.known_model(model)
+        run = trainer_jobs.train(lake, mixture, model, resolved, out, stage=stage)
+    result = {"model": str(out), "mixture": mixture.spec.id, "run": run, "steps": resolved.steps}
+    print_rows([result], as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's folder or name")],
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Query prompt; default: the model's own")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts encoded at once")] = 64,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Score a model on suites: nDCG@10 and Recall@100, kept in the table evaluations."""
+    if not suite:
+        raise UsageError("name the suites: --suite FOLDER, again for more")
+    from rich.console import Console
+
+    from trainers import jobs as trainer_jobs
+    from trainers.evaluation.evaluate import format_table
+
+    with _open(store) as lake, _stages() as stage:
+        results = trainer_jobs.evaluate(
+            lake, model, [Path(s) for s in suite], prompt=prompt, batch_size=batch_size, stage=stage
+        )
+    if as_json:
+        print_json([{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results])
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(format_table(results))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT")],
+    fmt: Annotated[str, typer.Option("--format", help="table, json, csv or parquet")] = "table",
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Ask the store anything, read-only."""
+    with _open(store) as lake:
+        print_table(lake.sql(query), "json" if as_json else fmt)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where it works; made anew")] = Path("demo-run"),
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 60,
+) -> None:
+    """The whole job on 25 small embedded collections, each step's command shown."""
+    from trainers.demo import run_demo
+
+    run_demo(lambda arguments: app(arguments, standalone_mode=False), folder, steps=steps)
+
+
+def _show(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> None:
+    body = registry.describe(lake, mixture)
+    if as_json:
+        print_json(body)
+        return
+    sys.stdout.write(f"{mixture.reference}  id {mixture.spec.id}  {mixture.note or ''}".rstrip() + "\n")
+    print_rows(body["components"], as_json=False)
+
+
+def _settings(kind: type[Any], recipe: Path | None, options: dict[str, Any], more: list[str] | None) -> Any:
+    """Settings from recipe, options and --set, in rising order of precedence."""
+    from trainers.settings import resolve
+
+    extra: dict[str, Any] = {}
+    for pair in more or ():
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r}; write name=value")
+        try:
+            extra[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            extra[name.strip()] = text
+    settings: TrainingSettings = resolve(kind, recipe, options | extra)
+    return settings
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[jobs.Progress]:
+    """A progress line for the data side's jobs; silent off a terminal."""
+    with _stages() as stage:
+        show = stage(title)
+        yield show
+
+
+@contextmanager
+def _stages() -> Iterator[Any]:
+    """Named progress bars on standard error, one a stage; silent off a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[line]}"))  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def stage(title: str) -> jobs.Progress:
+            task = bars.add_task(title, total=None, line="")
+            return lambda done, total, line: bars.update(task, completed=done, total=total, line=line)
+
+        yield stage
+
+
+if __name__ == "__main__":
+    app()

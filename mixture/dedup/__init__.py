@@ -1,0 +1,20 @@
+"""Near-duplicate texts: SimHash fingerprints, their neighbours, what to remove. Arrow and NumPy in and out."""
+
+from __future__ import annotations
+
+from mixture.dedup.decontaminate import find_contaminated
+from mixture.dedup.duplicates import find_duplicates
+from mixture.dedup.neighbours import cross_pairs, near_duplicates
+from mixture.dedup.query_lists import read_test_queries
+from mixture.dedup.simhash import simhash_fingerprints
+from mixture.dedup.text import normalise_text
+
+__all__ = [
+    "cross_pairs",
+    "find_contaminated",
+    "find_duplicates",
+    "near_duplicates",
+    "normalise_text",
+    "read_test_queries",
+    "simhash_fingerprints",
+]

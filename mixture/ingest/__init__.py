@@ -1,0 +1,1 @@
+"""From files in the formats people have to Arrow batches: discover, read, normalise."""

@@ -1,0 +1,82 @@
+"""Query results on standard output: as a table for people, or JSON, CSV, Parquet for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mixture.errors import UsageError
+
+FORMATS = ("table", "json", "csv", "parquet")
+SHOWN_ROWS = 500
+
+
+def print_json(value: Any) -> None:
+    """Any result as JSON; dates as ISO text."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str | None = None) -> None:
+    """Dictionaries of equal keys as a table, or as a JSON list."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        Console().print("nothing to show" if title is None else f"{title}: nothing")
+        return
+    numbers = {name for name in rows[0] if all(isinstance(r[name], int | float | None) for r in rows)}
+    shown = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    for row in rows[:SHOWN_ROWS]:
+        # Text, not str: a collection called [red] is a name, not a colour.
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
+    # Off a terminal nothing is wrapped or cut.
+    console = Console() if sys.stdout.isatty() else Console(width=100_000)
+    console.print(shown)
+    if len(rows) > SHOWN_ROWS:
+        sys.stderr.write(f"{len(rows) - SHOWN_ROWS:,} more rows; --format csv prints all\n")
+
+
+def print_table(table: pa.Table, fmt: str) -> None:
+    """A query's result in one of `FORMATS`."""
+    if fmt not in FORMATS:
+        raise UsageError(f"format {fmt!r}; allowed: {', '.join(FORMATS)}")
+    if fmt == "table":
+        print_rows(table.to_pylist(), as_json=False)
+    elif fmt == "json":
+        print_json(table.to_pylist())
+    elif fmt == "csv":
+        pyarrow.csv.write_csv(_flat(table), sys.stdout.buffer)
+    elif sys.stdout.isatty():
+        raise UsageError("Parquet is binary; send it to a file: mixture sql … --format parquet > result.parquet")
+    else:
+        pyarrow.parquet.write_table(table, sys.stdout.buffer)
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """CSV has no lists: nested columns as JSON text."""
+    for place, column in enumerate(table.schema):
+        if pa.types.is_nested(column.type):
+            texts = [json.dumps(v, ensure_ascii=False, default=str) for v in table[column.name].to_pylist()]
+            table = table.set_column(place, column.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

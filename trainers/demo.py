@@ -1,0 +1,162 @@
+"""The demo: the whole job on the embedded fixtures, through the same commands a user types."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mixture.errors import MixtureError, UsageError
+from mixture.fixtures import write_fixtures
+
+# Runs one command of the command line, in this process.
+Invoke = Callable[[Sequence[str]], Any]
+
+MODEL = "tiny-qwen2"
+MARK = ".mixture-demo"
+# What a 2-layer model with random weights needs; the defaults are the paper's, for pretrained language models.
+SETTINGS = ("--batch-size", "32", "--learning-rate", "0.002", "--set", "temperature=0.05", "--set", "negatives=3",
+            "--set", "max_query_tokens=48", "--set", "max_passage_tokens=96")  # fmt: skip
+
+
+def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
+    """Make `folder` anew and run the job in it, printing each command and its result in a line or two."""
+    _clear(folder)
+    started = time.perf_counter()
+    write_fixtures(folder)
+    os.environ["MIXTURE_STORE"] = str(folder / "store")
+    _say(f"fixtures of 25 collections and their held-out suites are in {folder}")
+    _say(f"\n$ export MIXTURE_STORE={folder}/store")
+    run = _Runner(invoke)
+    raw, suites = str(folder / "raw"), str(folder / "eval")
+
+    read = run("ingest", raw)
+    _say(f"{sum(r['rows_read'] for r in read):,} rows of {len(read)} collections: "
+         f"{sum(r['stored'] for r in read):,} stored, {sum(r['repeated'] for r in read):,} exact repeats, "
+         f"{sum(r['rejected'] for r in read):,} rejected")  # fmt: skip
+    _say(_removed(run("dedup"), "near-duplicates"))
+    _say(_removed(run("decontaminate", "--against", str(folder / "test_queries.jsonl")), "test queries"))
+    mined = run("mine")
+    _say(f"{sum(r['negatives'] for r in mined):,} BM25 negatives for {len(mined)} collections that had none")
+    uniform = run("create", "uniform", "--uniform")
+    _say(f"{uniform['reference']} = {uniform['id']}: {len(uniform['components'])} collections, equal weights")
+
+    count = ("--steps", str(steps), *SETTINGS)
+    learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", *count,
+                  "--set", "weights_learning_rate=0.1")  # fmt: skip
+    _say(f"{learned['reference']} = {learned['id']}: heaviest {_weights(learned['components'][:3])}")
+    top = run("select", "tdro", "--top", "70", "--name", "top70")
+    _say(f"{top['reference']} = {top['id']}: {len(top['components'])} of {len(learned['components'])} collections")
+
+    scores = {}
+    for name in ("uniform", "tdro"):
+        out = str(folder / "models" / name)
+        trained = run("train", "--mix", name, "--model", MODEL, "--out", out, *count)[0]
+        _say(f"{trained['steps']} steps on {trained['mixture']}, saved to {out}")
+        results = run("evaluate", out, "--suite", suites)
+        scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}
+        _say(f"mean nDCG@10 {100 * _mean(scores[name]):.1f} on {len(results)} held-out suites")
+
+    query = ("SELECT collection, round(weight, 4) AS weight FROM mixture_weights "
+             f"WHERE mixture = '{learned['id']}' ORDER BY weight DESC")  # fmt: skip
+    rows = run("sql", query)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(_weight_table(rows), _score_table(scores))
+    _say(f"the whole job took {time.perf_counter() - started:.0f} s; look around with: "
+         f"mixture --store {folder}/store sql 'show tables'")  # fmt: skip
+
+
+class _Runner:
+    """Shows a command, runs it with --json, gives its result."""
+
+    def __init__(self, invoke: Invoke) -> None:
+        self.invoke = invoke
+
+    def __call__(self, *arguments: str) -> Any:
+        _say(f"\n$ mixture {' '.join(_quoted(a) for a in arguments)}")
+        with _captured() as printed:
+            code = self.invoke([*arguments, "--json"])
+        if code:
+            raise MixtureError(f"`mixture {arguments[0]}` ended with exit code {code}")
+        return json.loads(printed.getvalue())
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[io.StringIO]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield printed
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier demo; anything else in the way is the user's, and stays."""
+    if folder.exists():
+        if not (folder / MARK).is_file() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not empty and not an earlier demo; name another with --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def _removed(results: Sequence[dict[str, Any]], what: str) -> str:
+    hit = [r for r in results if r["removed"]]
+    total = sum(r["removed"] for r in results)
+    most = sorted(hit, key=lambda r: -r["removed"])[:3]
+    named = ", ".join(f"{r['collection']} {r['removed']}" for r in most)
+    return f"{total:,} {what} removed from {len(hit)} collections ({named}, …)" if hit else f"no {what} found"
+
+
+def _weights(components: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{c['collection']} {c['weight']:.3f}" for c in components)
+
+
+def _weight_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="learned weights (uniform: 0.0400)", title_justify="left")
+    table.add_column("collection")
+    table.add_column("weight", justify="right")
+    table.add_column("")
+    heaviest = max(row["weight"] for row in rows)
+    for row in rows:
+        table.add_row(row["collection"], f"{row['weight']:.4f}", "█" * round(30 * row["weight"] / heaviest))
+    return table
+
+
+def _score_table(scores: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="nDCG@10 on held-out fixture queries", title_justify="left")
+    table.add_column("suite")
+    for name in scores:
+        table.add_column(name, justify="right")
+    table.add_column("difference", justify="right")
+    before, after = scores.values()
+    for suite in before:
+        table.add_row(suite, *_scores(before[suite], after[suite]))
+    table.add_section()
+    table.add_row("mean", *_scores(_mean(before), _mean(after)))
+    return table
+
+
+def _scores(before: float, after: float) -> tuple[str, str, str]:
+    return f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"
+
+
+def _mean(scores: dict[str, float]) -> float:
+    return sum(scores.values()) / len(scores)
+
+
+def _quoted(argument: str) -> str:
+    return f'"{argument}"' if " " in argument else argument
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

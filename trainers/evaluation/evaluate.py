@@ -1,0 +1,209 @@
+"""Score a model on a suite: embed, search the whole corpus exactly, compute the metrics, and show a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from sentence_transformers import SentenceTransformer
+
+from mixture.errors import UsageError
+from trainers.evaluation.metrics import DEEPEST_CUT, TREC_NAMES, mean_scores, require_pytrec_eval, score_run
+from trainers.evaluation.search import merge_top_k, top_k
+from trainers.evaluation.suites import Suite
+
+# Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
+CHUNK_DOCUMENTS = 16_384
+
+# Names under which models keep the prompt of their documents (SentenceTransformer.encode_document, in this order).
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a model scored on a suite, with all that the number depends on.
+
+    `metrics` are means over the judged queries, within 0 to 1. `corpus` says what was searched: scores on a corpus of
+    judged passages only are far higher than on a full one, and must not be compared. A prompt of None means plain
+    text. `missing_documents` is that of the suite.
+    """
+
+    suite: str
+    metrics: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+    num_queries: int
+    num_documents: int
+    prompt: str | None
+    document_prompt: str | None
+    similarity: str
+    corpus: str
+    missing_documents: int
+    seconds: float
+
+
+def evaluate_suite(
+    model: SentenceTransformer,
+    suite: Suite,
+    *,
+    prompt: str | None,
+    document_prompt: str | None = None,
+    batch_size: int = 64,
+    top: int = DEEPEST_CUT,
+    progress: Callable[[int, int], None] | None = None,
+) -> SuiteResult:
+    """Rank the suite's whole corpus for each of its queries and score the `top` best.
+
+    Queries are encoded with `prompt`, documents with `document_prompt`; None is plain text, also where the model has a
+    default prompt. A document is its title and text joined by a space (one alone where the other is empty).
+    Similarity is the model's own: cosine or inner product. `progress(done, total)` is called with counts of texts.
+
+    A document with the id of the query is left out of that query's ranking, because in suites such as ArguAna and
+    Quora it is the query itself (`ignore_identical_ids=True` in BEIR). Departs from BEIR: it stays where the qrels call
+    it relevant, as in suites where question and answer carry the id of one article; BEIR would score those 0.
+
+    The model is left in evaluation mode, as sentence-transformers leaves it.
+
+    Raises UsageError for `top` below 100, another similarity, or a missing pytrec_eval; MixtureError where embeddings
+    are not finite.
+    """
+    if top < DEEPEST_CUT:
+        raise UsageError(f"top must be {DEEPEST_CUT} or more, because recall@{DEEPEST_CUT} is reported; got {top}")
+    if model.similarity_fn_name not in ("cosine", "dot"):
+        raise UsageError(f"the model compares by {model.similarity_fn_name!r}; cosine and dot can be searched")
+    require_pytrec_eval()
+    started = time.perf_counter()
+    per_query = score_run(suite.qrels, _rank(model, suite, prompt, document_prompt, batch_size, top, progress))
+    return SuiteResult(
+        suite=suite.name,
+        metrics=mean_scores(per_query),
+        per_query=per_query,
+        num_queries=len(suite.query_ids),
+        num_documents=len(suite.corpus_ids),
+        prompt=prompt or None,
+        document_prompt=document_prompt or None,
+        similarity=model.similarity_fn_name,
+        corpus="full corpus of the suite",
+        missing_documents=suite.missing_documents,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def prompt_for(
+    model: SentenceTransformer, suite_name: str, fallback: str | None = "query"
+) -> tuple[str | None, str | None]:
+    """Name and text of the model's prompt for the queries of a suite; (None, None) for plain text.
+
+    The first of `model.prompts` (a dict of name to text) that exists: the suite's exact name; the part of it before
+    the first "-" (xquad-zh: xquad); the longest prompt name that the suite's name starts with; the prompt called
+    `fallback`, unless it is empty, as it is in models without prompts. A name kept for documents never matches.
+    """
+    prompts = {name: text for name, text in model.prompts.items() if name and name not in DOCUMENT_PROMPTS}
+    prefixes = sorted((name for name in prompts if suite_name.startswith(name)), key=len, reverse=True)
+    for name in (suite_name, suite_name.split("-", 1)[0], *prefixes):
+        if name in prompts:
+            return name, prompts[name]
+    if fallback is not None and prompts.get(fallback):
+        return fallback, prompts[fallback]
+    return None, None
+
+
+def document_prompt_for(model: SentenceTransformer) -> tuple[str | None, str | None]:
+    """Name and text of the model's prompt for documents (E5's "passage: "); (None, None) for plain text."""
+    for name in DOCUMENT_PROMPTS:
+        if model.prompts.get(name):
+            return name, model.prompts[name]
+    return None, None
+
+
+def format_table(results: Sequence[SuiteResult]) -> Table:
+    """One row a suite and, for two or more, their unweighted mean. Scores times 100, as the field prints them."""
+    prompted = any(result.prompt for result in results)
+    table = Table()
+    table.add_column("suite", overflow="fold")
+    for column in ("documents", "queries", *TREC_NAMES, "seconds"):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
+    if prompted:
+        table.add_column("query prompt", overflow="ellipsis", max_width=40, no_wrap=True)
+    for result in results:
+        scores = [f"{100 * result.metrics[name]:.2f}" for name in TREC_NAMES]
+        counts = [f"{result.num_documents:,}", f"{result.num_queries:,}"]
+        # repr, because prompts hold line breaks and end in spaces that matter.
+        shown = [Text(repr(result.prompt)) if result.prompt else ""] if prompted else []
+        table.add_row(Text(result.suite), *counts, *scores, f"{result.seconds:.1f}", *shown)
+    if len(results) > 1:
+        means = [f"{100 * sum(r.metrics[name] for r in results) / len(results):.2f}" for name in TREC_NAMES]
+        table.add_section()
+        seconds = f"{sum(r.seconds for r in results):.1f}"
+        table.add_row(f"mean of {len(results)} suites", "", "", *means, seconds, style="bold")
+    table.caption = _caption(results)
+    return table
+
+
+def _caption(results: Sequence[SuiteResult]) -> str:
+    """What a reader must know to compare the numbers of the table."""
+    searched = sorted({result.corpus for result in results})
+    notes = [f"searched: {', '.join(searched)}"] if searched else []
+    if any(result.num_documents <= DEEPEST_CUT for result in results):
+        notes.append(f"with {DEEPEST_CUT} documents or fewer recall@{DEEPEST_CUT} says nothing")
+    missing = sum(result.missing_documents for result in results)
+    if missing:
+        notes.append(f"{missing} judgements name documents that no corpus holds; they count as not found")
+    return "; ".join(notes)
+
+
+def _rank(
+    model: SentenceTransformer,
+    suite: Suite,
+    prompt: str | None,
+    document_prompt: str | None,
+    batch_size: int,
+    top: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, float]]:
+    """The run: query id -> document id -> score, at most `top` documents a query, the query itself left out."""
+    total = len(suite.queries) + len(suite.corpus)
+    report = progress or (lambda done, total: None)
+    encoding: dict[str, Any] = {
+        "batch_size": batch_size,
+        "show_progress_bar": False,
+        "convert_to_tensor": True,
+        "normalize_embeddings": model.similarity_fn_name == "cosine",
+    }
+    # An empty prompt, not None: with None sentence-transformers looks for a default one. encode_query and
+    # encode_document differ from encode only by the task, which models with two towers need.
+    query_emb = model.encode_query(suite.queries, prompt=prompt or "", **encoding).float()
+    report(len(suite.queries), total)
+    best: tuple[torch.Tensor, torch.Tensor] | None = None
+    for first, texts in _chunks(suite.corpus):
+        corpus_emb = model.encode_document(texts, prompt=document_prompt or "", **encoding).float()
+        # One more than asked for: the query's own document may take a place.
+        scores, indices = top_k(query_emb, corpus_emb, top + 1)
+        found = (scores, indices + first)
+        best = found if best is None else merge_top_k(best, found, top + 1)
+        report(len(suite.queries) + first + len(texts), total)
+    if best is None:
+        return {}
+    return _as_run(suite, best[0].cpu().tolist(), best[1].cpu().tolist(), top)
+
+
+def _chunks(corpus: Sequence[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:
+    for first in range(0, len(corpus), CHUNK_DOCUMENTS):
+        chunk = corpus[first : first + CHUNK_DOCUMENTS]
+        yield first, [" ".join(filter(None, (title, text))) for title, text in chunk]
+
+
+def _as_run(
+    suite: Suite, scores: Sequence[Sequence[float]], indices: Sequence[Sequence[int]], top: int
+) -> dict[str, dict[str, float]]:
+    run = {}
+    for query_id, row_scores, row_indices in zip(suite.query_ids, scores, indices, strict=True):
+        ranked = [(suite.corpus_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True)]
+        if suite.qrels[query_id].get(query_id, 0) < 1:
+            ranked = [(document_id, score) for document_id, score in ranked if document_id != query_id]
+        run[query_id] = dict(ranked[:top])
+    return run

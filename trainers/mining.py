@@ -1,0 +1,26 @@
+"""An encoder as the function that `mixture.mining` searches with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trainers.encoder import load_encoder
+from trainers.evaluation.evaluate import document_prompt_for, prompt_for
+
+
+def encode_with(model: str) -> Callable[[Sequence[str], str], np.ndarray]:
+    """`encode(texts, kind)` -> (n, D) float32, unit length; kind is "query" or "passage".
+
+    Prompts are the model's own.
+    """
+    encoder = load_encoder(model)
+    prompts = {"query": prompt_for(encoder, "query")[1], "passage": document_prompt_for(encoder)[1]}
+
+    def encode(texts: Sequence[str], kind: str) -> np.ndarray:
+        return encoder.encode(
+            list(texts), prompt=prompts[kind] or "", normalize_embeddings=True, show_progress_bar=False
+        ).astype(np.float32)
+
+    return encode

@@ -1,4 +1,4 @@
-"""The data side's jobs: reading, deduplication, decontamination and mining over a store. What the command line calls."""
+"""The data side's jobs over a store: ingest, deduplication, decontamination, mining. What the command line calls."""
 
 from __future__ import annotations
 

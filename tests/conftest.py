@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from mixture import jobs
+from mixture.store import Store
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+WORDS = [
+    a + b for a in ("ba", "ke", "lo", "mu", "ri", "sta", "tor", "vel") for b in ("dan", "fis", "gor", "lim", "nat")
+]
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +26,38 @@ def real_data() -> Path:
     if not (folder / "raw").is_dir():
         pytest.skip(f"no real data in {folder}; point MIXTURE_REAL_DATA at the folder that holds raw/")
     return folder
+
+
+def _words(random: Random, count: int) -> str:
+    return " ".join(random.choices(WORDS, k=count))
+
+
+@pytest.fixture(scope="session")
+def write_collection() -> Callable[..., Path]:
+    """`write_collection(folder, name, rows=40, seed=0, hard=3)`: a JSON lines file of query, pos, neg; its path."""
+
+    def write(folder: Path, name: str, rows: int = 40, seed: int = 0, hard: int = 3) -> Path:
+        random = Random(f"{name} {seed}")
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{name}.jsonl"
+        with file.open("w", encoding="utf-8") as stream:
+            for _ in range(rows):
+                query = random.sample(WORDS, 6)
+                positive = " ".join(query[hard:]) + " " + _words(random, 5)
+                negatives = [_words(random, 8) for _ in range(4)]
+                row = {"query": " ".join(query), "pos": [positive], "neg": negatives}
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return file
+
+    return write
+
+
+@pytest.fixture
+def small_store(tmp_path: Path, write_collection: Callable[..., Path]) -> Iterator[Store]:
+    """A store of three collections of 40 examples with negatives: easy, middle, hard."""
+    for name, hard in (("easy", 0), ("middle", 3), ("hard", 6)):
+        write_collection(tmp_path / "raw", name, hard=hard)
+    with Store.open(tmp_path / "store", create=True) as store:
+        for name in ("easy", "middle", "hard"):
+            jobs.ingest(store, [str(tmp_path / "raw" / f"{name}.jsonl")])
+        yield store

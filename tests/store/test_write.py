@@ -1,0 +1,114 @@
+"""What ingest, dedup and mining leave in the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mixture import Store, jobs
+from mixture.rows import Batch
+from mixture.store import read
+from mixture.store.write import CollectionFacts, add_file, add_negatives, remove_examples
+
+
+def _counts(store: Store) -> dict[str, int]:
+    tables = ("examples", "passages", "negatives", "rejects", "sources")
+    return {t: store.sql(f"SELECT count(*) AS n FROM {t}")["n"][0].as_py() for t in tables}
+
+
+def test_the_same_file_again_changes_nothing(small_store: Store, tmp_path: Path) -> None:
+    before, snapshot = _counts(small_store), small_store.snapshot()
+    results = jobs.ingest(small_store, [str(tmp_path / "raw" / "easy.jsonl")])
+    assert (results[0].unchanged, results[0].counts.rows_read) == (1, 0)
+    assert _counts(small_store) == before
+    assert small_store.snapshot() == snapshot
+
+
+def test_the_same_rows_in_another_file_are_not_stored_twice(small_store: Store, tmp_path: Path) -> None:
+    before = _counts(small_store)
+    lines = (tmp_path / "raw" / "easy.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "again.jsonl").write_text("".join(reversed(lines)))
+    results = jobs.ingest(small_store, [str(tmp_path / "again.jsonl")], name="easy")
+    assert (results[0].counts.stored, results[0].counts.repeated) == (0, 40)
+    assert _counts(small_store) == before | {"sources": 4}
+
+
+def test_a_file_killed_half_way_leaves_nothing(small_store: Store) -> None:
+    before = _counts(small_store)
+    whole = _one_batch("query one", "positive one")
+
+    def killed() -> Iterator[Batch]:
+        yield whole
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add_file(small_store, CollectionFacts("new"), "new.jsonl", "0", killed)
+    assert _counts(small_store) == before
+    assert add_file(small_store, CollectionFacts("new"), "new.jsonl", "0", lambda: [whole]).stored == 1
+
+
+def test_rejects_of_a_mended_file_are_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    with Store.open(tmp_path / "s", create=True) as store:
+        file.write_text('{"query": "q one", "pos": ["p one"]}\n{"query": "q two"\n')
+        jobs.ingest(store, [str(file)])
+        assert store.sql("SELECT line FROM rejects").to_pylist() == [{"line": 2}]
+        file.write_text('{"query": "q one", "pos": ["p one"]}\n{"query": "q two", "pos": ["p two"]}\n')
+        result = jobs.ingest(store, [str(file)])[0]
+        assert (result.counts.stored, result.counts.repeated) == (1, 1)
+        assert store.sql("FROM rejects").num_rows == 0
+
+
+def test_removed_examples_stay_out_and_their_reason_stays(small_store: Store, tmp_path: Path) -> None:
+    gone = read.queries(small_store, "easy")["example_id"].to_pylist()[:3]
+    removals = pa.table({"collection": ["easy"] * 3, "example_id": gone, "reason": ["test"] * 3})
+    version = small_store.snapshot()
+    assert remove_examples(small_store, removals) == 3
+    (tmp_path / "again.jsonl").write_text((tmp_path / "raw" / "easy.jsonl").read_text() + "\n")
+    jobs.ingest(small_store, [str(tmp_path / "again.jsonl")], name="easy")
+    assert read.collections(small_store, ["easy"])[0].num_examples == 37
+    rows = small_store.sql("SELECT example_id, query FROM removals").to_pylist()
+    assert {r["example_id"] for r in rows} == set(gone)
+    assert all(r["query"] for r in rows)
+    orphans = "SELECT 1 FROM negatives n ANTI JOIN examples e USING (collection, example_id)"
+    assert small_store.sql(orphans).num_rows == 0
+    # One step back by time travel.
+    then = small_store.sql(f"SELECT count(*) AS n FROM examples AT (VERSION => {version}) WHERE collection = 'easy'")
+    assert then["n"][0].as_py() == 40
+
+
+def test_mined_negatives_replace_those_of_their_miner_only(small_store: Store) -> None:
+    example = read.queries(small_store, "easy")["example_id"][0].as_py()
+    passage = read.passages(small_store, "easy")["passage_id"][0].as_py()
+    row = {"example_id": example, "passage_id": passage, "rank": 1, "score": 1.0, "miner": "m"}
+    for _ in range(2):
+        add_negatives(small_store, "easy", pa.Table.from_pylist([row]), replace=["m"])
+    counts = small_store.sql("SELECT miner, count(*) AS n FROM negatives WHERE collection = 'easy' GROUP BY ALL")
+    assert {r["miner"]: r["n"] for r in counts.to_pylist()} == {"m": 1, "provided": 160}
+
+
+def test_prompts_come_from_the_card_and_else_from_the_rows(
+    tmp_path: Path, write_collection: Callable[..., Path]
+) -> None:
+    row = {"query": "a question", "pos": ["an answer"], "prompt": "Given a test, pass it"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "msmarco.jsonl").write_text(json.dumps(row) + "\n")
+    with Store.open(tmp_path / "s", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "mine.jsonl"), str(tmp_path / "msmarco.jsonl")])
+        prompts = {i.collection: i.prompts for i in read.collections(store)}
+    assert prompts == {
+        "mine": ("Given a test, pass it",),
+        "msmarco": ("Given a web search query, retrieve relevant passages that answer the query",),
+    }
+
+
+def _one_batch(query: str, positive: str) -> Batch:
+    from mixture.ingest.normalise import build_batches
+    from mixture.rows import RawExample, RawPassage
+
+    example = RawExample(1, query, [RawPassage(positive)])
+    return next(iter(build_batches([example], file="f", language=None, fingerprint=None)))

@@ -1,0 +1,133 @@
+"""BatchPlan: purity, proportions, epochs, equal positives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixture.errors import UsageError
+from mixture.sampling import BatchPlan, draw_passages
+
+WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
+SIZES = {"a": 1000, "b": 77, "c": 5}
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    forward, backward = BatchPlan(WEIGHTS, SIZES, 16, 7), BatchPlan(WEIGHTS, SIZES, 16, 7)
+    batches = {step: forward.batch(step) for step in range(3000)}
+    for step in (2999, 2500, 1023, 1024, 10, 0):
+        name, rows = backward.batch(step)
+        assert name == batches[step][0]
+        np.testing.assert_array_equal(rows, batches[step][1])
+
+
+def test_the_order_of_names_and_the_process_do_not_matter() -> None:
+    plan = BatchPlan(WEIGHTS, SIZES, 8, 1)
+    turned = BatchPlan(dict(reversed(WEIGHTS.items())), dict(reversed(SIZES.items())), 8, 1)
+    wanted = [(n, r.tolist()) for n, r in map(plan.batch, range(50))]
+    assert [(n, r.tolist()) for n, r in map(turned.batch, range(50))] == wanted
+    script = (
+        "from mixture.sampling import BatchPlan\n"
+        f"p = BatchPlan({WEIGHTS!r}, {SIZES!r}, 8, 1)\n"
+        "print([(n, r.tolist()) for n, r in map(p.batch, range(50))])"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str(wanted)
+
+
+def test_the_seed_matters() -> None:
+    one, two = BatchPlan(WEIGHTS, SIZES, 8, 1), BatchPlan(WEIGHTS, SIZES, 8, 2)
+    assert [one.batch(s)[0] for s in range(50)] != [two.batch(s)[0] for s in range(50)]
+    assert not np.array_equal(one._stream("a", 0, 100), two._stream("a", 0, 100))
+
+
+def test_collections_come_by_weight() -> None:
+    plan = BatchPlan(WEIGHTS, SIZES, 4, 3)
+    counts = Counter(plan.batch(step)[0] for step in range(20_000))
+    for name, weight in WEIGHTS.items():
+        spread = (weight * (1 - weight) / 20_000) ** 0.5
+        assert abs(counts[name] / 20_000 - weight) < 4 * spread
+
+
+def test_a_weight_of_zero_is_never_drawn() -> None:
+    plan = BatchPlan({"a": 0.0, "b": 1.0, "c": 0.0}, {"a": 5, "b": 5, "c": 0}, 2, 0)
+    assert {plan.batch(step)[0] for step in range(2000)} == {"b"}
+
+
+def test_each_epoch_is_a_fresh_permutation() -> None:
+    plan = BatchPlan({"a": 1.0}, {"a": 100}, 16, 5)
+    stream = np.concatenate([plan.batch(step)[1] for step in range(25)])
+    epochs = [stream[start : start + 100].tolist() for start in range(0, 400, 100)]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=200), st.integers(1, 40), st.integers(0, 9))
+def test_no_batch_holds_a_positive_twice(labels: list[int], batch_size: int, seed: int) -> None:
+    positives = {"a": [[label, 1000 + row] for row, label in enumerate(labels)]}
+    plan = BatchPlan({"a": 1.0}, {"a": len(labels)}, batch_size, seed, positives=positives)
+    for step in range(12):
+        rows = plan.batch(step)[1]
+        drawn = [label for row in rows for label in positives["a"][row]]
+        assert 1 <= len(rows) <= batch_size
+        assert len(set(drawn)) == len(drawn)
+
+
+def test_keeping_positives_apart_costs_few_rows() -> None:
+    """Five questions a passage, as in SQuAD: in one epoch every row but those at its border is seen."""
+    plan = BatchPlan({"a": 1.0}, {"a": 1000}, 32, 0, positives={"a": [[row // 5] for row in range(1000)]})
+    inside = [plan.batch(step)[1] for step in range(1000 // 32)]
+    assert all(len(rows) == 32 for rows in inside)
+    assert len(set(np.concatenate(inside).tolist())) == 31 * 32
+    seen = np.concatenate([plan.batch(step)[1] for step in range(10 * 1000 // 32)])
+    assert np.bincount(seen, minlength=1000).min() >= 8
+
+
+def test_a_positive_of_most_rows_shortens_batches_only_by_its_own() -> None:
+    positives = {"a": [[0] if row < 500 else [row] for row in range(1000)]}
+    plan = BatchPlan({"a": 1.0}, {"a": 1000}, 20, 0, positives=positives)
+    rows = [plan.batch(step)[1] for step in range(50)]
+    assert all(sum(r < 500) <= 1 for r in rows)
+    assert len({int(r) for batch in rows for r in batch if r >= 500}) > 450
+
+
+def test_mixed_batches_draw_collections_uniformly_whatever_the_weights() -> None:
+    plan = BatchPlan(WEIGHTS, SIZES, 50, 3)
+    groups = np.concatenate([plan.mixed(step)[0] for step in range(200)])
+    shares = np.bincount(groups) / len(groups)
+    assert np.abs(shares - 1 / 3).max() < 0.02
+    # Within a collection the rows of successive batches are one stream of permutations.
+    rows = np.concatenate([r[g == 1] for g, r in (plan.mixed(step) for step in range(10))])
+    assert sorted(rows[:77].tolist()) == list(range(77))
+
+
+@pytest.mark.parametrize(
+    ("weights", "sizes", "batch_size", "message"),
+    [
+        ({"a": 1.0}, {"b": 1}, 1, "differ in: a, b"),
+        ({"a": 0.5}, {"a": 1}, 1, "sum to 1"),
+        ({"a": 1.0}, {"a": 0}, 1, "without rows: a"),
+        ({"a": 1.0}, {"a": 1}, 0, "batch size is 0"),
+    ],
+)
+def test_wrong_plans_are_refused(weights: dict, sizes: dict, batch_size: int, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match=message):
+        BatchPlan(weights, sizes, batch_size, 0)
+    with pytest.raises(UsageError, match="step is -1"):
+        BatchPlan({"a": 1.0}, {"a": 1}, 1, 0).batch(-1)
+
+
+def test_passages_are_drawn_without_repetition_while_they_last() -> None:
+    many, few, none = draw_passages([list(range(100)), [7, 8], []], 5, (1, "negative", 3))
+    assert len(set(many)) == 5
+    assert sorted(few) in ([7, 7, 7, 8, 8], [7, 7, 8, 8, 8])
+    assert none == []
+    assert draw_passages([list(range(100))], 5, (1, "negative", 3))[0] == many
+    assert draw_passages([list(range(100))], 5, (1, "negative", 4))[0] != many

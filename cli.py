@@ -48,20 +48,22 @@ class PlainErrors(typer.core.TyperGroup):
         except Exception as error:
             if not standalone or "--debug" in arguments:
                 raise
-            code = _plain(error)
+            code = _plain(error, arguments)
         if standalone:
             sys.exit(code if isinstance(code, int) else 0)
         return code
 
 
-def _plain(error: Exception) -> int:
+def _plain(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, MixtureError):
         return _fail(str(error), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
         message = error.format_message()
         if not message:  # called without a command: the help was printed
             return 2
-        return _fail(message, getattr(error, "exit_code", 2))
+        names = getattr(getattr(error, "param", None), "opts", [])
+        given = [value for name, value in zip(arguments, arguments[1:], strict=False) if name in names]
+        return _fail(message + "".join(f" (given: {value})" for value in given[-1:]), getattr(error, "exit_code", 2))
     if isinstance(error, BrokenPipeError):
         return 1
     if isinstance(error, OSError) and error.filename:

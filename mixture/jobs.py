@@ -234,6 +234,8 @@ def mine(
 
     miner:  recorded with the negatives; "bm25", or a model's name together with `encode`
     """
+    # Another passage's cosine is a share of the positive's; its BM25 score is not (arXiv 2407.15831).
+    settings = MiningSettings(per_query=per_query, seed=seed, max_ratio=None if encode is None else 0.95)
     infos = read.collections(store, names)
     todo = infos if names else [i for i in infos if i.num_with_negatives < i.num_examples]
     results = []
@@ -254,9 +256,8 @@ def mine(
             progress(place, len(todo), f"{name} {n:,}/{total:,}")
 
         if encode is None:
-            found = mine_bm25(pool, MiningSettings(per_query=per_query, seed=seed), progress=report)
+            found = mine_bm25(pool, settings, progress=report)
         else:
-            settings = MiningSettings(per_query=per_query, seed=seed, max_ratio=0.95)
             found = mine_dense(pool, encode, settings, miner=miner, progress=report)
         add_negatives(store, info.collection, found, replace=[miner, "random"] if names else [])
         filled = found["miner"].to_pylist().count("random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -52,12 +53,20 @@ def write_collection() -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def small_store(tmp_path: Path, write_collection: Callable[..., Path]) -> Iterator[Store]:
-    """A store of three collections of 40 examples with negatives: easy, middle, hard."""
+@pytest.fixture(scope="session")
+def small_store_made_once(tmp_path_factory: pytest.TempPathFactory, write_collection: Callable[..., Path]) -> Path:
+    """The folder that `small_store` copies: raw/ and store/."""
+    folder = tmp_path_factory.mktemp("small")
     for name, hard in (("easy", 0), ("middle", 3), ("hard", 6)):
-        write_collection(tmp_path / "raw", name, hard=hard)
-    with Store.open(tmp_path / "store", create=True) as store:
-        for name in ("easy", "middle", "hard"):
-            jobs.ingest(store, [str(tmp_path / "raw" / f"{name}.jsonl")])
+        write_collection(folder / "raw", name, hard=hard)
+    with Store.open(folder / "store", create=True) as store:
+        jobs.ingest(store, [str(folder / "raw" / f"{name}.jsonl") for name in ("easy", "middle", "hard")])
+    return folder
+
+
+@pytest.fixture
+def small_store(tmp_path: Path, small_store_made_once: Path) -> Iterator[Store]:
+    """A store of three collections of 40 examples with negatives: easy, middle, hard."""
+    shutil.copytree(small_store_made_once, tmp_path, dirs_exist_ok=True)
+    with Store.open(tmp_path / "store") as store:
         yield store

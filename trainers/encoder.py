@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from tokenizers.processors import Sequence as ProcessorSequence
-from tokenizers.processors import TemplateProcessing
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -78,16 +78,43 @@ def append_end_token(tokenizer: Any) -> None:
     end, end_id = tokenizer.eos_token, tokenizer.eos_token_id
     if end_id is None:
         raise MixtureError("the model's tokenizer has no end token, which last-token pooling needs")
-    if tokenizer("end").input_ids[-1:] == [end_id]:
+    before = tokenizer("end").input_ids
+    if before[-1:] == [end_id]:
         return
-    template = TemplateProcessing(
-        single=f"$A:0 {end}:0", pair=f"$A:0 {end}:0 $B:1 {end}:1", special_tokens=[(end, end_id)]
-    )
     backend = tokenizer.backend_tokenizer
-    existing = backend.post_processor
-    backend.post_processor = template if existing is None else ProcessorSequence([existing, template])
-    if tokenizer("end").input_ids[-1:] != [end_id]:
+    body = json.loads(backend.to_str())
+    body["post_processor"] = _with_end(body["post_processor"], end, end_id)
+    backend.post_processor = Tokenizer.from_str(json.dumps(body)).post_processor
+    if tokenizer("end").input_ids != [*before, end_id]:
         raise MixtureError(f"could not make the tokenizer append its end token {end!r}")
+
+
+def _with_end(processor: dict[str, Any] | None, end: str, end_id: int) -> dict[str, Any]:
+    """A post-processor's JSON with the end token behind each sequence.
+
+    An existing template (Llama's, with a begin token) is extended: of two templates in a row, the second would take
+    what the first put in front for a sequence of its own.
+    """
+    parts = (processor.get("processors") or [processor]) if processor else []
+    templates = [part for part in parts if part["type"] == "TemplateProcessing"]
+    if not templates:
+        single = [{"Sequence": {"id": "A", "type_id": 0}}]
+        pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+        templates = [{"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {}}]
+        parts = [*parts, *templates]
+    template = templates[-1]
+    for form in ("single", "pair"):
+        template[form] = [
+            piece
+            for old in template[form]
+            for piece in (
+                [old, {"SpecialToken": {"id": end, "type_id": old["Sequence"]["type_id"]}}]
+                if "Sequence" in old
+                else [old]
+            )
+        ]
+    template["special_tokens"][end] = {"id": end, "ids": [end_id], "tokens": [end]}
+    return {"type": "Sequence", "processors": parts}
 
 
 def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
@@ -96,6 +123,8 @@ def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
         return
     from peft import LoraConfig
 
+    # LoRA starts from random numbers: without this, two runs of one seed would differ.
+    torch.manual_seed(settings.seed)
     encoder.add_adapter(
         LoraConfig(
             r=settings.lora_rank,

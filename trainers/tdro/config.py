@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainers.settings import TrainingSettings
+from trainers.tdro.objective import MEASUREMENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class TdroSettings(TrainingSettings):
             found.append(("weights_learning_rate", "above 0"))
         if not self.weights_max_norm > 0:
             found.append(("weights_max_norm", "above 0"))
+        if self.measurement not in MEASUREMENTS:
+            found.append(("measurement", ", ".join(MEASUREMENTS)))
         if self.average not in ("current", "mean", "ema"):
             found.append(("average", "current, mean or ema"))
         return found

@@ -1,0 +1,190 @@
+"""The command line: results on standard output, plain lines and exit codes for mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from cli import app
+from mixture import Store
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(small_store: Store, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """`run(*arguments)` -> (exit code, standard output in bytes, standard error as text), on the small store."""
+    monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
+    monkeypatch.chdir(small_store.root.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*arguments: str) -> tuple[int, bytes, str]:
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            app(list(arguments))
+        out, err = capfdbinary.readouterr()
+        return int(caught.value.code or 0), out, err.decode()
+
+    return call
+
+
+def _json(run: Run, *arguments: str) -> Any:
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_from_files_to_a_selected_mixture(run: Run, tmp_path: Path, write_collection: Callable[..., Path]) -> None:
+    file = write_collection(tmp_path / "more", "extra", rows=50)
+    assert _json(run, "ingest", str(file))[0] == {
+        "collection": "extra", "files": 1, "unchanged": 0, "rows_read": 50, "stored": 50, "repeated": 0, "rejected": 0,
+    }  # fmt: skip
+    assert [r["removed"] for r in _json(run, "dedup", "easy", "hard")] == [0, 0]
+    made = _json(run, "create", "prop", "--proportional")
+    assert {c["collection"]: c["weight"] for c in made["components"]}["extra"] == pytest.approx(50 / 170)
+    uniform = _json(run, "create", "all", "--uniform")
+    assert [c["weight"] for c in uniform["components"]] == [0.25] * 4
+    top = _json(run, "select", "prop", "--top", "50", "--name", "top")
+    assert (top["parents"], [c["collection"] for c in top["components"]]) == ([made["id"]], ["easy", "extra"])
+    assert [m["reference"] for m in _json(run, "list")] == ["top:1", "all:1", "prop:1"]
+    assert _json(run, "show", uniform["id"][:6])["reference"] == "all:1"
+
+
+def test_sql_answers_in_every_format(run: Run) -> None:
+    made = _json(run, "create", "m")
+    query = f"select collection, weight from mixture_weights where mixture = '{made['id']}' order by weight desc, 1"
+    wanted = [{"collection": n, "weight": 1 / 3} for n in ("easy", "hard", "middle")]
+    assert _json(run, "sql", query) == wanted
+    _, printed, _ = run("sql", query, "--format", "csv")
+    assert [float(r["weight"]) for r in csv.DictReader(io.StringIO(printed.decode()))] == [1 / 3] * 3
+    _, printed, _ = run("sql", query, "--format", "parquet")
+    assert pyarrow.parquet.read_table(io.BytesIO(printed)).to_pylist() == wanted
+    _, printed, _ = run("sql", query)
+    assert re.search(r"easy\s+│\s+0\.333333", printed.decode())
+    nested = "select parents, ['a', 'b'] as names from mixtures"
+    _, printed, _ = run("sql", nested, "--format", "csv")
+    assert list(csv.DictReader(io.StringIO(printed.decode()))) == [{"parents": "[]", "names": '["a", "b"]'}]
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(run: Run) -> None:
+    _, printed, _ = run("sql", "select '[red]x[/red]' as c")
+    assert "[red]x[/red]" in printed.decode()
+
+
+def test_weights_from_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "w.json").write_text(json.dumps({"easy": 3, "hard": 1}))
+    made = _json(run, "create", "w", "--weights", str(tmp_path / "w.json"))
+    assert {c["collection"]: c["weight"] for c in made["components"]} == {"easy": 0.75, "hard": 0.25}
+
+
+def test_train_and_evaluate_through_the_commands(run: Run, tmp_path: Path) -> None:
+    run("create", "m")
+    suite = tmp_path / "eval" / "easy"
+    (suite / "qrels").mkdir(parents=True)
+    rows = Store.open(tmp_path / "store").sql(
+        "SELECT e.example_id AS q, e.query, p.passage_id AS d, p.text FROM examples e JOIN passages p "
+        "ON p.collection = e.collection AND p.passage_id = e.positives[1].passage_id WHERE e.collection = 'easy'"
+    ).to_pylist()  # fmt: skip
+    (suite / "corpus.jsonl").write_text("".join(json.dumps({"_id": r["d"], "text": r["text"]}) + "\n" for r in rows))
+    (suite / "queries.jsonl").write_text("".join(json.dumps({"_id": r["q"], "text": r["query"]}) + "\n" for r in rows))
+    lines = "".join(f"{r['q']}\t{r['d']}\t1\n" for r in rows)
+    (suite / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+    out = str(tmp_path / "model")
+    settings = ["--steps", "3", "--batch-size", "4", "--set", "negatives=1", "--set", "max_passage_tokens=32"]
+    trained = _json(run, "train", "--mix", "m", "--model", "tiny-qwen2", "--out", out, *settings)[0]
+    assert trained["steps"] == 3
+    scored = _json(run, "evaluate", out, "--suite", str(tmp_path / "eval"))
+    assert scored[0]["prompt"].startswith("Instruct: ")
+    stored = _json(run, "sql", "select suite, metric, value, mixture from evaluations order by metric")
+    assert [(r["suite"], r["metric"], r["mixture"]) for r in stored] == [
+        ("easy", "ndcg@10", trained["mixture"]), ("easy", "recall@100", trained["mixture"]),
+    ]  # fmt: skip
+    assert stored[0]["value"] == scored[0]["metrics"]["ndcg@10"]
+    code, printed, _ = run("evaluate", out, "--suite", str(suite))
+    assert code == 0
+    assert "easy" in printed.decode()
+
+
+MISTAKES = [
+    (["frobnicate"], "frobnicate"),
+    (["creat", "x"], "create"),
+    (["ingest"], "sources"),
+    (["ingest", "no/such/file.jsonl"], "no/such/file.jsonl"),
+    (["ingest", "raw/easy.jsonl", "--card", "agnew"], "did you mean 'agnews'"),
+    (["ingest", "raw/easy.jsonl", "--nmae", "x"], "--nmae"),
+    (["cards", "msmarko"], "did you mean 'msmarco'"),
+    (["dedup", "esay"], "did you mean 'easy'"),
+    (["dedup", "--distance", "9"], "9"),
+    (["dedup", "--distance", "three"], "three"),
+    (["dedup", "--method", "simhsh"], "simhash"),
+    (["decontaminate"], "--against"),
+    (["decontaminate", "--against", "no/file"], "no/file"),
+    (["mine", "--negatives", "0"], "0"),
+    (["create", "x", "--uniform", "--proportional"], "give one of"),
+    (["create", "x", "--temperature", "-1"], "above 0"),
+    (["create", "x", "--weights", "none.json"], "none.json"),
+    (["create", "9x"], "mixture name"),
+    (["show", "nothing"], "no mixture 'nothing'"),
+    (["select", "m", "--top", "170", "--name", "t"], "allowed: above 0 to 100"),
+    (["learn-weights", "--mix", "mm", "--proxy", "tiny-qwen2"], "did you mean 'm'"),
+    (["learn-weights", "--mix", "m", "--proxy", "./no/model"], "./no/model"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--steps", "0"], "steps is 0"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "temprature=1"], "did you mean 'temperature'"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "seed=soon"], "type int"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--algorithm", "drdo"], "allowed: tdro"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--config", "no.toml"], "no.toml"),
+    (["train", "--mix", "m", "--model", "nobody/nothing", "--out", "o"], "nobody/nothing"),
+    (["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "raw"], "not empty"),
+    (["train", "--mix", "m", "--model", "tiny-qwen2"], "--out"),
+    (["evaluate", "nobody/nothing", "--suite", "raw"], "raw"),
+    (["evaluate", "nobody/nothing"], "--suite"),
+    (["sql", "select colection from examples"], "collection"),
+    (["sql", "from exampels"], "examples"),
+    (["sql", "selec 1"], "selec"),
+    (["sql", "drop table examples"], "read-only"),
+    (["sql", "select 1", "--format", "xml"], "allowed: table, json, csv, parquet"),
+    (["list", "--store", "no/store"], "no store at"),
+    (["--store", "no/store", "list"], "no store at"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_gets_one_or_two_plain_lines_and_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
+    run("create", "m")
+    code, out, err = run(*arguments)
+    assert code == 2, err
+    assert out == b""
+    assert 1 <= len(err.strip().splitlines()) <= 2
+    assert err.startswith("mixture: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_broken_store_is_exit_code_1(run: Run, small_store: Store) -> None:
+    small_store.close()
+    (small_store.root / "catalog.sqlite").write_bytes(b"not a database" * 100)
+    code, _, err = run("list")
+    assert code == 1
+    assert len(err.strip().splitlines()) <= 2
+    assert "does not open" in err
+
+
+def test_every_command_is_in_the_readme_and_has_help(run: Run) -> None:
+    import typer.main
+
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+    names = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert len(names) >= 14
+    for name in names:
+        assert f"mixture {name}" in readme, name
+        code, out, _ = run(name, "--help")
+        assert code == 0
+        assert len(out) > 100

@@ -1,0 +1,160 @@
+"""The data side's jobs on a store: what comes in, what goes out and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mixture import Store, UsageError, jobs
+from mixture.fixtures import write_fixtures
+from mixture.store import read
+
+
+def _collection(folder: Path, name: str, rows: list[dict]) -> str:  # type: ignore[type-arg]
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store", create=True)
+
+
+def _queries(store: Store, collection: str) -> set[str]:
+    return set(read.queries(store, collection)["query"].to_pylist())
+
+
+TWINS = [
+    {"query": "Who painted the ceiling of the old chapel in the capital?", "pos": ["It was painted by Anna Berg."]},
+    {"query": "who painted the ceiling of the old chapel in the capital", "pos": ["It was painted by Anna Berg!"]},
+    {"query": "Who painted the ceiling of the old chapel in the capital?!", "pos": ["Nobody knows who painted it."]},
+    {"query": "How long does the ferry to the northern islands take?", "pos": ["The ferry takes four hours."]},
+]
+
+
+def test_pairs_that_say_the_same_are_removed_and_other_answers_stay(store: Store, tmp_path: Path) -> None:
+    jobs.ingest(store, [_collection(tmp_path / "raw", "c", TWINS)])
+    result = jobs.dedup(store)[0]
+    assert (result.examples, result.removed) == (4, 1)
+    row = store.sql("FROM removals").to_pylist()[0]
+    kept = store.sql("SELECT query FROM examples WHERE example_id = ?", [row["kept_id"]]).to_pylist()
+    assert row["reason"] == "duplicate"
+    assert kept == [{"query": row["kept_query"]}]
+    assert row["kept_id"] < row["example_id"]
+    assert {row["query"], row["kept_query"]} == {TWINS[0]["query"], TWINS[1]["query"]}
+    assert jobs.dedup(store)[0].removed == 0
+
+
+def test_by_query_alone_one_answer_stays(store: Store, tmp_path: Path) -> None:
+    jobs.ingest(store, [_collection(tmp_path / "raw", "c", TWINS)])
+    assert jobs.dedup(store, key="query")[0].removed == 2
+    with pytest.raises(UsageError, match="key 'positives'; allowed: pair, query"):
+        jobs.dedup(store, key="positives")
+
+
+def test_survivors_do_not_depend_on_the_order_of_ingestion(tmp_path: Path) -> None:
+    found = []
+    for name, rows in (("a", TWINS), ("b", TWINS[::-1])):
+        with Store.open(tmp_path / name, create=True) as store:
+            jobs.ingest(store, [_collection(tmp_path / f"raw-{name}", "c", rows)])
+            jobs.dedup(store, method="exact", key="query")
+            found.append(_queries(store, "c"))
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+
+
+def test_test_queries_leave_and_are_written_down(store: Store, tmp_path: Path) -> None:
+    jobs.ingest(store, [_collection(tmp_path / "raw", "c", TWINS)])
+    jobs.ingest(store, [_collection(tmp_path / "raw", "d", TWINS[3:])])
+    tests = tmp_path / "tests.jsonl"
+    tests.write_text(json.dumps({"suite": "nq", "query_id": "7", "query": "HOW long does the ferry to the northern "
+                                 "islands take"}) + "\n")  # fmt: skip
+    result = {r.collection: r.removed for r in jobs.decontaminate(store, [str(tests)])}
+    assert result == {"c": 1, "d": 1}
+    rows = store.sql("SELECT collection, reason, suite, query_id, kept_query FROM removals ORDER BY 1").to_pylist()
+    assert [(r["collection"], r["reason"], r["suite"], r["query_id"]) for r in rows] == [
+        ("c", "test query", "nq", "7"), ("d", "test query", "nq", "7"),
+    ]  # fmt: skip
+    assert store.sql("SELECT suite, simhash IS NULL AS bare FROM test_queries").to_pylist() == [
+        {"suite": "nq", "bare": False}
+    ]
+    # The suite is known by its name now.
+    jobs.ingest(store, [_collection(tmp_path / "raw", "e", TWINS[3:])])
+    assert [r.removed for r in jobs.decontaminate(store, ["nq"], ["e"])] == [1]
+    with pytest.raises(UsageError, match="no test suite 'nqq'; did you mean 'nq'"):
+        jobs.decontaminate(store, ["nqq"])
+
+
+def test_mining_fills_what_has_no_negatives_and_leaves_the_rest(store: Store, tmp_path: Path) -> None:
+    rows = [
+        {"query": f"question number {n} about rivers", "pos": [f"answer number {n} about rivers"]} for n in range(20)
+    ]
+    rows[0]["neg"] = ["a provided negative"]
+    jobs.ingest(store, [_collection(tmp_path / "raw", "c", rows)])
+    first = jobs.mine(store, per_query=4)[0]
+    assert (first.examples, first.negatives) == (19, 76)
+    assert jobs.mine(store, per_query=4) == []
+    miners = store.sql("SELECT miner, count(DISTINCT example_id) AS n FROM negatives GROUP BY ALL").to_pylist()
+    assert {"miner": "provided", "n": 1} in miners
+    own = "SELECT 1 FROM negatives n JOIN examples e USING (collection, example_id) WHERE list_contains("
+    own += "list_transform(e.positives, lambda p: p.passage_id), n.passage_id)"
+    assert store.sql(own).num_rows == 0
+    again = jobs.mine(store, ["c"], per_query=2)[0]
+    assert (again.examples, again.negatives) == (20, 40)
+    assert store.sql("SELECT 1 FROM negatives WHERE miner = 'provided'").num_rows == 1
+
+
+def test_the_fixtures_plants_are_found(store: Store, tmp_path: Path) -> None:
+    write_fixtures(tmp_path / "fx")
+    planted = json.loads((tmp_path / "fx" / "planted.json").read_text())["collections"]
+    read_in = {r.collection: r.counts for r in jobs.ingest(store, [str(tmp_path / "fx" / "raw")])}
+    assert {n: c.rows_read for n, c in read_in.items()} == {n: p["rows"] for n, p in planted.items()}
+    assert sum(c.rejected for c in read_in.values()) == 0
+    assert all(read_in[n].repeated >= p["exact_duplicates"] for n, p in planted.items())
+    removed = {r.collection: r.removed for r in jobs.dedup(store)}
+    leaked = {r.collection: r.removed for r in jobs.decontaminate(store, [str(tmp_path / "fx" / "test_queries.jsonl")])}
+    twins = sum(p["near_duplicates"] for p in planted.values())
+    tests = {n: p["test_queries_exact"] + p["test_queries_edited"] for n, p in planted.items()}
+    assert sum(removed.values()) >= 0.8 * twins
+    assert sum(removed[n] for n, p in planted.items() if not p["near_duplicates"]) <= 0.2 * twins
+    assert sum(leaked.values()) >= 0.95 * sum(tests.values())
+    assert sum(leaked[n] for n, count in tests.items() if count == 0) <= 2
+
+
+def test_every_damaged_file_is_survived(store: Store, real_data: Path) -> None:
+    corrupt = real_data / "corrupt"
+    counts = jobs.ingest(store, [str(corrupt)])[0].counts
+    rows = store.sql("SELECT file, line, reason FROM rejects ORDER BY file, line").to_pylist()
+    lines: dict[str, list[int]] = {}
+    for row in rows:
+        lines.setdefault(Path(row["file"]).name, []).append(row["line"])
+        assert row["reason"]
+    assert lines == {
+        "broken-line3.jsonl": [3],
+        "truncated.jsonl.gz": [170],
+        "latin1.jsonl": list(range(1, 11)),
+        "empty.jsonl": [1],
+        "missing-query.jsonl": [2, 5, 8],
+        "empty-positives.jsonl": [4, 7],
+        "wrong-columns.parquet": [1],
+        "ragged.csv": lines["ragged.csv"],
+    }
+    assert len(lines["ragged.csv"]) == 3
+    assert counts.rejected == len(rows)
+    assert store.sql("SELECT max(strlen(text)) AS n FROM passages").to_pylist()[0]["n"] > 2_000_000
+
+
+def test_real_collections_go_through(store: Store, real_data: Path) -> None:
+    raw = real_data / "raw"
+    jobs.ingest(store, [str(raw / name) for name in ("pubmedqa", "xquad", "dureader")])
+    jobs.mine(store, ["dureader", "pubmedqa"], per_query=2)
+    infos = {i.collection: i for i in read.collections(store)}
+    assert infos["pubmedqa"].num_with_negatives == infos["pubmedqa"].num_examples == 750
+    languages = store.sql("SELECT DISTINCT language FROM examples WHERE collection = 'xquad' ORDER BY 1")
+    assert languages["language"].to_pylist() == ["ar", "de", "en", "es", "hi", "ru", "th", "zh"]
+    assert isinstance(read.passages(store, "dureader"), pa.Table)

@@ -1,0 +1,160 @@
+"""Fine-tuning: it learns, it resumes to the same bits, what it saves loads anywhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from mixture.errors import MixtureError, UsageError
+from mixture.materialised import MaterialisedMixture
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.loop import TrainingLoop
+
+SETTINGS = FinetuneSettings(
+    steps=12, batch_size=8, learning_rate=2e-3, temperature=0.05, negatives=2, max_query_tokens=32,
+    max_passage_tokens=32, checkpoint_every=4,
+)  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def _stop_at(step: int) -> Callable[[int, int, str], None]:
+    def progress(done: int, total: int, line: str) -> None:
+        if done == step:
+            raise Stopped
+
+    return progress
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_loss_falls_and_the_record_tells_all(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, steps=120, learning_rate=1e-3)
+    run = finetune(mixture_data, str(tiny_model), settings, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert (record["run_id"], record["mixture"]["id"]) == (run, mixture_data.spec.id)
+    assert record["settings"]["temperature"] == 0.05
+    losses = [row["loss"] for row in record["losses"] if row["collection"] == "easy"]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert {row["collection"] for row in record["losses"]} == {"easy", "middle", "hard"}
+
+
+def test_the_saved_folder_loads_and_encodes_with_its_prompt(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "out")
+    model = SentenceTransformer(str(tmp_path / "out"))
+    prompt = model.prompts["easy"]
+    assert prompt.startswith("Instruct: ")
+    assert prompt.endswith("\nQuery: ")
+    plain = model.encode([prompt + "the king"])
+    np.testing.assert_allclose(model.encode(["the king"], prompt_name="easy"), plain, atol=1e-6)
+    np.testing.assert_allclose(model.encode_query(["the king"]), model.encode(["the king"], prompt_name="query"))
+    assert not np.allclose(model.encode_document(["the king"]), plain)
+    assert np.abs(model.encode(["the king"]) - SentenceTransformer(str(tiny_model)).encode(["the king"])).max() > 1e-3
+    assert model.tokenizer("the king").input_ids[-1] == model.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_stopped_and_called_again_it_ends_with_the_same_bits(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, lora: int
+) -> None:
+    settings = replace(SETTINGS, lora_rank=lora)
+    finetune(mixture_data, str(tiny_model), settings, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        finetune(mixture_data, str(tiny_model), settings, tmp_path / "parts", progress=_stop_at(6))
+    seen: list[int] = []
+    finetune(mixture_data, str(tiny_model), settings, tmp_path / "parts", progress=lambda n, _, __: seen.append(n))
+    assert seen == list(range(5, 13))  # from the checkpoint of step 4
+    whole, parts = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    records = [json.loads((tmp_path / n / "training.json").read_text())["losses"] for n in ("whole", "parts")]
+    assert records[0] == records[1]
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_run_again_and_another_may_not_take_its_place(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "out")
+    finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "out", progress=_stop_at(1))
+    with pytest.raises(UsageError, match="another finished model"):
+        finetune(mixture_data, str(tiny_model), replace(SETTINGS, seed=1), tmp_path / "out")
+    with pytest.raises(Stopped):
+        finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "half", progress=_stop_at(5))
+    with pytest.raises(UsageError, match="unfinished run with other settings"):
+        finetune(mixture_data, str(tiny_model), replace(SETTINGS, seed=1), tmp_path / "half")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "mine")
+
+
+def test_in_batch_negatives_make_the_task_harder(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    first = []
+    for in_batch in (True, False):
+        out = tmp_path / str(in_batch)
+        finetune(mixture_data, str(tiny_model), replace(SETTINGS, steps=1, in_batch=in_batch), out)
+        first.append(json.loads((out / "training.json").read_text())["losses"][0]["loss"])
+    assert first[0] > first[1] + 0.5
+
+
+def test_the_schedule_warms_up_and_ends_at_the_floor(tiny_model: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=100, learning_rate=1.0)
+    loop = TrainingLoop(SentenceTransformer(str(tiny_model)), settings, tmp_path)
+    rates = []
+    for _ in range(100):
+        rates.append(loop.schedule.get_last_lr()[0])
+        loop.optimizer.step()
+        loop.schedule.step()
+    assert rates[0] == 0
+    assert rates[5] == pytest.approx(0.5)
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.55, abs=0.01)  # half of the cosine between 1 and 0.1
+    assert rates[-1] == pytest.approx(0.1, abs=0.001)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = SentenceTransformer(str(tiny_model))
+    with torch.no_grad():
+        broken.transformers_model.embed_tokens.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    broken.save(str(tmp_path / "broken"), create_model_card=False)
+    with pytest.raises(MixtureError, match=r"loss became nan at step 0 \(collection (easy|middle|hard), rows \["):
+        finetune(mixture_data, str(tmp_path / "broken"), SETTINGS, tmp_path / "out")
+
+
+def test_training_from_a_materialised_folder_needs_no_store(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; sys.modules['duckdb'] = None\n"
+        "from pathlib import Path\nfrom mixture.materialised import MaterialisedMixture\n"
+        "from trainers.finetune import FinetuneSettings, finetune\n"
+        f"data = MaterialisedMixture.open(Path({str(mixture_data.folder)!r}), {mixture_data.spec.id!r})\n"
+        f"finetune(data, {str(tiny_model)!r}, {SETTINGS!r}, Path({str(tmp_path / 'out')!r}))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "here")
+    one, two = _weights(tmp_path / "out"), _weights(tmp_path / "here")
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -62,7 +63,7 @@ def _plain(error: Exception, arguments: list[str]) -> int:
         if not message:  # called without a command: the help was printed
             return 2
         names = getattr(getattr(error, "param", None), "opts", [])
-        given = [value for name, value in zip(arguments, arguments[1:], strict=False) if name in names]
+        given = [value for name, value in itertools.pairwise(arguments) if name in names]
         return _fail(message + "".join(f" (given: {value})" for value in given[-1:]), getattr(error, "exit_code", 2))
     if isinstance(error, BrokenPipeError):
         return 1

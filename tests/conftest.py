@@ -11,6 +11,11 @@ from random import Random
 
 import pytest
 
+# Before anything imports the hub's client, which reads it once: no test waits for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Tensors of the tests are tiny: a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from mixture import jobs
 from mixture.store import Store
 

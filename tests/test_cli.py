@@ -24,7 +24,6 @@ def run(small_store: Store, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest
     """`run(*arguments)` -> (exit code, standard output in bytes, standard error as text), on the small store."""
     monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
     monkeypatch.chdir(small_store.root.parent)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*arguments: str) -> tuple[int, bytes, str]:
         capfdbinary.readouterr()

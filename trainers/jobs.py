@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -69,16 +70,15 @@ def learn(
     done = store.rows("SELECT result FROM runs WHERE run_id = ? AND status = 'finished'", [run])
     if done:
         return registry.resolve(store, done[0]["result"])
-    _begin(store, run, "tdro", mixture.spec.id, settings, proxy=proxy_model, reference=reference, name=name)
-    weights = learn_weights(
-        data, proxy_model, reference, settings, store.root / "runs" / run,
-        record=lambda rows: _record_history(store, run, rows), progress=stage("tDRO"),
-    )  # fmt: skip
-    learned = registry.save(
-        store, mixture.spec.with_weights(weights), name, parents=[mixture.spec.id], run_id=run,
-        note=f"tDRO, {settings.average} weights after {settings.steps} steps",
-    )  # fmt: skip
-    _finish(store, run, learned.reference)
+    with _recorded(store, run, "tdro", mixture, settings, proxy=proxy_model, reference=reference, name=name) as result:
+        weights = learn_weights(
+            data, proxy_model, reference, settings, store.root / "runs" / run,
+            record=lambda rows: _record_history(store, run, rows), progress=stage("tDRO"),
+        )  # fmt: skip
+        note = f"tDRO, {settings.average} weights after {settings.steps} steps"
+        spec = mixture.spec.with_weights(weights)
+        learned = registry.save(store, spec, name, parents=[mixture.spec.id], run_id=run, note=note)
+        result.append(learned.reference)
     return learned
 
 
@@ -89,10 +89,9 @@ def train(
     data = materialise(store, mixture.spec)
     base = resolve_model(store, data, model, seed=settings.seed)
     run = run_id("finetune", mixture.spec.id, settings, model=base)
-    if not store.rows("SELECT 1 FROM runs WHERE run_id = ? AND status = 'finished'", [run]):
-        _begin(store, run, "finetune", mixture.spec.id, settings, model=base, out=str(out.resolve()))
-    finetune(data, base, settings, out, progress=stage("training"))
-    _finish(store, run, str(out.resolve()))
+    with _recorded(store, run, "finetune", mixture, settings, model=base, out=str(out.resolve())) as result:
+        finetune(data, base, settings, out, progress=stage("training"))
+        result.append(str(out.resolve()))
     return run
 
 
@@ -165,25 +164,37 @@ def _as_finetune(settings: TrainingSettings) -> FinetuneSettings:
     return FinetuneSettings(**shared)
 
 
-def _begin(store: Store, run: str, kind: str, mixture: str, settings: TrainingSettings, **more: str) -> None:
-    row = {"run_id": run, "kind": kind, "status": "running", "mixture": mixture,
+@contextmanager
+def _recorded(
+    store: Store, run: str, kind: str, mixture: SavedMixture, settings: TrainingSettings, **more: str
+) -> Iterator[list[str]]:
+    """The row of a run in `runs`: running, then finished with the result that the body appends, or failed."""
+    row = {"run_id": run, "kind": kind, "status": "running", "mixture": mixture.spec.id,
            "config": json.dumps(asdict(settings) | more, sort_keys=True), "started_at": datetime.now(UTC)}  # fmt: skip
 
-    def work(connection: Any) -> None:
+    def begin(connection: Any) -> None:
         connection.execute("DELETE FROM runs WHERE run_id = ?", [run])
         append(connection, "runs", [row])
 
-    store.transaction(work)
-
-
-def _finish(store: Store, run: str, result: str) -> None:
-    store.transaction(
-        lambda connection: connection.execute(
-            """UPDATE runs SET status = 'finished', result = ?, finished_at = now()
-               WHERE run_id = ? AND status <> 'finished'""",
-            [result, run],
+    def end(status: str, result: str | None) -> None:
+        values = [status, result, run]
+        store.transaction(
+            lambda connection: connection.execute(
+                "UPDATE runs SET status = ?, result = ?, finished_at = now() WHERE run_id = ?", values
+            )
         )
-    )
+
+    if store.rows("SELECT 1 FROM runs WHERE run_id = ? AND status = 'finished'", [run]):
+        yield []  # called again with nothing left to do: the row stays as it is
+        return
+    store.transaction(begin)
+    result: list[str] = []
+    try:
+        yield result
+    except Exception:
+        end("failed", None)
+        raise
+    end("finished", result[0])
 
 
 def _record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> None:

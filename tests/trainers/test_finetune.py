@@ -46,7 +46,7 @@ def _weights(folder: Path) -> dict[str, Any]:
 def test_the_loss_falls_and_the_record_tells_all(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, steps=120, learning_rate=1e-3)
+    settings = replace(SETTINGS, steps=80, learning_rate=1e-3)
     run = finetune(mixture_data, str(tiny_model), settings, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (record["run_id"], record["mixture"]["id"]) == (run, mixture_data.spec.id)

@@ -20,6 +20,7 @@ from trainers.losses import info_nce
 from trainers.settings import run_id
 
 RECORD = "training.json"
+MARK = "run.json"
 
 
 def finetune(
@@ -31,9 +32,11 @@ def finetune(
     returns at once. Raises `UsageError` where `out` holds another run or other files.
     """
     run = run_id("finetune", mixture.spec.id, settings, model=model)
-    if claim(out, run):
+    if finished(out, run):
         return run
     encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
     encoder.prompts.update(prompts_of(mixture))
     add_lora(encoder, settings)
     history = History()
@@ -70,9 +73,9 @@ def finetune(
     return run
 
 
-def claim(out: Path, run: str) -> bool:
-    """Make `out` this run's folder. True when the run is finished there already."""
-    mark = out / "checkpoints" / "run.json"
+def finished(out: Path, run: str) -> bool:
+    """Whether this run is finished in `out`; a `UsageError` where `out` holds anything else than this run."""
+    mark = out / "checkpoints" / MARK
     if (out / RECORD).is_file():
         if json.loads((out / RECORD).read_text("utf-8"))["run_id"] == run:
             return True
@@ -80,11 +83,8 @@ def claim(out: Path, run: str) -> bool:
     if mark.is_file():
         if json.loads(mark.read_text("utf-8"))["run_id"] != run:
             raise UsageError(f"{out} holds an unfinished run with other settings; remove it or name a new --out")
-        return False
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty; name a new folder with --out")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps({"run_id": run}), "utf-8")
     return False
 
 

@@ -44,8 +44,8 @@ class PlainErrors(typer.core.TyperGroup):
         standalone = standalone_mode
         try:
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
-        except KeyboardInterrupt:
-            code = _fail("stopped; the same command goes on from its last checkpoint or file", 130)
+            if code == 130:  # what typer makes of Ctrl-C
+                _fail("stopped; the same command goes on from its last checkpoint or file", 130)
         except Exception as error:
             if not standalone or "--debug" in arguments:
                 raise
@@ -186,7 +186,13 @@ def mine(
 
             encode = encode_with(miner)
         results = jobs.mine(
-            lake, collections or (), miner=miner, encode=encode, per_query=negatives, seed=seed or 0, progress=progress
+            lake,
+            collections or (),
+            miner=miner,
+            encode=encode,
+            per_query=negatives,
+            seed=42 if seed is None else seed,
+            progress=progress,
         )
     print_rows([asdict(r) for r in results], as_json=as_json)
 
@@ -207,10 +213,10 @@ def create(
         raise UsageError("give one of --uniform, --proportional, --temperature, --weights")
     given = _read_weights(weights) if weights is not None else None
     with _open(store) as lake:
-        parts = registry.pin(lake, collection or (list(given) if given else ()), min_examples=min_examples)
+        parts = registry.pin(lake, collection or list(given or ()), min_examples=min_examples)
         sizes = {i.collection: i.num_examples for i in read.collections(lake, list(parts))}
         scale = 1.0 if proportional else temperature if temperature is not None else math.inf
-        spec = registry.weighted(parts, given or specs.temperature_weights(sizes, scale))
+        spec = registry.weighted(parts, specs.temperature_weights(sizes, scale) if given is None else given)
         _show(registry.save(lake, spec, name), lake, as_json)
 
 
@@ -220,6 +226,8 @@ def _read_weights(file: Path) -> dict[str, float]:
         weights = {str(k): float(v) for k, v in body.get("domain_weights", body).items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"{file}: not a JSON object of collection to weight ({error})") from error
+    if not weights:
+        raise UsageError(f"{file}: no weights in it")
     return weights
 
 
@@ -345,7 +353,7 @@ def sql(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where it works; made anew")] = Path("demo-run"),
-    steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 60,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 250,
 ) -> None:
     """The whole job on 25 small embedded collections, each step's command shown."""
     from trainers.demo import run_demo

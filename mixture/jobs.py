@@ -25,6 +25,7 @@ from mixture.store.write import (
     add_file,
     add_negatives,
     add_test_queries,
+    declare,
     file_is_stored,
     remove_examples,
 )
@@ -73,6 +74,9 @@ def ingest(
         results[file.collection] = IngestResult(
             file.collection, old.files + 1, old.unchanged + (counts is None), old.counts + (counts or FileCounts())
         )
+    for collection in results:
+        # Also for files that were stored before: a card given later counts.
+        declare(store, _facts(collection, chosen or known.get(collection)))
     progress(len(files), len(files), "done")
     return list(results.values())
 

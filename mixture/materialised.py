@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mixture.errors import UsageError
 from mixture.specs import MixtureSpec
@@ -65,9 +66,14 @@ class ComponentData:
         lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
         return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
-    def num_with_negatives(self) -> int:
-        import pyarrow.compute as pc
+    def without_candidates(self) -> int:
+        """How many examples have no negative, and no passage in the collection that could serve as one."""
+        lists = self._examples["positives"], self._examples["negatives"]
+        own, negatives = (pc.list_value_length(column) for column in lists)
+        stuck = pc.and_(pc.equal(negatives, 0), pc.greater_equal(own, self.num_passages))
+        return int(pc.sum(stuck).as_py() or 0)
 
+    def num_with_negatives(self) -> int:
         return int(pc.sum(pc.greater(pc.list_value_length(self._examples["negatives"]), 0)).as_py() or 0)
 
     def texts(self) -> Iterator[str]:

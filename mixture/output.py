@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +22,16 @@ SHOWN_ROWS = 500
 
 
 def print_json(value: Any) -> None:
-    """Any result as JSON; dates as ISO text."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+    """Any result as JSON; dates as ISO text, what is no finite number as null."""
+    sys.stdout.write(json.dumps(_finite(value), ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str | None = None) -> None:
@@ -51,6 +60,7 @@ def print_table(table: pa.Table, fmt: str) -> None:
     """A query's result in one of `FORMATS`."""
     if fmt not in FORMATS:
         raise UsageError(f"format {fmt!r}; allowed: {', '.join(FORMATS)}")
+    table = table.rename_columns(_distinct(table.column_names))
     if fmt == "table":
         print_rows(table.to_pylist(), as_json=False)
     elif fmt == "json":
@@ -61,6 +71,18 @@ def print_table(table: pa.Table, fmt: str) -> None:
         raise UsageError("Parquet is binary; send it to a file: mixture sql … --format parquet > result.parquet")
     else:
         pyarrow.parquet.write_table(table, sys.stdout.buffer)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names made distinct (a, a_1, …), as a join of two tables needs it."""
+    given: list[str] = []
+    for name in names:
+        fresh, number = name, 0
+        while fresh in given or (number and fresh in names):
+            number += 1
+            fresh = f"{name}_{number}"
+        given.append(fresh)
+    return given
 
 
 def _flat(table: pa.Table) -> pa.Table:

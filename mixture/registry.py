@@ -40,6 +40,13 @@ def pin(store: Store, names: Sequence[str] = (), *, min_examples: int = 1) -> di
 
     A collection with fewer than `min_examples` is left out, unless it was named: then it is a `UsageError`.
     """
+    if min_examples < 1:
+        raise UsageError(f"--min-examples is {min_examples}; allowed: 1 or more")
+    # One transaction: counts and digests are of one snapshot.
+    return store.transaction(lambda _: _pin(store, names, min_examples))
+
+
+def _pin(store: Store, names: Sequence[str], min_examples: int) -> dict[str, Component]:
     infos = read.collections(store, names)
     small = [i.collection for i in infos if i.num_examples < min_examples]
     if names and small:
@@ -82,7 +89,7 @@ def save(
         append(connection, "mixtures", [row])
         return int(version)
 
-    sizes = {i.collection: i.num_examples for i in read.collections(store)}
+    sizes = _sizes(store)
     snapshot = store.snapshot()
     version = store.transaction(work)
     return resolve(store, f"{name}:{version}")
@@ -143,12 +150,20 @@ def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
     }
 
 
-def _weight_rows(spec: MixtureSpec, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+def _weight_rows(spec: MixtureSpec, sizes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
     return [
         {"mixture": spec.id, "collection": c.collection, "digest": c.digest, "weight": c.weight,
-         "loss_weight": c.loss_weight, "num_examples": sizes.get(c.collection)}
+         "loss_weight": c.loss_weight,
+         "num_examples": sizes.get((c.collection, c.digest), sizes.get((c.collection, "")))}
         for c in spec.components
     ]  # fmt: skip
+
+
+def _sizes(store: Store) -> dict[tuple[str, str], int]:
+    """Examples by (collection, digest) as saved mixtures have them, and today's under an empty digest."""
+    today = {(i.collection, ""): i.num_examples for i in read.collections(store)}
+    saved = store.rows("SELECT DISTINCT collection, digest, num_examples FROM mixture_weights")
+    return today | {(r["collection"], r["digest"]): r["num_examples"] for r in saved}
 
 
 def _saved(row: dict[str, Any]) -> SavedMixture:

@@ -5,9 +5,9 @@ than step 1, every rank computes the same global batch, and a plan can be printe
 
 How rows are chosen. A collection's rows form an endless stream: epoch after epoch, each a fresh permutation of all its
 rows. A batch takes the stream's next rows. With `positives` given, an epoch's order spreads examples that share a
-positive over the whole epoch, and a row that would still repeat a positive inside one batch (at the border of two
-epochs, or when a passage is the positive of a large share of the rows) is left out of that batch. So a batch is
-shorter than `batch_size` only where the collection leaves no other choice.
+positive over the whole epoch, and a row that would still repeat a positive inside one batch is left out of that batch
+and waits for the next epoch. That happens where a batch spans the border of two epochs, where a passage is the positive
+of a large share of the rows, and in collections of fewer than two batches; such batches are shorter.
 """
 
 from __future__ import annotations
@@ -55,11 +55,14 @@ class BatchPlan:
             raise UsageError(f"batch size is {batch_size}; allowed: 1 or more")
         if set(weights) != set(sizes):
             raise UsageError(f"weights and sizes differ in: {', '.join(sorted(set(weights) ^ set(sizes)))}")
-        if abs(math.fsum(weights.values()) - 1.0) > 1e-6 or min(weights.values()) < 0:
+        if not abs(math.fsum(weights.values()) - 1.0) <= 1e-6 or min(weights.values()) < 0:
             raise UsageError("weights must be 0 or more and sum to 1")
         empty = sorted(name for name, size in sizes.items() if size < 1 and weights[name] > 0)
         if empty:
             raise UsageError(f"collections without rows: {', '.join(empty)}")
+        odd = sorted(n for n in sizes if positives is not None and len(positives.get(n, ())) != sizes[n])
+        if odd:
+            raise UsageError(f"positives are not given for every row of: {', '.join(odd)}")
         self.collections: tuple[str, ...] = tuple(sorted(weights))
         self.batch_size = batch_size
         self.seed = seed
@@ -70,6 +73,7 @@ class BatchPlan:
         self._labels = {} if positives is None else {n: _labels(positives[n]) for n in self.collections}
         self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
         self._drawn = np.empty(0, dtype=np.int64)
+        self._counted_step, self._counted = 0, np.zeros(len(self.collections), dtype=np.int64)
 
     def batch(self, step: int) -> tuple[str, np.ndarray]:
         """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and rows (≤ batch_size,)."""
@@ -88,25 +92,43 @@ class BatchPlan:
         """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
 
         Returns indices into `collections` (B,) and row indices (B,). Equal positives are not kept apart: each example
-        sees its own hard negatives only.
+        sees its own hard negatives only. A collection without rows is a `UsageError`.
         """
         if step < 0:
             raise UsageError(f"step is {step}; allowed: 0 or more")
-        end = (step + 1) * self.batch_size
-        drawn = self._draw("mixed", end, self._uniform_bounds)
-        before, now = drawn[: step * self.batch_size], drawn[step * self.batch_size :]
+        empty = sorted(name for name, size in self._sizes.items() if size < 1)
+        if empty:
+            raise UsageError(f"collections without rows: {', '.join(empty)}")
+        now = self._mixed_groups(step * self.batch_size, self.batch_size)
+        before = self._mixed_before(step)
         rows = np.empty(self.batch_size, dtype=np.int64)
         for index in np.unique(now):
             here = np.flatnonzero(now == index)
-            start = int(np.count_nonzero(before == index))
-            rows[here] = self._stream(self.collections[index], start, len(here))
+            rows[here] = self._stream(self.collections[index], int(before[index]), len(here))
         return now, rows
 
+    def _mixed_groups(self, start: int, count: int) -> np.ndarray:
+        """Elements [start, start + count) of the endless stream of uniform draws, without drawing what is before."""
+        random = generator(self.seed, "mixed")
+        # Philox gives four numbers a counter.
+        random.bit_generator.advance(start // 4)  # type: ignore[attr-defined]
+        values = random.random(start % 4 + count)[start % 4 :]
+        return _pick(values, self._uniform_bounds)
+
+    def _mixed_before(self, step: int) -> np.ndarray:
+        """How often each collection was drawn before `step`; steps in order cost one batch each."""
+        if step < self._counted_step:
+            self._counted_step, self._counted = 0, np.zeros_like(self._counted)
+        place, end = self._counted_step * self.batch_size, step * self.batch_size
+        while place < end:
+            count = min(1_000_000, end - place)
+            self._counted += np.bincount(self._mixed_groups(place, count), minlength=len(self._counted))
+            place += count
+        self._counted_step = step
+        return self._counted
+
     def _draw(self, purpose: str, count: int, bounds: np.ndarray) -> np.ndarray:
-        values = generator(self.seed, purpose).random(count)
-        # A collection of weight 0 at the end must not catch a value above the rounded sum.
-        last = int(np.flatnonzero(np.diff(bounds, prepend=0.0))[-1])
-        return np.minimum(np.searchsorted(bounds, values, side="right"), last).astype(np.int64)
+        return _pick(generator(self.seed, purpose).random(count), bounds)
 
     def _take(self, name: str, start: int, count: int, seen: set[int]) -> np.ndarray:
         rows = self._stream(name, start, count)
@@ -145,6 +167,13 @@ class BatchPlan:
         if len(self._orders) > CACHED_EPOCHS:
             self._orders.popitem(last=False)
         return rows
+
+
+def _pick(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """The collection in whose part of [0, 1) each value falls; `bounds` are the parts' upper ends."""
+    # A collection of weight 0 at the end must not catch a value above the rounded sum.
+    last = int(np.flatnonzero(np.diff(bounds, prepend=0.0))[-1])
+    return np.minimum(np.searchsorted(bounds, values, side="right"), last).astype(np.int64)
 
 
 def _labels(positives: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:

@@ -110,10 +110,13 @@ def normalise(weights: Mapping[str, float]) -> dict[str, float]:
     for name, value in weights.items():
         if not (math.isfinite(value) and value >= 0.0):
             raise UsageError(f"weight of {name!r} is {value}; allowed: 0 or more")
-    total = math.fsum(weights.values())
-    if total <= 0.0:
-        raise UsageError("all weights are zero")
-    return {name: value / total for name, value in weights.items()}
+    top = max(weights.values(), default=0.0)
+    if top <= 0.0:
+        raise UsageError("no weight is above zero")
+    # By the largest first, so that a sum of huge weights stays finite; where that is exact it changes no bit.
+    scale = 2.0 ** (math.frexp(top)[1] - 1)
+    total = math.fsum(value / scale for value in weights.values())
+    return {name: value / scale / total for name, value in weights.items()}
 
 
 def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
@@ -126,6 +129,9 @@ def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[st
     """
     if not temperature > 0:
         raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    empty = sorted(name for name, size in sizes.items() if size < 1)
+    if empty:
+        raise UsageError(f"collections without examples: {', '.join(empty)}")
     # In logarithms: sizes of 10^7 to the power of 1/T overflow at a small T.
     logs = {name: math.log(size) / temperature for name, size in sizes.items()}
     top = max(logs.values())

@@ -73,6 +73,11 @@ def test_sql_answers_in_every_format(run: Run) -> None:
     assert list(csv.DictReader(io.StringIO(printed.decode()))) == [{"parents": "[]", "names": '["a", "b"]'}]
 
 
+def test_equal_column_names_and_odd_numbers_lose_nothing(run: Run) -> None:
+    found = _json(run, "sql", "select 1 as a, 2 as a, 3 as a_1, 'nan'::double as n")
+    assert found == [{"a": 1, "a_2": 2, "a_1": 3, "n": None}]
+
+
 def test_names_that_look_like_markup_are_printed_as_they_are(run: Run) -> None:
     _, printed, _ = run("sql", "select '[red]x[/red]' as c")
     assert "[red]x[/red]" in printed.decode()
@@ -130,6 +135,8 @@ MISTAKES = [
     (["create", "x", "--uniform", "--proportional"], "give one of"),
     (["create", "x", "--temperature", "-1"], "above 0"),
     (["create", "x", "--weights", "none.json"], "none.json"),
+    (["create", "x", "--weights", "empty.json"], "no weights"),
+    (["create", "x", "--min-examples", "0"], "1 or more"),
     (["create", "9x"], "mixture name"),
     (["show", "nothing"], "no mixture 'nothing'"),
     (["select", "m", "--top", "170", "--name", "t"], "allowed: above 0 to 100"),
@@ -138,6 +145,8 @@ MISTAKES = [
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--steps", "0"], "steps is 0"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "temprature=1"], "did you mean 'temperature'"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "seed=soon"], "type int"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--seed", "5000000000"], "seed is 5000000000"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--learning-rate", "inf"], "learning_rate is inf"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--algorithm", "drdo"], "allowed: tdro"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--config", "no.toml"], "no.toml"),
     (["train", "--mix", "m", "--model", "nobody/nothing", "--out", "o"], "nobody/nothing"),
@@ -158,6 +167,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
 def test_a_mistake_gets_one_or_two_plain_lines_and_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
     run("create", "m")
+    Path("empty.json").write_text("{}")
     code, out, err = run(*arguments)
     assert code == 2, err
     assert out == b""

@@ -131,3 +131,21 @@ def test_passages_are_drawn_without_repetition_while_they_last() -> None:
     assert none == []
     assert draw_passages([list(range(100))], 5, (1, "negative", 3))[0] == many
     assert draw_passages([list(range(100))], 5, (1, "negative", 4))[0] != many
+
+
+def test_mixed_batches_are_functions_of_their_step_too() -> None:
+    forward = BatchPlan(WEIGHTS, SIZES, 7, 3)  # 7: steps begin anywhere in Philox's blocks of four
+    batches = [forward.mixed(step) for step in range(40)]
+    for step in (39, 3, 17, 0):
+        for fresh in (BatchPlan(WEIGHTS, SIZES, 7, 3).mixed(step), forward.mixed(step)):
+            np.testing.assert_array_equal(fresh[0], batches[step][0])
+            np.testing.assert_array_equal(fresh[1], batches[step][1])
+
+
+def test_plans_over_odd_input_are_refused() -> None:
+    with pytest.raises(UsageError, match="sum to 1"):
+        BatchPlan({"a": float("nan"), "b": 0.5}, {"a": 1, "b": 1}, 1, 0)
+    with pytest.raises(UsageError, match="positives are not given for every row of: a"):
+        BatchPlan({"a": 1.0}, {"a": 2}, 1, 0, positives={"a": [[1]]})
+    with pytest.raises(UsageError, match="without rows: b"):
+        BatchPlan({"a": 1.0, "b": 0.0}, {"a": 2, "b": 0}, 1, 0).mixed(0)

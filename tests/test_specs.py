@@ -112,3 +112,11 @@ def test_temperature_against_the_formula() -> None:
 def test_uniform_sums_to_one_for_any_count() -> None:
     for count in range(1, 60):
         assert set(uniform([Component(str(n), "d", 0.0) for n in range(count)]).weights.values()) == {1 / count}
+
+
+def test_huge_and_tiny_weights_are_scaled() -> None:
+    assert normalise({"a": 1e308, "b": 1e308}) == {"a": 0.5, "b": 0.5}
+    assert normalise({"a": 1e-300, "b": 3e-300}) == pytest.approx({"a": 0.25, "b": 0.75})
+    for weights in ({}, {"a": 0.0}, {"a": math.inf}, {"a": -1.0}):
+        with pytest.raises(UsageError):
+            normalise(weights)

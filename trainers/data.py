@@ -46,6 +46,11 @@ class BatchSource:
         self.mixture = mixture
         self.plan = plan
         self.negatives = negatives
+        stuck = [name for name, part in mixture.components.items() if part.without_candidates()]
+        if stuck:
+            raise UsageError(
+                f"nothing can serve as a negative for some examples of: {', '.join(stuck)}; leave these collections out"
+            )
 
     def homogeneous(self, step: int) -> TextBatch:
         """A batch of one collection (fine-tuning)."""
@@ -97,8 +102,6 @@ class BatchSource:
 
 def _random_passages(part: ComponentData, example: Example, count: int, random: np.random.Generator) -> list[int]:
     """Passages of the collection that are not the example's, for an example that came without negatives."""
-    if part.num_passages <= len(example.positives):
-        raise UsageError(f"collection {part.collection!r} has no passage that could be a negative")
     drawn: list[int] = []
     while len(drawn) < count:
         number = int(random.integers(part.num_passages))

@@ -25,7 +25,7 @@ Invoke = Callable[[Sequence[str]], Any]
 MODEL = "tiny-qwen2"
 MARK = ".mixture-demo"
 # What a 2-layer model with random weights needs; the defaults are the paper's, for pretrained language models.
-SETTINGS = ("--batch-size", "32", "--learning-rate", "0.002", "--set", "temperature=0.05", "--set", "negatives=3",
+SETTINGS = ("--batch-size", "32", "--learning-rate", "0.001", "--set", "temperature=0.05",
             "--set", "max_query_tokens=48", "--set", "max_passage_tokens=96")  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
 
     count = ("--steps", str(steps), *SETTINGS)
     learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", *count,
-                  "--set", "weights_learning_rate=0.1")  # fmt: skip
+                  "--set", "negatives=3", "--set", "weights_learning_rate=0.1")  # fmt: skip
     _say(f"{learned['reference']} = {learned['id']}: heaviest {_weights(learned['components'][:3])}")
     top = run("select", "tdro", "--top", "70", "--name", "top70")
     _say(f"{top['reference']} = {top['id']}: {len(top['components'])} of {len(learned['components'])} collections")
@@ -61,7 +61,7 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     scores = {}
     for name in ("uniform", "tdro"):
         out = str(folder / "models" / name)
-        trained = run("train", "--mix", name, "--model", MODEL, "--out", out, *count)[0]
+        trained = run("train", "--mix", name, "--model", MODEL, "--out", out, *count, "--set", "negatives=1")[0]
         _say(f"{trained['steps']} steps on {trained['mixture']}, saved to {out}")
         results = run("evaluate", out, "--suite", suites)
         scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}

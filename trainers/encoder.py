@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from tokenizers import Tokenizer
@@ -42,12 +44,13 @@ def load_encoder(model: str, *, max_tokens: int | None = None) -> SentenceTransf
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no model loads from {model!r}: {first[:200]}") from error
-    if not (Path(source) / "modules.json").is_file() and not any(isinstance(m, Normalize) for m in encoder):
+    plain = not _is_embedding_model(source)
+    if plain and not any(isinstance(m, Normalize) for m in encoder):
         encoder.append(Normalize())
     if max_tokens is not None:
         limit = encoder.max_seq_length
         encoder.max_seq_length = min(max_tokens, limit) if limit else max_tokens
-    if _pools_last_token(encoder):
+    if plain and _pools_last_token(encoder):
         append_end_token(encoder.tokenizer)
     return encoder
 
@@ -61,6 +64,26 @@ def _locate(model: str) -> str:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"no model folder {model!r}")
     return model
+
+
+def _is_embedding_model(source: str) -> bool:
+    """Whether it comes with modules of its own (a folder, or a hub model in the cache) and stays as it is."""
+    if Path(source).is_dir():
+        return (Path(source) / "modules.json").is_file()
+    return isinstance(try_to_load_from_cache(source, "modules.json"), str)
+
+
+def model_identity(model: str) -> str:
+    """What a run's identity takes for a model: a hash of a folder's weights and tokenizer, or the hub name."""
+    folder = Path(_locate(model))
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".bin") or file.name == "tokenizer.json":
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _pools_last_token(encoder: SentenceTransformer) -> bool:
@@ -157,8 +180,9 @@ def embed(encoder: SentenceTransformer, texts: Sequence[str], *, max_tokens: int
     padded tokens (or one text) and little padding.
     """
     unique = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    # Without the end token the last one is cut: truncation counts the tokens that the tokenizer appends.
-    encoded = encoder.tokenizer(list(unique), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    limit = min(max_tokens, encoder.max_seq_length or max_tokens)
+    # The limit counts the end token, which truncation keeps.
+    encoded = encoder.tokenizer(list(unique), truncation=True, max_length=limit, padding=False)["input_ids"]
     lengths = np.array([len(ids) for ids in encoded])
     order = np.argsort(-lengths, kind="stable")
     parts = []

@@ -21,10 +21,11 @@ from mixture.registry import SavedMixture
 from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.write import append, insert_rows
-from trainers.encoder import load_encoder
+from trainers.encoder import load_encoder, model_identity
 from trainers.evaluation.evaluate import SuiteResult, document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.loop import finished
 from trainers.loop import Progress
 from trainers.settings import TrainingSettings, run_id
 from trainers.tdro.config import TdroSettings
@@ -62,14 +63,18 @@ def learn(
     """
     data = materialise(store, mixture.spec)
     proxy_model = resolve_model(store, data, proxy, seed=settings.seed)
-    if reference is None:
-        reference = str(
-            _train_reference(store, mixture, proxy_model, reference_settings or _as_finetune(settings), stage)
-        )
-    run = run_id("tdro", mixture.spec.id, settings, name=name, proxy=proxy_model, reference=reference)
+    chosen = reference_settings or _as_finetune(settings)
+    # A reference of our own is named by what it is trained on, so that a finished run is found without training one.
+    uniform = mixture.spec.with_weights(dict.fromkeys(mixture.spec.weights, 1.0))
+    identity = model_identity(reference) if reference else run_id("reference", uniform.id, chosen, model=proxy)
+    run = run_id("tdro", mixture.spec.id, settings, name=name, proxy=model_identity(proxy_model), reference=identity)
     done = store.rows("SELECT result FROM runs WHERE run_id = ? AND status = 'finished'", [run])
     if done:
         return registry.resolve(store, done[0]["result"])
+    if reference is None:
+        out = store.root / "runs" / f"reference-{identity}"
+        finetune(materialise(store, uniform), proxy_model, chosen, out, progress=stage("reference model"))
+        reference = str(out)
     with _recorded(store, run, "tdro", mixture, settings, proxy=proxy_model, reference=reference, name=name) as result:
         weights = learn_weights(
             data, proxy_model, reference, settings, store.root / "runs" / run,
@@ -88,7 +93,9 @@ def train(
     """Fine-tune `model` on a mixture into the folder `out`; the run is in the store. Returns the run's id."""
     data = materialise(store, mixture.spec)
     base = resolve_model(store, data, model, seed=settings.seed)
-    run = run_id("finetune", mixture.spec.id, settings, model=base)
+    run = run_id("finetune", mixture.spec.id, settings, model=model_identity(base))
+    if finished(out, run):
+        return run
     with _recorded(store, run, "finetune", mixture, settings, model=base, out=str(out.resolve())) as result:
         finetune(data, base, settings, out, progress=stage("training"))
         result.append(str(out.resolve()))
@@ -148,17 +155,6 @@ def _record_evaluation(store: Store, model: str, results: Sequence[SuiteResult])
     )  # fmt: skip
 
 
-def _train_reference(store: Store, mixture: SavedMixture, proxy: str, settings: FinetuneSettings, stage: Stage) -> Path:
-    """The reference model: the proxy fine-tuned on the same collections, equally weighted. Trained once, then found."""
-    names = list(mixture.spec.weights)
-    spec = mixture.spec.with_weights(dict.fromkeys(names, 1.0 / len(names)))
-    data = materialise(store, spec)
-    run = run_id("reference", spec.id, settings, model=proxy)
-    out = store.root / "runs" / f"reference-{run}"
-    finetune(data, proxy, settings, out, progress=stage("reference model"))
-    return out
-
-
 def _as_finetune(settings: TrainingSettings) -> FinetuneSettings:
     shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
     return FinetuneSettings(**shared)
@@ -184,9 +180,6 @@ def _recorded(
             )
         )
 
-    if store.rows("SELECT 1 FROM runs WHERE run_id = ? AND status = 'finished'", [run]):
-        yield []  # called again with nothing left to do: the row stays as it is
-        return
     store.transaction(begin)
     result: list[str] = []
     try:

@@ -17,6 +17,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from mixture.errors import MixtureError, UsageError
+from trainers.data import TextBatch
+from trainers.encoder import embed
 from trainers.settings import TrainingSettings
 
 # Called after each step with (step, number of steps, one line to show).
@@ -73,6 +75,16 @@ class TrainingLoop:
         self.accelerator.register_for_checkpointing(self.schedule, *also)
         self.step = 0
         self._parameters = parameters
+
+    def embed(self, encoder: SentenceTransformer, batch: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries (B, D) and passages (B·N, D) in float32: a loss in bf16 would be off by a nat at τ = 0.002."""
+        settings = self.settings
+        with self.accelerator.autocast():
+            query = embed(encoder, batch.queries, max_tokens=settings.max_query_tokens,
+                          tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
+            passages = embed(encoder, batch.passages, max_tokens=settings.max_passage_tokens,
+                             tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
+        return query.float(), passages.float()
 
     def descend(self, loss: torch.Tensor) -> None:
         """One optimiser step on a scalar loss; counts it."""

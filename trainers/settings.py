@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -50,12 +51,13 @@ class TrainingSettings:
         at_least_one = ("steps", "batch_size", "negatives", "max_query_tokens", "max_passage_tokens",
                         "tokens_per_pass", "checkpoint_every")  # fmt: skip
         above_zero = ("learning_rate", "temperature", "max_gradient_norm")
-        not_negative = ("warmup_steps", "weight_decay", "lora_rank", "seed")
+        not_negative = ("warmup_steps", "weight_decay", "lora_rank", "lora_alpha", "seed")
         below_one = ("min_learning_rate_ratio", "lora_dropout")
         return (
             [(n, "1 or more") for n in at_least_one if getattr(self, n) < 1]
-            + [(n, "above 0") for n in above_zero if not getattr(self, n) > 0]
-            + [(n, "0 or more") for n in not_negative if getattr(self, n) < 0]
+            + [(n, "above 0") for n in above_zero if not 0 < getattr(self, n) < math.inf]
+            + [(n, "0 or more") for n in not_negative if not 0 <= getattr(self, n) < math.inf]
+            + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
         )
 

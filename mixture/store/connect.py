@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +26,13 @@ COMMIT_ATTEMPTS = 12
 CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
 
 
+# What may stand in FROM beside tables. Others read files of any kind (sqlite_scan ignores DuckDB's own switch), run
+# queries given as text, or clean the lake up.
+TABLE_FUNCTIONS = frozenset(
+    {"current_snapshot", "generate_series", "range", "repeat", "snapshots", "table_info", "unnest"}
+)
+
+
 class Store:
     """A store of collections and mixtures. Use as a context manager.
 
@@ -38,12 +47,15 @@ class Store:
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False) -> Store:
+        if re.match(r"[a-z0-9]{2,}:", str(uri)):
+            raise UsageError(f"{uri}: a store is a folder for now; catalogs in PostgreSQL are not there yet")
         root = Path(uri).expanduser().resolve()
         exists = (root / "catalog.sqlite").is_file()
         if not exists:
             if not create:
                 raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
-            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            # A data folder without a catalog is what a kill leaves at the very start.
+            if root.exists() and (not root.is_dir() or any(p.name != "data" for p in root.iterdir())):
                 raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
         store = cls(root)
         if not exists:
@@ -69,8 +81,8 @@ class Store:
     def sql(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """One read-only query over everything in the store, as an Arrow table.
 
-        The connection is shut in: no files, no network, no extensions, no settings, no writes. A mistake in the query
-        is a `UsageError` with DuckDB's first line.
+        The connection is shut in: no files, no network, no extensions, no settings, no writes, and only the table
+        functions of `TABLE_FUNCTIONS`. A mistake in the query is a `UsageError` with DuckDB's first line.
         """
         if self._reader is None:
             self._reader = _connect(self.root, read_only=True)
@@ -83,6 +95,10 @@ class Store:
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 got = ", ".join(statement.type.name for statement in statements) or "none"
                 raise UsageError(f"one SELECT statement is allowed, the store is read-only here; got {got}")
+            refused = sorted(_table_functions(self._reader, query) - TABLE_FUNCTIONS)
+            if refused:
+                allowed = ", ".join(sorted(TABLE_FUNCTIONS))
+                raise UsageError(f"table function {refused[0]!r} is not allowed here; allowed: {allowed}")
             result = self._reader.execute(statements[0], params)
             return result.to_arrow_table()
         except duckdb.Error as error:
@@ -90,7 +106,10 @@ class Store:
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """A query of the toolkit's own (large results, registered tables), outside any transaction."""
-        return self.connection.execute(query, params).to_arrow_table()
+        try:
+            return self.connection.execute(query, params).to_arrow_table()
+        except duckdb.Error as error:
+            raise StoreError(f"the store could not be read: {_first_lines(error)}") from error
 
     def rows(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """`read` as a list of dictionaries, for small results."""
@@ -166,6 +185,25 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         raise StoreError(
             f"DuckDB's extension {name} is missing; pip install {wheel}=={duckdb.__version__} ({_first_lines(error)})"
         ) from error
+
+
+def _table_functions(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
+    """Names of the table functions anywhere in a SELECT, by DuckDB's own parser."""
+    row = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
+    tree = json.loads(row[0]) if row else {"error": True}
+    if tree.get("error"):
+        raise UsageError(f"this query cannot be checked: {tree.get('error_message', 'it does not parse')}")
+    found: set[str] = set()
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            if node.get("type") == "TABLE_FUNCTION":
+                found.add(str(node["function"].get("function_name", "?")).lower())
+            nodes.extend(node.values())
+        elif isinstance(node, list):
+            nodes.extend(node)
+    return found
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:

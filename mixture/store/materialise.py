@@ -19,11 +19,15 @@ from mixture.store.connect import Store
 
 BATCH_ROWS = 16_384
 
-PASSAGES = """SELECT passage_id, title, text FROM passages WHERE collection = $c ORDER BY passage_id"""
+# Only passages that the digest pins: those that an example names. What removed examples left behind stays out.
+USED = """(SELECT unnest(positives).passage_id AS passage_id FROM examples WHERE collection = $c
+           UNION SELECT passage_id FROM negatives WHERE collection = $c)"""
+PASSAGES = f"""SELECT passage_id, title, text FROM passages SEMI JOIN {USED} USING (passage_id)
+               WHERE collection = $c ORDER BY passage_id"""
 # Passages by their row number in passages.arrow; lists keep a stated order so that draws by index are reproducible.
-EXAMPLES = """
+EXAMPLES = f"""
 WITH place AS (SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::INTEGER AS row
-               FROM passages WHERE collection = $c),
+               FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c),
      positive AS (SELECT example_id, list(row ORDER BY row) AS rows FROM (
                       SELECT example_id, unnest(positives).passage_id AS passage_id
                       FROM examples WHERE collection = $c) JOIN place USING (passage_id) GROUP BY example_id),
@@ -48,7 +52,8 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     for component in spec.components:
         target = root / "components" / component.digest
         if not target.exists():
-            _write_component(store, component, target)
+            # One transaction: all reads see one snapshot, whatever others write meanwhile.
+            store.transaction(lambda _, c=component, t=target: _write_component(store, c, t))  # type: ignore[misc]
     index = root / f"{spec.id}.json"
     if not index.exists():
         _write_atomically(index, spec.to_json())

@@ -60,12 +60,11 @@ def add_file(
     def work(connection: duckdb.DuckDBPyConnection) -> FileCounts:
         connection.execute("DELETE FROM rejects WHERE collection = ? AND file = ?", [facts.collection, file])
         counts = FileCounts()
-        prompts = dict.fromkeys(facts.prompts)
+        prompts: set[str] = set()
         for batch in batches():
             counts += _add_batch(connection, facts.collection, batch)
-            # A card's prompts win over those that rows carry.
-            prompts = prompts if facts.prompts else prompts | dict.fromkeys(batch.prompts)
-        _declare(connection, facts, list(prompts))
+            prompts.update(batch.prompts)
+        _declare(connection, facts, prompts)
         connection.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, now())",
                            [facts.collection, file, sha256, *asdict(counts).values()])  # fmt: skip
         return counts
@@ -73,23 +72,36 @@ def add_file(
     return store.transaction(work)
 
 
-def _declare(connection: duckdb.DuckDBPyConnection, facts: CollectionFacts, prompts: list[str]) -> None:
-    """Insert the collection, or bring card and prompts up to date where something was declared."""
-    row = connection.execute(
+def declare(store: Store, facts: CollectionFacts) -> None:
+    """Bring a stored collection's card and prompts up to date, where they differ."""
+    stored = store.rows("SELECT card, prompts, is_symmetric FROM collections WHERE collection = ?", [facts.collection])
+    if stored and list(stored[0].values()) != _merged(list(stored[0].values()), facts, ()):
+        store.transaction(lambda connection: _declare(connection, facts, ()))
+
+
+def _declare(connection: duckdb.DuckDBPyConnection, facts: CollectionFacts, prompts: Iterable[str]) -> None:
+    """Insert the collection, or bring it up to date. `prompts` are those that rows carried."""
+    found = connection.execute(
         "SELECT card, prompts, is_symmetric FROM collections WHERE collection = ?", [facts.collection]
     ).fetchone()
-    if row is None:
-        connection.execute(
-            "INSERT INTO collections VALUES (?, ?, ?, ?, now())",
-            [facts.collection, facts.card, prompts, facts.symmetric],
-        )
-        return
-    new = (facts.card or row[0], prompts or row[1], row[2] if facts.symmetric is None else facts.symmetric)
-    if new != tuple(row):
+    new = _merged(list(found or (None, [], None)), facts, prompts)
+    if found is None:
+        connection.execute("INSERT INTO collections VALUES (?, ?, ?, ?, now())", [facts.collection, *new])
+    elif new != list(found):
         connection.execute(
             "UPDATE collections SET card = ?, prompts = ?, is_symmetric = ? WHERE collection = ?",
             [*new, facts.collection],
         )
+
+
+def _merged(stored: list[Any], facts: CollectionFacts, prompts: Iterable[str]) -> list[Any]:
+    """Card, prompts, symmetry: a card's win; without one, the prompts of all files' rows, in an order that does not
+    depend on the files'."""
+    if facts.card is not None:
+        return [facts.card, list(facts.prompts), facts.symmetric]
+    if stored[0] is not None:
+        return stored
+    return [None, sorted({*(stored[1] or ()), *facts.prompts, *prompts}), facts.symmetric]
 
 
 def _add_batch(connection: duckdb.DuckDBPyConnection, collection: str, batch: Batch) -> FileCounts:
@@ -132,8 +144,11 @@ def add_negatives(store: Store, collection: str, negatives: pa.Table, *, replace
             "DELETE FROM negatives WHERE collection = ? AND list_contains(?, miner)", [collection, list(replace)]
         )
         connection.register("new_negatives", negatives)
+        # A passage that is a negative of the example already, of another miner, stays as it is.
         connection.execute(
-            "INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n", {"c": collection}
+            """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n ANTI JOIN
+               (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)""",
+            {"c": collection},
         )
         return negatives.num_rows
 

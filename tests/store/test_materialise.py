@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mixture import Store, UsageError, jobs, registry
 from mixture.specs import MixtureSpec
 from mixture.store import read
 from mixture.store.materialise import materialise
+from mixture.store.write import remove_examples
 
 
 def _uniform(store: Store) -> MixtureSpec:
@@ -90,3 +92,23 @@ def test_a_materialised_folder_travels_without_duckdb(small_store: Store, tmp_pa
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed.split(" ", 1) == ["40", read.pairs(small_store, "hard")["query"][3].as_py() + "\n"]
+
+
+def test_only_passages_that_the_digest_pins_are_materialised(
+    tmp_path: Path, write_collection: Callable[..., Path]
+) -> None:
+    """What a removed example leaves in the store must not change what training draws under the same id."""
+    lines = write_collection(tmp_path, "c").read_text().splitlines(keepends=True)
+    (tmp_path / "rest.jsonl").write_text("".join(lines[1:]))
+    with Store.open(tmp_path / "whole", create=True) as whole, Store.open(tmp_path / "part", create=True) as part:
+        jobs.ingest(whole, [str(tmp_path / "c.jsonl")], name="c")
+        jobs.ingest(part, [str(tmp_path / "rest.jsonl")], name="c")
+        (gone,) = set(read.queries(whole, "c")["example_id"].to_pylist()) - set(
+            read.queries(part, "c")["example_id"].to_pylist()
+        )
+        remove_examples(whole, pa.table({"collection": ["c"], "example_id": [gone], "reason": ["test"]}))
+        specs = [registry.weighted(registry.pin(s), {"c": 1.0}) for s in (whole, part)]
+        assert specs[0].id == specs[1].id
+        data = [materialise(s, spec).components["c"] for s, spec in zip((whole, part), specs, strict=True)]
+    assert list(data[0].texts()) == list(data[1].texts())
+    assert data[0].num_passages < 200

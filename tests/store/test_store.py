@@ -87,6 +87,12 @@ def test_sql_sees_later_commits_and_takes_parameters(tmp_path: Path) -> None:
         "CREATE TABLE t (i INTEGER)",
         "CALL ducklake_expire_snapshots('lake', older_than => now())",
         "FROM ducklake_expire_snapshots('lake', older_than => now())",
+        "SELECT * FROM sqlite_scan('{catalog}', 'ducklake_snapshot')",
+        "SELECT (SELECT count(*) FROM sqlite_attach('{catalog}'))",
+        "WITH t AS (FROM read_blob('{catalog}')) FROM t",
+        "FROM '{catalog}'",
+        "FROM query('SELECT 42')",
+        "FROM ducklake_cleanup_old_files('lake', cleanup_all => true)",
         "SELECT 1; DROP TABLE test_queries",
         "",
     ],
@@ -97,7 +103,7 @@ def test_sql_is_read_only_and_shut_in(tmp_path: Path, query: str) -> None:
     with Store.open(tmp_path / "s", create=True) as store:
         insert_rows(store, "test_queries", TEST_QUERIES)
         with pytest.raises(UsageError) as caught:
-            store.sql(query.format(outside=outside, data=store.root / "data"))
+            store.sql(query.format(outside=outside, data=store.root / "data", catalog=store.root / "catalog.sqlite"))
         assert "password" not in str(caught.value)
         assert len(str(caught.value).splitlines()) <= 2
         assert store.sql("SELECT sum(length(query)) AS n FROM test_queries").to_pylist() == [{"n": 50}]

@@ -112,3 +112,27 @@ def _one_batch(query: str, positive: str) -> Batch:
 
     example = RawExample(1, query, [RawPassage(positive)])
     return next(iter(build_batches([example], file="f", language=None, fingerprint=None)))
+
+
+def test_prompts_of_several_files_are_united_and_a_card_given_later_wins(tmp_path: Path) -> None:
+    for name, prompt in (("one", "Second prompt"), ("two", "First prompt")):
+        row = {"query": f"question {name}", "pos": [f"answer {name}"], "prompt": prompt}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    files = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    with Store.open(tmp_path / "s", create=True) as store:
+        jobs.ingest(store, files, name="c")
+        assert read.collections(store)[0].prompts == ("First prompt", "Second prompt")
+        assert jobs.ingest(store, files, name="c", card="msmarco")[0].unchanged == 2
+        found = read.collections(store)[0]
+        assert (found.card, len(found.prompts)) == ("msmarco", 1)
+        assert found.prompts[0].startswith("Given a web search query")
+        (tmp_path / "three.jsonl").write_text((tmp_path / "one.jsonl").read_text().replace("one", "three"))
+        jobs.ingest(store, [str(tmp_path / "three.jsonl")], name="c")
+        assert read.collections(store)[0].prompts == found.prompts
+
+
+def test_a_mined_negative_that_is_there_already_is_not_stored_twice(small_store: Store) -> None:
+    negative = small_store.sql("SELECT example_id, passage_id FROM negatives WHERE collection = 'easy' LIMIT 1")
+    row = negative.to_pylist()[0] | {"rank": 1, "score": 1.0, "miner": "m"}
+    add_negatives(small_store, "easy", pa.Table.from_pylist([row]), replace=["m"])
+    assert small_store.sql("SELECT 1 FROM negatives WHERE miner = 'm'").num_rows == 0

@@ -98,8 +98,8 @@ def test_a_collection_of_one_passage_has_no_negatives(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", create=True) as store:
         jobs.ingest(store, [str(tmp_path / "one.jsonl")])
         data = materialise(store, registry.weighted(registry.pin(store), {"one": 1.0}))
-    with pytest.raises(UsageError, match="'one' has no passage that could be a negative"):
-        _source(data, negatives=1).homogeneous(0)
+    with pytest.raises(UsageError, match="nothing can serve as a negative for some examples of: one"):
+        _source(data, negatives=1)
 
 
 def test_prompts_are_drawn_from_those_of_the_card(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from mixture.errors import UsageError
-from trainers.encoder import add_lora, append_end_token, embed, load_encoder, merge_lora
+from trainers.encoder import add_lora, append_end_token, embed, load_encoder, merge_lora, model_identity
 from trainers.settings import TrainingSettings
 from trainers.tiny import build_tiny
 
@@ -118,3 +119,34 @@ def test_models_that_do_not_load_are_usage_errors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-thing"}))
     with pytest.raises(UsageError, match="no model loads from"):
         load_encoder(str(tmp_path))
+
+
+def test_embedding_respects_the_models_own_limit(tiny_model: Path) -> None:
+    encoder = load_encoder(str(tiny_model), max_tokens=6).eval()
+    long = "the river of the north and the king of the south"
+    got = embed(encoder, [long], max_tokens=500, tokens_per_pass=1000)
+    np.testing.assert_allclose(got.detach().numpy(), encoder.encode([long]), atol=1e-6)
+    assert not np.allclose(got.detach().numpy(), load_encoder(str(tiny_model)).encode([long]), atol=1e-3)
+
+
+def test_an_embedding_model_keeps_its_own_tokenizer(tmp_path: Path, tiny_model: Path) -> None:
+    """A ready-made model may end its texts with another token than `eos_token`; it stays as it is."""
+    model = SentenceTransformer(str(tiny_model))
+    model.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|pad|>", special_tokens=[("<|pad|>", model.tokenizer.pad_token_id)]
+    )
+    model.save(str(tmp_path / "own"), create_model_card=False)
+    ids = load_encoder(str(tmp_path / "own")).tokenizer("the king").input_ids
+    assert ids[-1] == model.tokenizer.pad_token_id
+    assert model.tokenizer.eos_token_id not in ids
+
+
+def test_a_models_identity_is_its_content_not_its_place(tmp_path: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    assert model_identity(str(tmp_path / "copy")) == model_identity(str(tiny_model))
+    other = SentenceTransformer(str(tiny_model))
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    other.save(str(tmp_path / "copy"), create_model_card=False)
+    assert model_identity(str(tmp_path / "copy")) != model_identity(str(tiny_model))
+    assert model_identity("organisation/name") == "organisation/name"

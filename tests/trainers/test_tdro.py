@@ -14,11 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
-from mixture import Store, UsageError, jobs, registry
+from mixture import MixtureError, Store, UsageError, jobs, registry
 from mixture.materialised import MaterialisedMixture
+from mixture.sampling import BatchPlan
 from trainers import jobs as trainer_jobs
+from trainers.data import BatchSource
+from trainers.encoder import load_encoder
+from trainers.loop import TrainingLoop
 from trainers.tdro.config import TdroSettings
+from trainers.tdro.loop import _losses
 
 SETTINGS = TdroSettings(
     steps=10, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
@@ -101,7 +108,11 @@ SCRIPT = """
 import sys, time
 from mixture import Store, registry
 from trainers import jobs
+from trainers.data import BatchSource
+from trainers.encoder import load_encoder
+from trainers.loop import TrainingLoop
 from trainers.tdro.config import TdroSettings
+from trainers.tdro.loop import _losses
 settings = eval(sys.argv[2])
 def stage(name):
     def progress(done, total, line):
@@ -152,3 +163,36 @@ def test_wrong_values_are_refused_at_once() -> None:
         replace(SETTINGS, average="nonsense")
     with pytest.raises(UsageError, match="measurement is excess; allowed: relative"):
         replace(SETTINGS, measurement="excess")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_losses_are_float32_whatever_the_model_computes_in(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, bf16: bool
+) -> None:
+    """At the paper's temperature a loss in bf16 is off by a nat."""
+    AcceleratorState._reset_state(True)  # one process keeps one precision
+    settings = replace(SETTINGS, bf16=bf16, temperature=0.002)
+    loop = TrainingLoop(load_encoder(str(tiny_model)), settings, tmp_path)
+    plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
+    losses = _losses(loop, loop.encoder, BatchSource(mixture_data, plan, negatives=2).mixed(0))
+    AcceleratorState._reset_state(True)
+    assert losses.dtype == torch.float32
+    assert losses.max() > 1  # there is something to lose precision on
+
+
+def test_history_lost_between_checkpoint_and_store_is_written_on_the_next_call(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = registry.resolve(small_store, "mix")
+    arguments = (small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS)
+
+    def broken(*_: object) -> None:
+        raise MixtureError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(MixtureError, match="disk is full"):
+        patch.setattr(trainer_jobs, "_record_history", broken)
+        trainer_jobs.learn(*arguments)
+    assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "failed"}]
+    trainer_jobs.learn(*arguments)
+    assert len(_history(small_store)) == 10 * 3
+    assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "finished"}]

@@ -13,7 +13,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers.data import DEFAULT_PROMPT, BatchSource, query_prefix
-from trainers.encoder import add_lora, embed, load_encoder, merge_lora
+from trainers.encoder import add_lora, load_encoder, merge_lora, model_identity
 from trainers.finetune.config import FinetuneSettings
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce
@@ -31,7 +31,7 @@ def finetune(
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
     returns at once. Raises `UsageError` where `out` holds another run or other files.
     """
-    run = run_id("finetune", mixture.spec.id, settings, model=model)
+    run = run_id("finetune", mixture.spec.id, settings, model=model_identity(model))
     if finished(out, run):
         return run
     encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
@@ -46,15 +46,11 @@ def finetune(
     loop.encoder.train()
     while loop.step < settings.steps:
         batch = source.homogeneous(loop.step)
-        with loop.accelerator.autocast():
-            query = embed(loop.encoder, batch.queries, max_tokens=settings.max_query_tokens,
-                          tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
-            passages = embed(loop.encoder, batch.passages, max_tokens=settings.max_passage_tokens,
-                             tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
+        query, passages = loop.embed(loop.encoder, batch)
         masked = None if batch.masked is None else batch.masked.to(query.device)
         losses = info_nce(
-            query.float(),
-            passages.float(),
+            query,
+            passages,
             temperature=settings.temperature,
             in_batch=settings.in_batch,
             masked=masked if settings.in_batch else None,

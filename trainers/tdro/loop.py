@@ -14,7 +14,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers.data import BatchSource, TextBatch
-from trainers.encoder import add_lora, embed, load_encoder
+from trainers.encoder import add_lora, load_encoder
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce
 from trainers.tdro.config import TdroSettings
@@ -65,6 +65,8 @@ def learn_weights(
         if progress is not None:
             heaviest = max(rows, key=lambda row: row["weight"])
             progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
+    if record is not None:
+        record(history.rows)  # once more: a run killed right after its last checkpoint comes here without a step
     chosen: Tensor = getattr(weights, settings.average)
     return dict(zip(names, chosen.tolist(), strict=True))
 
@@ -75,10 +77,9 @@ def _step(
     """Weights first (equation 4), then the proxy with the new weights (equation 6). Returns the history's rows."""
     settings: TdroSettings = loop.settings  # type: ignore[assignment]
     groups = torch.from_numpy(batch.collections)
-    with loop.accelerator.autocast():
-        proxy_loss = _losses(loop.encoder, batch, settings)
-        with torch.no_grad():
-            reference_loss = _losses(frozen, batch, settings).cpu()
+    proxy_loss = _losses(loop, loop.encoder, batch)
+    with torch.no_grad():
+        reference_loss = _losses(loop, frozen, batch).cpu()
     seen = proxy_loss.detach().cpu()
     measured = measure(seen, reference_loss, groups, len(names), settings.measurement)
     weights.advance(
@@ -106,10 +107,7 @@ def _step(
     ]
 
 
-def _losses(encoder: SentenceTransformer, batch: TextBatch, settings: TdroSettings) -> Tensor:
-    """Equation 2 on the batch, hard negatives only, (B,)."""
-    query = embed(encoder, batch.queries, max_tokens=settings.max_query_tokens,
-                  tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
-    passages = embed(encoder, batch.passages, max_tokens=settings.max_passage_tokens,
-                     tokens_per_pass=settings.tokens_per_pass)  # fmt: skip
-    return info_nce(query.float(), passages.float(), temperature=settings.temperature)
+def _losses(loop: TrainingLoop, encoder: SentenceTransformer, batch: TextBatch) -> Tensor:
+    """Equation 2 on the batch, hard negatives only, (B,) float32."""
+    query, passages = loop.embed(encoder, batch)
+    return info_nce(query, passages, temperature=loop.settings.temperature)

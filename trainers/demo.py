@@ -24,6 +24,7 @@ Invoke = Callable[[Sequence[str]], Any]
 
 MODEL = "tiny-qwen2"
 MARK = ".mixture-demo"
+# The release's floor at the demo's batch size: 0.2 / 32 (see `relative_measurement`).
 # What a 2-layer model with random weights needs; the defaults are the paper's, for pretrained language models.
 SETTINGS = ("--batch-size", "32", "--learning-rate", "0.001", "--set", "temperature=0.05",
             "--set", "max_query_tokens=48", "--set", "max_passage_tokens=96")  # fmt: skip
@@ -53,7 +54,8 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
 
     count = ("--steps", str(steps), *SETTINGS)
     learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", *count,
-                  "--set", "negatives=3", "--set", "weights_learning_rate=0.1")  # fmt: skip
+                  "--set", "negatives=3", "--set", "weights_learning_rate=0.1",
+                  "--set", "reference_floor=0.00625")  # fmt: skip
     _say(f"{learned['reference']} = {learned['id']}: heaviest {_weights(learned['components'][:3])}")
     top = run("select", "tdro", "--top", "70", "--name", "top70")
     _say(f"{top['reference']} = {top['id']}: {len(top['components'])} of {len(learned['components'])} collections")

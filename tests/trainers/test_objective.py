@@ -118,3 +118,14 @@ def test_three_averages() -> None:
     copy = WeightState.uniform(2)
     copy.load_state_dict(state.state_dict())
     assert (copy.num_steps, copy.mean.tolist()) == (2, state.mean.tolist())
+
+
+def test_the_floor_is_a_share_of_the_batchs_reference_loss() -> None:
+    """At a batch of 4 the release's 1e-4 lets a nearly solved example dominate; 0.2 / 4 does not."""
+    proxy, reference = torch.ones(4), torch.tensor([0.003, 1.0, 1.0, 1.0])
+    groups = torch.tensor([0, 1, 1, 1])
+    dominated = relative_measurement(proxy, reference, groups, 2)
+    assert dominated.tolist() == pytest.approx([3.003 / 0.003, 3.003])
+    assert relative_measurement(proxy, reference, groups, 2, floor=0.2 / 4).tolist() == pytest.approx([1.0, 3.003])
+    tensors = (torch.tensor([0.5, 0.5]), proxy, reference, groups)
+    assert update_weights(*tensors, lr=0.1)[0] > 0.5 > update_weights(*tensors, lr=0.1, floor=0.05)[0]

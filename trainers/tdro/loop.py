@@ -81,7 +81,7 @@ def _step(
     with torch.no_grad():
         reference_loss = _losses(loop, frozen, batch).cpu()
     seen = proxy_loss.detach().cpu()
-    measured = measure(seen, reference_loss, groups, len(names), settings.measurement)
+    measured = measure(seen, reference_loss, groups, len(names), settings.measurement, floor=settings.reference_floor)
     weights.advance(
         step_weights(weights.current, measured, lr=settings.weights_learning_rate, max_norm=settings.weights_max_norm)
     )

@@ -26,18 +26,24 @@ def group_mean(values: Tensor, group_ids: Tensor, num_groups: int) -> Tensor:
     return totals / counts.clamp(min=1)
 
 
-def relative_measurement(proxy_loss: Tensor, reference_loss: Tensor, group_ids: Tensor, num_groups: int) -> Tensor:
+def relative_measurement(
+    proxy_loss: Tensor, reference_loss: Tensor, group_ids: Tensor, num_groups: int, *, floor: float = REFERENCE_FLOOR
+) -> Tensor:
     """How much the proxy still has to learn, by collection: M_g of equation 5, (G,), 0 or more.
 
-    Per example: the reference losses are divided by their sum over the batch (L1 norm); what is then below 1e-4 is set
-    to 1, so that an example which the reference has solved counts next to nothing; the proxy loss is divided by that,
-    and averaged by collection.
+    Per example: the reference losses are divided by their sum over the batch (L1 norm); what is then below `floor` is
+    set to 1, so that an example which the reference has solved counts next to nothing; the proxy loss is divided by
+    that, and averaged by collection.
+
+    floor: a share of the batch's summed reference loss. The release's 1e-4 is a fifth of the mean at its batch of 2048,
+    but a three-hundredth at 32, where solved examples then dominate instead of counting for nothing; 0.2 / B is the
+    same share of the mean at a batch of B.
 
     Departs from the paper: equation 5 reads as a ratio of losses averaged per group; the release computes this, and
     its published weights come from it.
     """
     reference = reference_loss / reference_loss.abs().sum().clamp(min=1e-12)
-    reference = torch.where(reference < REFERENCE_FLOOR, torch.ones_like(reference), reference)
+    reference = torch.where(reference < floor, torch.ones_like(reference), reference)
     return group_mean((proxy_loss / reference).clamp(min=0), group_ids, num_groups)
 
 
@@ -50,6 +56,7 @@ def update_weights(
     lr: float,
     max_norm: float = 1.0,
     measurement: str = "relative",
+    floor: float = REFERENCE_FLOOR,
 ) -> Tensor:
     """One step of the weights: equation 4, α_g ← α_g · exp(η · ∇_g) / Σ, (G,), positive, sums to 1.
 
@@ -57,20 +64,29 @@ def update_weights(
     proxy_loss:     (B,) of the model being trained
     reference_loss: (B,) of the frozen reference on the same inputs
     lr:             η_α, 2e-2 in the paper
+    floor:          of the relative measurement, see `relative_measurement`
     max_norm:       ∇ is scaled down to this L2 norm where it is longer, never up
 
     The step is taken in log α with plain gradient ascent, and log α is renormalised each time, as the release does.
     """
-    measured = measure(proxy_loss, reference_loss, group_ids, len(weights), measurement)
+    measured = measure(proxy_loss, reference_loss, group_ids, len(weights), measurement, floor=floor)
     return step_weights(weights, measured, lr=lr, max_norm=max_norm)
 
 
-def measure(proxy_loss: Tensor, reference_loss: Tensor, group_ids: Tensor, num_groups: int, measurement: str) -> Tensor:
+def measure(
+    proxy_loss: Tensor,
+    reference_loss: Tensor,
+    group_ids: Tensor,
+    num_groups: int,
+    measurement: str,
+    *,
+    floor: float = REFERENCE_FLOOR,
+) -> Tensor:
     """The measurement by its name, (G,)."""
     if measurement not in MEASUREMENTS:
         raise UsageError(f"measurement {measurement!r}; allowed: {', '.join(MEASUREMENTS)}")
     with torch.no_grad():
-        return relative_measurement(proxy_loss.detach(), reference_loss.detach(), group_ids, num_groups)
+        return relative_measurement(proxy_loss.detach(), reference_loss.detach(), group_ids, num_groups, floor=floor)
 
 
 def step_weights(weights: Tensor, measured: Tensor, *, lr: float, max_norm: float = 1.0) -> Tensor:

@@ -117,11 +117,13 @@ def learn(job: Job, steps: int, seed: int, floor: float) -> dict[str, Any]:
 
 def train_and_evaluate(job: Job, data: Path, steps: int, seeds: list[int]) -> dict[str, Any]:
     """mixture -> suite -> one nDCG@10 a seed."""
+    # The very model that tDRO used: `tiny-qwen2` of a smaller mixture would have another tokenizer.
+    (model,) = (job.work / "store" / "models").iterdir()
     scores: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
         for mixture in MIXTURES:
             out = str(job.work / "models" / f"{mixture}-{seed}")
-            job("train", "--mix", mixture, "--model", MODEL, "--out", out, "--config", str(RECIPE),
+            job("train", "--mix", mixture, "--model", str(model), "--out", out, "--config", str(RECIPE),
                 "--steps", str(steps), "--seed", str(seed), "--set", "negatives=1",
                 label=f"train {mixture} {seed}")  # fmt: skip
             results = job("evaluate", out, "--suite", str(data / "eval"), label=f"evaluate {mixture} {seed}")

@@ -353,7 +353,7 @@ def sql(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where it works; made anew")] = Path("demo-run"),
-    steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 250,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 200,
 ) -> None:
     """The whole job on 25 small embedded collections, each step's command shown."""
     from trainers.demo import run_demo

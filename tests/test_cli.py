@@ -117,6 +117,22 @@ def test_train_and_evaluate_through_the_commands(run: Run, tmp_path: Path) -> No
     assert "easy" in printed.decode()
 
 
+def test_mining_with_an_encoder_through_the_command(run: Run, small_store: Store, tmp_path: Path) -> None:
+    from trainers.tiny import build_tiny
+
+    texts = small_store.sql("SELECT text FROM passages")["text"].to_pylist()
+    build_tiny(texts, tmp_path / "encoder", seed=1, vocabulary=400, hidden=32)
+    found = _json(run, "mine", "easy", "--miner", str(tmp_path / "encoder"), "--negatives", "3")[0]
+    assert (found["collection"], found["examples"]) == ("easy", 40)
+    rows = small_store.sql(
+        "SELECT miner, count(*) AS n, min(score) AS low, max(score) AS high FROM negatives "
+        "WHERE collection = 'easy' AND miner NOT IN ('provided', 'random') GROUP BY ALL"
+    ).to_pylist()
+    assert [r["miner"] for r in rows] == [str(tmp_path / "encoder")]
+    assert 0 < rows[0]["n"] <= 120
+    assert -1.001 <= rows[0]["low"] < rows[0]["high"] <= 1.001
+
+
 MISTAKES = [
     (["frobnicate"], "frobnicate"),
     (["creat", "x"], "create"),

@@ -24,10 +24,19 @@ Invoke = Callable[[Sequence[str]], Any]
 
 MODEL = "tiny-qwen2"
 MARK = ".mixture-demo"
-# The release's floor at the demo's batch size: 0.2 / 32 (see `relative_measurement`).
 # What a 2-layer model with random weights needs; the defaults are the paper's, for pretrained language models.
-SETTINGS = ("--batch-size", "32", "--learning-rate", "0.001", "--set", "temperature=0.05",
-            "--set", "max_query_tokens=48", "--set", "max_passage_tokens=96")  # fmt: skip
+RECIPE = """# Settings of the demo, for a 2-layer model with random weights.
+steps = {steps}
+batch_size = 32
+learning_rate = 1e-3
+temperature = 0.05
+max_query_tokens = 48
+max_passage_tokens = 96
+negatives = {negatives}
+"""
+TDRO_RECIPE = """weights_learning_rate = 0.1  # a fifth of the paper's steps, five times its rate
+reference_floor = 0.00625    # 0.2 / batch_size: the release's share of the mean loss
+"""
 
 
 def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
@@ -35,6 +44,9 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     _clear(folder)
     started = time.perf_counter()
     write_fixtures(folder)
+    train_recipe, tdro_recipe = folder / "train.toml", folder / "tdro.toml"
+    train_recipe.write_text(RECIPE.format(steps=steps, negatives=1), "utf-8")
+    tdro_recipe.write_text(RECIPE.format(steps=steps, negatives=3) + TDRO_RECIPE, "utf-8")
     os.environ["MIXTURE_STORE"] = str(folder / "store")
     _say(f"fixtures of 25 collections and their held-out suites are in {folder}")
     _say(f"\n$ export MIXTURE_STORE={folder}/store")
@@ -52,10 +64,7 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     uniform = run("create", "uniform", "--uniform")
     _say(f"{uniform['reference']} = {uniform['id']}: {len(uniform['components'])} collections, equal weights")
 
-    count = ("--steps", str(steps), *SETTINGS)
-    learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", *count,
-                  "--set", "negatives=3", "--set", "weights_learning_rate=0.1",
-                  "--set", "reference_floor=0.00625")  # fmt: skip
+    learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", "--config", str(tdro_recipe))
     _say(f"{learned['reference']} = {learned['id']}: heaviest {_weights(learned['components'][:3])}")
     top = run("select", "tdro", "--top", "70", "--name", "top70")
     _say(f"{top['reference']} = {top['id']}: {len(top['components'])} of {len(learned['components'])} collections")
@@ -63,7 +72,7 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     scores = {}
     for name in ("uniform", "tdro"):
         out = str(folder / "models" / name)
-        trained = run("train", "--mix", name, "--model", MODEL, "--out", out, *count, "--set", "negatives=1")[0]
+        trained = run("train", "--mix", name, "--model", MODEL, "--out", out, "--config", str(train_recipe))[0]
         _say(f"{trained['steps']} steps on {trained['mixture']}, saved to {out}")
         results = run("evaluate", out, "--suite", suites)
         scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}

@@ -41,16 +41,15 @@ class PlainErrors(typer.core.TyperGroup):
         **extra: Any,
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
-        standalone = standalone_mode
         try:
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
                 _fail("stopped; the same command goes on from its last checkpoint or file", 130)
         except Exception as error:
-            if not standalone or "--debug" in arguments:
+            if not standalone_mode or "--debug" in arguments:
                 raise
             code = _plain(error, arguments)
-        if standalone:
+        if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
 

@@ -82,11 +82,11 @@ class BatchPlan:
         if step >= len(self._drawn):
             # Draws are made in one stream; a longer one begins with the shorter one.
             count = max(step + 1, 2 * len(self._drawn), 1024)
-            self._drawn = self._draw("collection", count, self._bounds)
+            self._drawn = _pick(generator(self.seed, "collection").random(count), self._bounds)
         index = int(self._drawn[step])
         earlier = int(np.count_nonzero(self._drawn[:step] == index))
         name = self.collections[index]
-        return name, self._take(name, earlier * self.batch_size, self.batch_size, set())
+        return name, self._take(name, earlier * self.batch_size, self.batch_size)
 
     def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
@@ -127,14 +127,12 @@ class BatchPlan:
         self._counted_step = step
         return self._counted
 
-    def _draw(self, purpose: str, count: int, bounds: np.ndarray) -> np.ndarray:
-        return _pick(generator(self.seed, purpose).random(count), bounds)
-
-    def _take(self, name: str, start: int, count: int, seen: set[int]) -> np.ndarray:
+    def _take(self, name: str, start: int, count: int) -> np.ndarray:
         rows = self._stream(name, start, count)
         if self._positives is None:
             return rows
         kept = []
+        seen: set[int] = set()
         positives = self._positives[name]
         for row in rows:
             ids = {int(p) for p in positives[row]}

@@ -184,7 +184,7 @@ def _recorded(
     result: list[str] = []
     try:
         yield result
-    except Exception:
+    except Exception:  # whatever it was is raised again; a kill or Ctrl-C leaves "running", to be resumed
         end("failed", None)
         raise
     end("finished", result[0])

@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import sys
-import tomllib
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-import typer.core
 
-from mixture import jobs, registry, specs
-from mixture.cards import card_for, load_cards
-from mixture.errors import MixtureError, UsageError
+from mixture import catalogue, jobs, registry, specs
+from mixture.cards import card_for, check_cards, load_cards
+from mixture.errors import UsageError
+from mixture.new_card import draft_card, write_card
 from mixture.output import print_json, print_rows, print_table
 from mixture.store import Store, read
-
-if TYPE_CHECKING:
-    from trainers.settings import TrainingSettings
-
-
-class PlainErrors(typer.core.TyperGroup):
-    """Mistakes as one or two plain lines: exit code 2 for the caller's, 1 for a failure of data or machine."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        arguments = list(sys.argv[1:] if args is None else args)
-        try:
-            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
-            if code == 130:  # what typer makes of Ctrl-C
-                _fail("stopped; the same command goes on from its last checkpoint or file", 130)
-        except Exception as error:
-            if not standalone_mode or "--debug" in arguments:
-                raise
-            code = _plain(error, arguments)
-        if standalone_mode:
-            sys.exit(code if isinstance(code, int) else 0)
-        return code
-
-
-def _plain(error: Exception, arguments: list[str]) -> int:
-    if isinstance(error, MixtureError):
-        return _fail(str(error), error.exit_code)
-    if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
-        message = error.format_message()
-        if not message:  # called without a command: the help was printed
-            return 2
-        names = getattr(getattr(error, "param", None), "opts", [])
-        given = [value for name, value in itertools.pairwise(arguments) if name in names]
-        return _fail(message + "".join(f" (given: {value})" for value in given[-1:]), getattr(error, "exit_code", 2))
-    if isinstance(error, BrokenPipeError):
-        return 1
-    if isinstance(error, OSError) and error.filename:
-        return _fail(f"{error.filename}: {error.strerror}", 1)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}:{last.lineno}"
-    return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "
-                 "this is a fault of the toolkit: run again with --debug for all of it", 1)  # fmt: skip
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"mixture: {message}\n")
-    return code
-
+from mixture.store.limits import Limits, parse_bytes
+from mixture.terminal import PlainErrors, bar, stages
 
 app = typer.Typer(
     cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
@@ -112,33 +54,56 @@ def _open(store: Path | None, *, create: bool = False) -> Store:
 
 @app.command()
 def ingest(
-    sources: Annotated[list[str], typer.Argument(help="Files, folders, a folder of collections, or patterns")],
+    sources: Annotated[list[str] | None, typer.Argument(
+        help="Files, folders, a folder of collections, patterns, s3:// URIs, hub ids; default: the card's own")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
     card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
+    fmt: Annotated[str | None, typer.Option("--format", help="Default: what the content looks like")] = None,
+    max_rejects: Annotated[str | None, typer.Option(
+        "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
-    with _open(store, create=True) as lake, _bar("ingest") as progress:
-        results = jobs.ingest(lake, sources, name=name, card=card, cards=cards, progress=progress)
+    with _open(store, create=True) as lake, bar("ingest") as progress:
+        results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
+                              max_rejects=max_rejects, progress=progress)  # fmt: skip
     print_rows([{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
                 for r in results], as_json=as_json)  # fmt: skip
 
 
 @app.command()
-def cards(name: Annotated[str | None, typer.Argument(help="One card")] = None, as_json: JsonOption = False) -> None:
-    """List the datacards, or show one."""
-    known = load_cards()
-    if name is None:
-        rows = [{"name": c.name, "category": c.category, "languages": ",".join(c.language),
-                 "deduped_size": c.deduped_size, "prompts": len(c.prompts)} for c in known.values()]  # fmt: skip
-        print_rows(rows, as_json=as_json)
-        return
-    card = asdict(card_for(name, known)) | {"path": None}
-    if as_json:
-        print_json(card)
+def cards(
+    name: Annotated[str | None, typer.Argument(help="One card, or: new NAME, or: check")] = None,
+    new_name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="After new: the new card's name")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="With new: the file or folder to count")] = None,
+    out: Annotated[Path, typer.Option("--out", help="With new: where the card goes")] = Path(),
+    folder: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """List the datacards; show one beside what the store holds; `new NAME --from FILE` writes one; `check` checks all.
+
+    A collection can therefore not be called new or check.
+    """
+    if name == "new" and new_name is not None and source is not None:
+        path = write_card(draft_card(new_name, source), out)
+        print_rows([{"card": new_name, "file": str(path), "next": "write prompts, license and text"}], as_json=as_json)
+    elif name == "new" or new_name is not None or source is not None:
+        raise UsageError("a new card needs a name and its rows: mixture cards new NAME --from FILE_OR_FOLDER")
+    elif name == "check":
+        catalogue.show_checked(check_cards(folder), as_json=as_json)
+    elif name is None:
+        print_rows(catalogue.listing(load_cards(folder)), as_json=as_json)
     else:
-        print_rows([{"field": key, "value": str(value)} for key, value in card.items() if value], as_json=False)
+        card = card_for(name, load_cards(folder))
+        try:
+            with _open(store) as lake:
+                facts = catalogue.facts_of(card, lake)
+        except UsageError:
+            if store or "store" in _chosen:  # a store that was not asked for may be missing
+                raise
+            facts = None
+        catalogue.show(card, facts, as_json=as_json)
 
 
 @app.command()
@@ -150,7 +115,7 @@ def dedup(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take near-equal examples out of each collection; the table removals says which and why."""
-    with _open(store) as lake, _bar("dedup") as progress:
+    with _open(store) as lake, bar("dedup") as progress:
         results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key, progress=progress)
     print_rows([asdict(r) for r in results], as_json=as_json)
 
@@ -159,13 +124,13 @@ def dedup(
 def decontaminate(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
     against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
-    distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7")] = 3,
+    distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take out examples whose query is a test query, or nearly."""
     if not against:
         raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
-    with _open(store) as lake, _bar("decontaminate") as progress:
+    with _open(store) as lake, bar("decontaminate") as progress:
         results = jobs.decontaminate(lake, against, collections or (), distance=distance, progress=progress)
     print_rows([asdict(r) for r in results], as_json=as_json)
 
@@ -178,7 +143,7 @@ def mine(
     seed: SeedOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
-    with _open(store) as lake, _bar("mine") as progress:
+    with _open(store) as lake, bar("mine") as progress:
         encode = None
         if miner != "bm25":
             from trainers.mining import encode_with
@@ -275,13 +240,14 @@ def learn_weights(
 ) -> None:  # fmt: skip
     """Learn a weight for each collection with a small proxy model (tDRO); saves a new mixture."""
     from trainers import jobs as trainer_jobs
+    from trainers.settings import resolve
     from trainers.tdro.config import TdroSettings
 
     if algorithm != "tdro":
         raise UsageError(f"algorithm {algorithm!r}; allowed: tdro")
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = _settings(TdroSettings, config, options, settings)
-    with _open(store) as lake, _stages() as stage:
+    resolved = resolve(TdroSettings, config, options, settings or ())
+    with _open(store) as lake, stages() as stage:
         mixture = registry.resolve(lake, mix)
         for model in filter(None, (proxy, reference)):
             trainer_jobs.known_model(model)
@@ -301,10 +267,11 @@ def train(
     """Fine-tune a retriever on a mixture, each batch from one collection."""
     from trainers import jobs as trainer_jobs
     from trainers.finetune import FinetuneSettings
+    from trainers.settings import resolve
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = _settings(FinetuneSettings, config, options, settings)
-    with _open(store) as lake, _stages() as stage:
+    resolved = resolve(FinetuneSettings, config, options, settings or ())
+    with _open(store) as lake, stages() as stage:
         mixture = registry.resolve(lake, mix)
         trainer_jobs.known_model(model)
         run = trainer_jobs.train(lake, mixture, model, resolved, out, stage=stage)
@@ -328,7 +295,7 @@ def evaluate(
     from trainers import jobs as trainer_jobs
     from trainers.evaluation.evaluate import format_table
 
-    with _open(store) as lake, _stages() as stage:
+    with _open(store) as lake, stages() as stage:
         results = trainer_jobs.evaluate(
             lake, model, [Path(s) for s in suite], prompt=prompt, batch_size=batch_size, stage=stage
         )
@@ -340,13 +307,24 @@ def evaluate(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT")],
+    query: Annotated[str | None, typer.Argument(help="One SELECT; default: a prompt, or standard input")] = None,
     fmt: Annotated[str, typer.Option("--format", help="table, json, csv or parquet")] = "table",
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that a query may take")] = 60.0,
+    memory: Annotated[str, typer.Option("--memory", help="What a query may use, as 500MB or 2GB")] = "2GB",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Ask the store anything, read-only."""
+    """Ask the store anything, read-only; docs/sql.md lists its tables, views and macros."""
+    limits = Limits(timeout, parse_bytes(memory), exit_if_stuck=True)
+    fmt = "json" if as_json else fmt
     with _open(store) as lake:
-        print_table(lake.sql(query), "json" if as_json else fmt)
+        if query is None and sys.stdin.isatty():
+            from mixture.prompt import run_prompt
+
+            run_prompt(lake, limits=limits, fmt=fmt)
+        else:
+            # What is no UTF-8 stays visible to the check of the query, which says so.
+            given = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if query is None else query
+            print_table(lake.sql(given, limits=limits), fmt)
 
 
 @app.command()
@@ -367,49 +345,6 @@ def _show(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> None:
         return
     sys.stdout.write(f"{mixture.reference}  id {mixture.spec.id}  {mixture.note or ''}".rstrip() + "\n")
     print_rows(body["components"], as_json=False)
-
-
-def _settings(kind: type[Any], recipe: Path | None, options: dict[str, Any], more: list[str] | None) -> Any:
-    """Settings from recipe, options and --set, in rising order of precedence."""
-    from trainers.settings import resolve
-
-    extra: dict[str, Any] = {}
-    for pair in more or ():
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair!r}; write name=value")
-        try:
-            extra[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            extra[name.strip()] = text
-    settings: TrainingSettings = resolve(kind, recipe, options | extra)
-    return settings
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[jobs.Progress]:
-    """A progress line for the data side's jobs; silent off a terminal."""
-    with _stages() as stage:
-        show = stage(title)
-        yield show
-
-
-@contextmanager
-def _stages() -> Iterator[Any]:
-    """Named progress bars on standard error, one a stage; silent off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[line]}"))  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def stage(title: str) -> jobs.Progress:
-            task = bars.add_task(title, total=None, line="")
-            return lambda done, total, line: bars.update(task, completed=done, total=total, line=line)
-
-        yield stage
 
 
 if __name__ == "__main__":

@@ -7,43 +7,93 @@ is one of them, so that a typo cannot silently drop a setting.
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, DatasetCardData
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from mixture.errors import UsageError, unknown_name
 
+UNKNOWN = "unknown"
 # A language subtag with optional script, region or variant (BCP 47): "en", "zh-Hant", "pt-BR".
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"
+# Where a key stands in the file: these at the top, all others under `mixture:`.
+GENERAL_KEYS = ("pretty_name", "language", "license", "license_name", "license_link")
+NO_KEYS = ("text", "path")
+WHOLE_NUMBER = "a whole number, 0 or more"
+
+Text = Annotated[str, StringConstraints(strict=True, pattern=r"\S")]
+Language = Annotated[str, StringConstraints(strict=True, pattern=f"^{LANGUAGE}$")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataCard:
-    """One collection, as its card describes it.
+def _listed(value: Any) -> Any:
+    """The hub allows one code in place of a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    """Every field says in `description` what it must be; the messages are built from that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Strict):
+    """Where the rows of a collection can be had.
+
+    `hub_id` is a dataset repository on the Hugging Face hub (owner/name) or "unknown", `config` its configuration.
+    `files` are paths inside it that hold the training rows; without them the repository is read through `datasets`.
+    `columns` maps query, positive and negative to the names in the rows, where a reader could not tell by itself.
+    `url` is the home page of the original data, or "unknown".
+    """
+
+    hub_id: str = Field(
+        pattern=rf"^({UNKNOWN}|[\w.-]+/[\w.-]+)$", description=f"owner/name on the Hugging Face hub, or {UNKNOWN}"
+    )
+    config: Text | None = Field(default=None, description="the name of a configuration")
+    files: tuple[Text, ...] = Field(default=(), description="a list of paths inside the hub repository")
+    split: Text = Field(default="train", description="the name of a split")
+    columns: dict[Literal["query", "positive", "negative"], Text] = Field(
+        default_factory=dict, description="a mapping of query, positive and negative to column names"
+    )
+    url: str = Field(
+        default=UNKNOWN, pattern=rf"^({UNKNOWN}|https?://\S+)$", description=f"an address with https://, or {UNKNOWN}"
+    )
+
+
+class DataCard(_Strict):
+    """One collection, as its card describes it. `model_dump()` gives a plain dictionary.
 
     `prompts` are the training prompts in the card's order. `symmetric` says that query and passage are the same kind
     of text, so that the prompt may go on passages too. `deduped_size` is the number of examples that the card's author
-    counted after deduplication; what a store really holds is counted there.
+    counted after deduplication; what a store really holds is counted there. `negatives` says who gave or mined the
+    hard negatives.
     """
 
-    name: str
-    name_in_release: str
-    pretty_name: str
-    language: tuple[str, ...]
-    license: str
-    category: str
-    citation: str
-    symmetric: bool
-    prompts: tuple[str, ...]
-    deduped_size: int | None
-    text: str
-    path: Path
+    name: Text = Field(description="a text that is not empty")
+    name_in_release: Text = Field(default_factory=lambda fields: fields["name"], description="a text that is not empty")
+    pretty_name: Text = Field(description="a text that is not empty")
+    language: Annotated[tuple[Language, ...], BeforeValidator(_listed)] = Field(
+        min_length=1, description="a list of BCP-47 codes such as [en] or [zh, sw]; YAML needs quotes around 'no'"
+    )
+    license: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.+-]*$", description=f"a text such as cc-by-4.0, spelt as on the hub, or {UNKNOWN}"
+    )
+    license_name: str = Field(default="", description="a text")
+    license_link: str = Field(default="", description="a text")
+    category: str = Field(default="", description="a text")
+    citation: str = Field(default="", description="a text")
+    symmetric: StrictBool = Field(default=False, description="true or false")
+    prompts: tuple[Text, ...] = Field(min_length=1, description="a list of one or more texts")
+    deduped_size: int | None = Field(default=None, strict=True, ge=0, description=WHOLE_NUMBER)
+    negatives: Text = Field(default=UNKNOWN, description=f"a text that says who gave or mined them, or {UNKNOWN}")
+    source: Source | None = Field(default=None, description="a mapping that holds hub_id")
+    text: str = Field(default="", description="a text")
+    path: Path = Field(default=Path(), description="a path")
 
 
 def load_card(path: Path) -> DataCard:
@@ -57,29 +107,23 @@ def load_card(path: Path) -> DataCard:
         raise UsageError(f"{path}: cannot read this datacard: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, TypeError, yaml.YAMLError) as error:
         raise _faulty(path, [f"the front matter is not valid YAML: {' '.join(str(error).split())}"]) from error
-    reader = _Reader(card.data.to_dict(), prefix="")
-    general = {
-        "pretty_name": reader.take("pretty_name", _text),
-        "language": reader.take("language", _languages),
-        "license": reader.take("license", _text),
-    }
-    section = reader.take("mixture", _section) or {}
-    ours = _Reader(section, prefix="mixture.")
-    name = ours.take("name", _text)
-    own = {
-        "name": name,
-        "name_in_release": ours.take("name_in_release", _text, default=name),
-        "category": ours.take("category", _text, default=""),
-        "citation": ours.take("citation", _text, default=""),
-        "symmetric": ours.take("symmetric", _flag, default=False),
-        "prompts": ours.take("prompts", _prompts),
-        "deduped_size": ours.take("deduped_size", _count, default=None),
-    }
-    # Without a readable section the missing keys inside it would only repeat the one fault.
-    faults = reader.faults + (ours.faults + ours.unknown() if section else [])
+    front = card.data.to_dict()
+    section = front.get("mixture")
+    readable = isinstance(section, dict) and bool(section)
+    own = {key: value for key, value in section.items() if value is not None} if readable else {}
+    values = own | {key: front[key] for key in GENERAL_KEYS if front.get(key) is not None}
+    faults = [_unknown_key("mixture.", key, DataCard) for key in own if key in (*GENERAL_KEYS, *NO_KEYS)]
+    try:
+        built = DataCard.model_validate(values | {"text": card.text.strip(), "path": path})
+    except ValidationError as error:
+        faults = [*_plain_faults(error, values), *faults]
+    if not readable:
+        # Without a readable section the missing keys inside it would only repeat the one fault.
+        shown = "is missing" if section is None else f"is {section!r}; it must be a mapping that holds name and prompts"
+        faults = [*(f for f in faults if not f.startswith("mixture.")), f"mixture {shown}"]
     if faults:
         raise _faulty(path, faults)
-    return DataCard(**general, **own, text=card.text.strip(), path=path)
+    return built
 
 
 def load_cards(extra: Path | None = None) -> dict[str, DataCard]:
@@ -97,6 +141,25 @@ def load_cards(extra: Path | None = None) -> dict[str, DataCard]:
     return dict(sorted(cards.items(), key=lambda item: item[0].lower()))
 
 
+def check_cards(extra: Path | None = None) -> dict[str, DataCard]:
+    """`load_cards`, and no card may carry the description or the title of another.
+
+    Raises UsageError with every pair that does.
+    """
+    cards = load_cards(extra)
+    faults = []
+    for what in ("description", "pretty_name"):
+        owners: dict[str, DataCard] = {}
+        for card in cards.values():
+            words = _description(card) if what == "description" else card.pretty_name.casefold()
+            first = owners.setdefault(words, card)
+            if words and first is not card:
+                faults.append(f"{card.path}: carries the {what} of {first.name!r} ({first.path}); give it its own")
+    if faults:
+        raise UsageError("\n".join(faults))
+    return cards
+
+
 def card_for(name: str, cards: Mapping[str, DataCard]) -> DataCard:
     """The card with this name, or with this name in the tDRO release. Raises UsageError for an unknown name."""
     if name in cards:
@@ -105,6 +168,14 @@ def card_for(name: str, cards: Mapping[str, DataCard]) -> DataCard:
         if card.name_in_release == name:
             return card
     raise unknown_name("datacard", name, cards)
+
+
+def render_card(card: DataCard) -> str:
+    """The card as the text of its Markdown file; `load_card` reads it back equal, but for the path."""
+    values = card.model_dump(mode="json", exclude_defaults=True, exclude=set(NO_KEYS))
+    general = {key: values.pop(key) for key in GENERAL_KEYS if key in values}
+    data = DatasetCardData(**general, mixture=values)
+    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{card.text}\n"))
 
 
 def _load_folder(folder: Path) -> dict[str, DataCard]:
@@ -124,88 +195,41 @@ def _load_folder(folder: Path) -> dict[str, DataCard]:
     return cards
 
 
+def _description(card: DataCard) -> str:
+    """The first paragraph under the title, in lower case, without its line breaks."""
+    paragraphs = [part for part in card.text.split("\n\n") if not part.lstrip().startswith("#")]
+    return " ".join(paragraphs[0].split()).casefold() if paragraphs else ""
+
+
 def _faulty(path: Path, faults: Iterable[str]) -> UsageError:
     return UsageError(f"{path}: " + "; ".join(faults))
 
 
-class _Reader:
-    """Takes keys out of a mapping and collects the faults, so that all are known before any is raised."""
-
-    _REQUIRED = object()
-
-    def __init__(self, values: Mapping[str, Any], prefix: str) -> None:
-        self.values = values
-        self.prefix = prefix
-        self.faults: list[str] = []
-
-    def take(self, key: str, check: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            if default is self._REQUIRED:
-                self.faults.append(f"{self.prefix}{key} is missing")
-                return None
-            return default
-        try:
-            return check(value)
-        except ValueError as error:
-            self.faults.append(f"{self.prefix}{key} is {value!r}; it must be {error}")
-            return None
-
-    def unknown(self) -> list[str]:
-        return [
-            f"{self.prefix}{key} is no known key; there are: {', '.join(_OWN_KEYS)}"
-            for key in self.values
-            if key not in _OWN_KEYS
-        ]
+def _plain_faults(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+    """One line for each faulty key, in this toolkit's words: what was given, and what it must be."""
+    faults: dict[str, None] = {}  # a key of several faulty parts is one fault
+    for found in error.errors():
+        place, kind = found["loc"], found["type"]
+        model: type[BaseModel]
+        if place[0] == "source" and len(place) > 1:
+            model, holder, key, section = Source, values["source"], str(place[1]), "mixture.source."
+        else:
+            key = str(place[0])
+            model, holder, section = DataCard, values, "" if key in GENERAL_KEYS else "mixture."
+        if kind == "default_factory_not_called":  # it repeats the fault of the name
+            continue
+        if kind == "extra_forbidden":
+            fault = _unknown_key(section, key, model)
+        elif kind == "missing":
+            fault = f"{section}{key} is missing"
+        else:
+            fault = f"{section}{key} is {holder[key]!r}; it must be {model.model_fields[key].description}"
+        faults[fault] = None
+    return list(faults)
 
 
-_GENERAL_KEYS = ("pretty_name", "language", "license", "text", "path")
-_OWN_KEYS = tuple(field.name for field in fields(DataCard) if field.name not in _GENERAL_KEYS)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("a text that is not empty")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError
-    return tuple(map(_text, value))
-
-
-def _prompts(value: Any) -> tuple[str, ...]:
-    try:
-        return _texts(value)
-    except ValueError:
-        raise ValueError("a list of one or more texts") from None
-
-
-def _languages(value: Any) -> tuple[str, ...]:
-    try:
-        codes = _texts([value] if isinstance(value, str) else value)
-    except ValueError:
-        codes = ("",)
-    # YAML 1.1 reads an unquoted `no` (Norwegian) as false; the message shows what was read.
-    if not all(_LANGUAGE.fullmatch(code) for code in codes):
-        raise ValueError("a list of BCP-47 codes such as [en] or [zh, sw]")
-    return codes
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("a whole number, 0 or more")
-    return value
-
-
-def _section(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        raise ValueError("a mapping that holds name and prompts")
-    return value
+def _unknown_key(section: str, key: str, model: type[BaseModel]) -> str:
+    known = [name for name in model.model_fields if name not in (*GENERAL_KEYS, *NO_KEYS)]
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"{section}{key} is no known key; {hint}"

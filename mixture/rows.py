@@ -8,11 +8,15 @@ one collision is about 4e-11.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 ID_DIGITS = 20
 
@@ -40,11 +44,15 @@ class RawExample:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that could not be read or has an empty side. `raw` is the start of it, as text."""
+    """A row that could not be read or has an empty side. `raw` is the start of it, as text.
+
+    `file` is set where several files are read as one unit: its path within the unit.
+    """
 
     line: int
     reason: str
     raw: str = ""
+    file: str | None = None
 
 
 def clean(text: str) -> str:
@@ -70,6 +78,46 @@ def passage_id(title: str, text: str) -> str:
 def example_id(query: str, positive_ids: Sequence[str]) -> str:
     """Id of an example from its cleaned query and the ids of its positives, whatever their order."""
     return content_id("example", query, *sorted(set(positive_ids)))
+
+
+def passage_messages(titles: pa.StringArray, texts: pa.StringArray) -> pa.StringArray:
+    """What `passage_id` hashes, for whole columns: equal for equal (title, text) and only for those."""
+    return pc.binary_join_element_wise("7:passage", _length(titles), ":", titles, _length(texts), ":", texts, "")
+
+
+def example_ids(queries: pa.StringArray, offsets: NDArray[np.int64], passage_ids: pa.StringArray) -> pa.StringArray:
+    """`example_id` for whole columns.
+
+    queries: (n,); offsets: (n + 1,), where each row's positives begin and end in passage_ids, which are distinct
+    and ascending within a row.
+    """
+    framed = pc.binary_join_element_wise(f"{ID_DIGITS}:", passage_ids, "")
+    tails = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), framed), "")
+    return content_ids(pc.binary_join_element_wise("7:example", _length(queries), ":", queries, tails, ""))
+
+
+def content_ids(messages: pa.StringArray) -> pa.StringArray:
+    """The id of each message."""
+    data = memoryview(messages.buffers()[2] or b"")
+    ends = np.frombuffer(messages.buffers()[1] or b"\0\0\0\0", np.int32)[messages.offset :].tolist()
+    sha256 = hashlib.sha256
+    pairs = itertools.pairwise(ends[: len(messages) + 1])
+    digests = np.frombuffer(b"".join([sha256(data[start:end]).digest() for start, end in pairs]), np.uint8)
+    digits = digests.reshape(-1, 32)[:, : ID_DIGITS // 2].tobytes().hex().encode()
+    offsets = np.arange(len(messages) + 1, dtype=np.int32) * ID_DIGITS
+    return pa.StringArray.from_buffers(len(messages), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+def whole_texts(titles: pa.StringArray, texts: pa.StringArray) -> pa.StringArray:
+    """Title and text of a passage as one, as models and fingerprints read it."""
+    untitled = pc.equal(titles, "")
+    if pc.all(untitled).as_py():
+        return texts
+    return pc.if_else(untitled, texts, pc.binary_join_element_wise(titles, texts, " "))
+
+
+def _length(texts: pa.StringArray) -> pa.StringArray:
+    return pc.binary_length(texts).cast(pa.string())
 
 
 # Columns of the large tables, without `collection`, which the store adds.

@@ -8,7 +8,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,8 +66,8 @@ class TrainingSettings:
         return min(self.warmup_steps, self.steps // 10)
 
 
-def resolve(kind: type[S], recipe: Path | None, options: Mapping[str, Any]) -> S:
-    """Settings from a recipe's TOML, overridden by the options that are not None.
+def resolve(kind: type[S], recipe: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:
+    """Settings from a recipe's TOML, overridden by the options that are not None, and these by `name=value` texts.
 
     Raises `UsageError` for a missing or broken file, an unknown key (naming the nearest), or a value of the wrong type.
     """
@@ -78,6 +78,7 @@ def resolve(kind: type[S], recipe: Path | None, options: Mapping[str, Any]) -> S
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"recipe {recipe}: {error}") from error
     values |= {name: value for name, value in options.items() if value is not None}
+    values |= dict(map(_assignment, assignments))
     hints = typing.get_type_hints(kind)
     known = {field.name for field in fields(kind)}
     for name, value in values.items():
@@ -85,6 +86,16 @@ def resolve(kind: type[S], recipe: Path | None, options: Mapping[str, Any]) -> S
             raise unknown_name("setting", name, known)
         values[name] = _typed(name, value, hints[name])
     return kind(**values)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r}; write name=value")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:

@@ -1,26 +1,46 @@
 """Training queries that are in a test set, or nearly.
 
-A training query is contaminated when its normal form equals a test query's, or when their fingerprints are within a
-few bits and the second look (`Verifier`) agrees. Here a false alarm costs one training row and a miss costs the
-evaluation, so the second look is milder than between training rows: numbers may differ.
+Texts are compared by their letters: the normal form (`normalise_text`: case, Unicode compatibility forms and
+punctuation are gone) without spaces. A training query is contaminated when its letters are those of a test query, or
+when as many edits as that test query forgives turn the one into the other: one from `shortest` letters on and another
+for each `letters_per_edit` letters more, at most `distance`; by default one from 8 letters, two from 32, three from 56
+and so on. An edit inserts, drops or replaces a letter or swaps two adjacent ones.
+
+The search is exact: nothing that meets the rule is missed. SimHash does not serve here: test queries are short, and a
+typo turns many bits of a short text's fingerprint. For long test queries that come back rewritten in part there is
+`find_contained`.
+
+Here a false alarm costs one training row and a miss costs the evaluation, so numbers and names may differ: "in 1998"
+is one edit from "in 1994".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixture.dedup.compiled import in_threads
 from mixture.dedup.duplicates import id_array
-from mixture.dedup.neighbours import cross_pairs
-from mixture.dedup.simhash import fingerprints_of_normal
-from mixture.dedup.text import Texts, normalise_text, text_list
-from mixture.dedup.verify import Verifier
+from mixture.dedup.edits import LEAST_PER_EDIT, LEAST_SHORTEST, Index, make_index, nearest_tests
+from mixture.dedup.letters import letters_of
+from mixture.dedup.normal import parts_of, tables
+from mixture.dedup.text import Column, Texts, text_columns
 from mixture.errors import UsageError
 
-DEFAULT_VERIFY = 0.5
+DEFAULT_DISTANCE = 16
+DEFAULT_SHORTEST, DEFAULT_LETTERS_PER_EDIT = 8, 24
+"""Chosen on 1,250 edited test queries of BEIR and MIRACL, and on a third of their 60,777 queries against the others.
+
+From 7 letters on 99.9 % of the edited ones are found, from 8 on 99.4 %, from 9 on 98.9 %, from 10 on 98.6 %: Chinese
+queries often have no more. An edit for each 8 letters finds none more, but flags 319 unequal pairs among the 20,259
+queries, many of them another question in the same words; for each 24 it is 73. What remains in any setting are names
+and years that differ in a letter, and short questions that differ in one ideograph.
+"""
+MOST_DISTANCE, MOST_LETTERS = 64, 1_000_000
 CONTAMINATED = pa.schema(
     [
         pa.field("removed", pa.string(), nullable=False),
@@ -28,19 +48,20 @@ CONTAMINATED = pa.schema(
         pa.field("query_id", pa.string(), nullable=False),
         pa.field("test_query", pa.string(), nullable=False),
         pa.field("distance", pa.int32(), nullable=False),
+        pa.field("similarity", pa.float64(), nullable=False),
     ]
 )
 
 
-def _number_texts(texts: list[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """The distinct texts, and for each text the number of its distinct one."""
-    numbers: dict[str, int] = {}
-    code = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), dtype=np.int64, count=len(texts))
-    return code, list(numbers)
+def checked_count(name: str, value: int, least: int, most: int) -> int:
+    """The value if it is a whole number from `least` to `most`; otherwise a UsageError that calls it `name`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise UsageError(f"{name} {value!r}: allowed are whole numbers from {least} to {most}")
+    return int(value)
 
 
 def _test_columns(table: pa.Table) -> pa.Table:
-    """The columns used, without rows whose query is null; a UsageError when one is absent."""
+    """The columns used; a UsageError when one is absent."""
     missing = [name for name in ("suite", "query_id", "query") if name not in table.column_names]
     if missing:
         raise UsageError(f"test queries: no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
@@ -48,25 +69,11 @@ def _test_columns(table: pa.Table) -> pa.Table:
     return table.select(["suite", "query_id", "query"]).sort_by([("suite", "ascending"), ("query_id", "ascending")])
 
 
-def _nearest(
-    train: list[str], test: list[str], first_row: NDArray[np.int64], distance: int, verify: float | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each distinct training text its nearest distinct test text (-1: none) and the bits between. Shapes (u,).
-
-    first_row: shape (v,), the first row of each test text in the test table; decides between equally near ones.
-    """
-    left, right = fingerprints_of_normal(train), fingerprints_of_normal(test)
-    pairs = cross_pairs(left, right, distance)
-    bits = np.bitwise_count(left[pairs[:, 0]] ^ right[pairs[:, 1]]).astype(np.int64)
-    order = np.lexsort((first_row[pairs[:, 1]], bits, pairs[:, 0]))
-    verifier = Verifier(train + test, verify, same_numbers=False)
-    nearest = np.full(len(train), -1, dtype=np.int64)
-    best_bits = np.zeros(len(train), dtype=np.int64)
-    for row in order.tolist():
-        i, j = pairs[row].tolist()
-        if nearest[i] < 0 and verifier.accepts(i, len(train) + j):
-            nearest[i], best_bits[i] = j, bits[row]
-    return nearest, best_bits
+def _searched(column: Column, first: int, end: int, index: Index) -> NDArray[np.int64]:
+    offsets, data = column
+    out = np.empty((end - first, 3), dtype=np.int64)
+    nearest_tests(offsets[first : end + 1], data, tables(), index, out)
+    return out
 
 
 def find_contaminated(
@@ -74,36 +81,49 @@ def find_contaminated(
     ids: Sequence[str] | pa.Array | pa.ChunkedArray,
     test_queries: pa.Table,
     *,
-    distance: int = 3,
-    verify: float | None = DEFAULT_VERIFY,
+    distance: int = DEFAULT_DISTANCE,
+    shortest: int = DEFAULT_SHORTEST,
+    letters_per_edit: int = DEFAULT_LETTERS_PER_EDIT,
 ) -> pa.Table:
-    """The training queries to remove: a table (removed, suite, query_id, test_query, distance), ordered by `removed`.
+    """The training queries to remove, ordered by `removed`: removed, suite, query_id, test_query, distance, similarity.
 
     queries: n training queries, ids: their n distinct ids (strings). test_queries: a table with the columns suite,
-    query_id, query (others are ignored: fingerprints are computed anew, which costs less than trusting old ones). One
-    row for each contaminated training query, with its nearest test query; among equally near ones the first by suite,
-    then query_id. distance: 0 to 7 bits; verify: least n-gram Jaccard similarity, 0 to 1, or None for no second look.
-    A wrong value is a UsageError.
+    query_id, query (others are ignored). One row for each contaminated training query (this module says what that is)
+    with its nearest test query; among equally near ones the first by suite, then query_id. distance (column): the
+    edits between the two; similarity: 1 - edits / letters of the longer one.
+
+    distance: most edits, 0 to 64; with 0 only equal letters count. shortest: 7 or more; a test query with fewer letters
+    is found only where the letters are equal. letters_per_edit: 4 or more. A wrong value is a UsageError.
 
     >>> tests = pa.table({"suite": ["nq"], "query_id": ["1"], "query": ["Who wrote Hamlet"]})
-    >>> find_contaminated(["who wrote hamlet?", "who wrote Faust?"], ["a", "b"], tests)["removed"].to_pylist()
+    >>> find_contaminated(["who wrote hamelt?", "who wrote Faust?"], ["a", "b"], tests)["removed"].to_pylist()
     ['a']
     """
-    texts = [normalise_text(text) for text in text_list(queries, what="queries")]
-    id_column = id_array(ids, len(texts))
+    distance = checked_count("distance", distance, 0, MOST_DISTANCE)
+    shortest = checked_count("shortest", shortest, LEAST_SHORTEST, MOST_LETTERS)
+    letters_per_edit = checked_count("letters_per_edit", letters_per_edit, LEAST_PER_EDIT, MOST_LETTERS)
     tests = _test_columns(test_queries)
-    test_texts = [normalise_text(text) for text in text_list(tests["query"], what="test queries")]
-    train_code, train = _number_texts(texts)
-    test_code, test = _number_texts(test_texts)
-    first_row = np.unique(test_code, return_index=True)[1]
-    nearest, bits = _nearest(train, test, first_row, distance, verify)
-    hits = np.flatnonzero(nearest[train_code] >= 0)
-    found = tests.take(first_row[nearest[train_code[hits]]])
+    first_row: dict[str, int] = {}
+    for row, letters in enumerate(letters_of(tests["query"], what="test queries")):
+        if letters:
+            first_row.setdefault(letters, row)
+    index = make_index(list(first_row), distance, shortest, letters_per_edit)
+    tasks = (
+        partial(_searched, column, first, end, index)
+        for column in text_columns(queries, what="queries")
+        for first, end in parts_of(column[0])
+    )
+    test, edits, letters = np.concatenate([np.empty((0, 3), dtype=np.int64), *in_threads(tasks)]).T
+    id_column = id_array(ids, len(test))
+    hits = np.flatnonzero(test >= 0)
+    longer = np.maximum(letters[hits], np.diff(index.offsets)[test[hits]])
+    found = tests.take(np.array(list(first_row.values()), dtype=np.int64)[test[hits]])
     columns = {
         "removed": id_column.take(hits),
         "suite": found["suite"],
         "query_id": found["query_id"],
         "test_query": found["query"],
-        "distance": bits[train_code[hits]],
+        "distance": edits[hits],
+        "similarity": 1 - edits[hits] / np.maximum(longer, 1),
     }
     return pa.table(columns).cast(CONTAMINATED).sort_by("removed")

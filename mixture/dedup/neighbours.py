@@ -1,33 +1,32 @@
-"""All pairs of 64-bit fingerprints within a few bits of each other.
+"""All pairs of 64-bit fingerprints within a few bits of each other; none missing. The search itself: `blocks`.
 
-Source: Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling" (WWW 2007), section 3. Cut the 64 bits
-into more blocks than the distance d. Two fingerprints that differ in at most d bits differ in at most d blocks, so
-they are equal in all the others: for every choice of blocks but d, sort by those blocks and compare only fingerprints
-that agree there. Exact: every pair is in at least one such table, and popcount verifies it.
+Equal fingerprints are searched as one and come back only in the result, so a million equal ones cost no search.
 
-Shapes: n, m fingerprints on each side; p pairs.
+Shapes: n, m fingerprints on each side; u distinct ones; p pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
-from math import comb
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mixture.dedup.blocks import search
+from mixture.dedup.compiled import compiled
 from mixture.errors import MixtureError, UsageError
 
 MAX_DISTANCE = 7
 MAX_PAIRS = 2**28
-"""More pairs than this (4 GiB) are refused: so many equal fingerprints should be collapsed before."""
+"""More pairs than this (4 GiB) are not listed: `near_duplicate_groups` needs no list."""
 
-_CANDIDATES = 2**21  # compared at a time: bounds the memory to about 100 MB
-_MAX_BLOCKS = 12
+_ACCEPT_ROWS = 2**20  # pairs that `accept` gets at a time
 
-Fingerprints = NDArray[np.uint64]
-Pairs = NDArray[np.int64]
+Fingerprints: TypeAlias = NDArray[np.uint64]
+Pairs: TypeAlias = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.int64]
+Accept: TypeAlias = Callable[[Pairs], NDArray[np.bool_]]
 
 
 def _checked(fingerprints: ArrayLike, distance: int) -> Fingerprints:
@@ -43,145 +42,110 @@ def _checked(fingerprints: ArrayLike, distance: int) -> Fingerprints:
     return values
 
 
-def _edges(blocks: int) -> list[int]:
-    """Where the blocks begin and end, highest bit first; sizes differ by at most one bit."""
-    return [64 * block // blocks for block in range(blocks + 1)]
+class Distinct:
+    """Equal fingerprints as one: `values` (u,) ascending, and rows[starts[k] : starts[k + 1]] have values[k].
 
-
-def _num_blocks(rows: float, distance: int) -> int:
-    """How many blocks to cut into: more blocks mean longer keys (fewer false candidates) but more tables to sort.
-
-    `rows` is the geometric mean of both sides' sizes. Costs in units of one candidate comparison; that sorting and
-    looking up one row costs about 15 of them was measured, and its exact value hardly matters.
+    rows: (n,), starts: (u + 1,), both int64; sizes: (u,), how many rows each value has.
     """
 
-    def cost(blocks: int) -> float:
-        key_bits = 64 * (blocks - distance) / blocks
-        return comb(blocks, distance) * (15 * rows + rows * rows / 2**key_bits)
-
-    return min(range(distance + 1, max(_MAX_BLOCKS, distance + 1) + 1), key=cost)
-
-
-def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For each row i the numbers first[i]..last[i]-1, as (i, number) arrays of bounded length."""
-    counts = last - first
-    rows = np.flatnonzero(counts > 0)
-    total = np.cumsum(counts[rows])
-    begin = 0
-    while begin < len(rows):
-        done = total[begin - 1] if begin else 0
-        end = max(begin + 1, int(np.searchsorted(total, done + _CANDIDATES, side="right")))
-        part = rows[begin:end]
-        lengths = counts[part]
-        left = np.repeat(part, lengths)
-        within = np.arange(len(left)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        yield left, first[left] + within
-        begin = end
-
-
-def _table(
-    left: Fingerprints, right: Fingerprints, masks: list[np.uint64], chosen: tuple[int, ...], distance: int, same: bool
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The pairs that agree in the `chosen` blocks, are within `distance`, and belong to no earlier table."""
-    key = np.bitwise_or.reduce([masks[block] for block in chosen], initial=np.uint64(0))
-    left_order = np.argsort(left & key)
-    left_keys = (left & key)[left_order]
-    if same:
-        right_order, right_keys = left_order, left_keys
-        first = np.arange(1, len(left) + 1)
-    else:
-        right_order = np.argsort(right & key)
-        right_keys = (right & key)[right_order]
-        first = np.searchsorted(right_keys, left_keys, side="left")
-    last = np.searchsorted(right_keys, left_keys, side="right")
-    left_sorted, right_sorted = left[left_order], right[right_order]
-    # A pair agrees in many choices of blocks; it belongs to the table of its first agreeing blocks.
-    skipped = [masks[block] for block in range(max(chosen, default=0)) if block not in chosen]
-    for i, j in _ranges(first, last):
-        differ = left_sorted[i] ^ right_sorted[j]
-        keep = np.bitwise_count(differ) <= distance
-        i, j, differ = i[keep], j[keep], differ[keep]
-        for mask in skipped:
-            keep = (differ & mask) != 0
-            i, j, differ = i[keep], j[keep], differ[keep]
-        yield left_order[i], right_order[j]
-
-
-def _distinct_pairs(left: Fingerprints, right: Fingerprints, distance: int, same: bool) -> Pairs:
-    """Pairs between two sets of distinct fingerprints, each pair once, unordered. Shape (p, 2)."""
-    if len(left) == 0 or len(right) == 0:
-        return np.empty((0, 2), dtype=np.int64)
-    blocks = _num_blocks(float(len(left) * len(right)) ** 0.5, distance)
-    edges = _edges(blocks)
-    masks = [
-        np.uint64(((1 << (64 - edges[block])) - 1) ^ ((1 << (64 - edges[block + 1])) - 1)) for block in range(blocks)
-    ]
-    found: list[Pairs] = []
-    for chosen in combinations(range(blocks), blocks - distance):
-        for i, j in _table(left, right, masks, chosen, distance, same):
-            if len(i):
-                found.append(np.stack([i, j], axis=1))
-    return np.concatenate(found) if found else np.empty((0, 2), dtype=np.int64)
-
-
-class _Groups:
-    """Equal fingerprints as one: `values` distinct and sorted, and which rows have each of them."""
-
     def __init__(self, fingerprints: Fingerprints) -> None:
-        order = np.argsort(fingerprints, kind="stable")
-        ordered = fingerprints[order]
-        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else order
-        self.rows = order
-        self.values = ordered[starts]
-        self.starts = starts
-        self.sizes = np.diff(np.append(starts, len(ordered)))
-
-
-def _expand(pairs: Pairs, left: _Groups, right: _Groups) -> Pairs:
-    """Pairs of groups to all pairs of their rows."""
-    i, j = pairs[:, 0], pairs[:, 1]
-    sizes = left.sizes[i] * right.sizes[j]
-    _refuse_flood(int(sizes.sum()))
-    which = np.repeat(np.arange(len(pairs)), sizes)
-    within = np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    width = right.sizes[j][which]
-    return np.stack(
-        [left.rows[left.starts[i][which] + within // width], right.rows[right.starts[j][which] + within % width]],
-        axis=1,
-    )
+        self.rows = np.argsort(fingerprints)
+        ordered = fingerprints[self.rows]
+        first = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
+        self.values = ordered[first]
+        self.starts = np.append(first, len(ordered))
+        self.sizes = np.diff(self.starts)
 
 
 def _refuse_flood(pairs: int) -> None:
     if pairs > MAX_PAIRS:
         raise MixtureError(
-            f"{pairs:,} pairs of near-equal fingerprints, more than the {MAX_PAIRS:,} that are listed at once; "
-            "collapse equal texts first (find_duplicates does) or lower the distance"
+            f"more than {MAX_PAIRS:,} pairs of near-equal fingerprints; collapse equal texts first (find_duplicates "
+            "does), lower the distance, or ask for near_duplicate_groups"
         )
 
 
-def _sorted(pairs: Pairs) -> Pairs:
-    return np.ascontiguousarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
+@compiled
+def _expand(
+    found: Fingerprints, left_rows: Rows, left_starts: Rows, right_rows: Rows, right_starts: Rows, ordered: bool,
+    out: Fingerprints,
+) -> int:  # fmt: skip
+    """Turn packed pairs of distinct values into packed pairs of rows, in `out`; returns how many.
+
+    ordered: put the smaller row of each pair first.
+    """
+    count = 0
+    for word in found:
+        a, b = np.int64(word >> np.uint64(32)), np.int64(word & np.uint64(0xFFFFFFFF))
+        for left in left_rows[left_starts[a] : left_starts[a + 1]]:
+            for right in right_rows[right_starts[b] : right_starts[b + 1]]:
+                first, second = (right, left) if ordered and right < left else (left, right)
+                out[count] = np.uint64(first) << np.uint64(32) | np.uint64(second)
+                count += 1
+    return count
+
+
+@compiled
+def _equal_pairs(rows: Rows, starts: Rows, out: Fingerprints) -> int:
+    """Write the packed pairs of rows with equal values to `out`; returns how many."""
+    count = 0
+    for value in range(len(starts) - 1):
+        for i in range(starts[value], starts[value + 1]):
+            for j in range(i + 1, starts[value + 1]):
+                first, second = min(rows[i], rows[j]), max(rows[i], rows[j])
+                out[count] = np.uint64(first) << np.uint64(32) | np.uint64(second)
+                count += 1
+    return count
+
+
+def _sizes(found: Fingerprints, left: Distinct, right: Distinct) -> int:
+    """How many pairs of rows these pairs of distinct values stand for."""
+    return int((left.sizes[found >> np.uint64(32)] * right.sizes[found & np.uint64(0xFFFFFFFF)]).sum())
+
+
+def _unpacked(packed: Fingerprints) -> Pairs:
+    out = np.empty((len(packed), 2), dtype=np.int64)
+    out[:, 0] = packed >> np.uint64(32)
+    out[:, 1] = packed & np.uint64(0xFFFFFFFF)
+    return out
+
+
+def listed(parts: Iterable[Fingerprints], left: Distinct, right: Distinct, *, same: bool) -> Pairs:
+    """All pairs of rows, in ascending order, from the pairs of distinct values; shape (p, 2).
+
+    parts: packed pairs, number in left.values << 32 | number in right.values, each once. same: left and right are one
+    set; a pair has the smaller row first then, and rows of equal value are pairs too. More than `MAX_PAIRS` are a
+    MixtureError.
+    """
+    total = int((left.sizes * (left.sizes - 1) // 2).sum()) if same else 0
+    _refuse_flood(total)
+    found: list[Fingerprints] = []
+    for part in parts:
+        total += _sizes(part, left, right)
+        _refuse_flood(total)
+        found.append(part)
+    packed = np.empty(total, dtype=np.uint64)
+    count = _equal_pairs(left.rows, left.starts, packed) if same else 0
+    while found:
+        part = found.pop()
+        count += _expand(part, left.rows, left.starts, right.rows, right.starts, same, packed[count:])
+    packed.sort()
+    return _unpacked(packed)
 
 
 def near_duplicates(fingerprints: ArrayLike, distance: int) -> Pairs:
     """Every pair i < j of rows whose fingerprints differ in at most `distance` bits; none missing, none twice.
 
     fingerprints: shape (n,), dtype uint64. distance: 0 to 7 (UsageError otherwise). Returns shape (p, 2), dtype int64,
-    sorted by i, then j. More than `MAX_PAIRS` pairs are a MixtureError.
+    sorted by i, then j. m equal fingerprints are m * (m - 1) / 2 pairs; more than `MAX_PAIRS` are a MixtureError.
 
     >>> near_duplicates(np.array([0, 255, 1, 0], dtype=np.uint64), 1)
     array([[0, 2],
            [0, 3],
            [2, 3]])
     """
-    groups = _Groups(_checked(fingerprints, distance))
-    between = _distinct_pairs(groups.values, groups.values, int(distance), same=True)
-    inner = groups.sizes * (groups.sizes - 1) // 2
-    _refuse_flood(int(inner.sum()) + int((groups.sizes[between[:, 0]] * groups.sizes[between[:, 1]]).sum()))
-    equal = [np.stack(np.triu_indices(size, k=1), axis=1) for size in groups.sizes[inner > 0]]
-    within = [groups.rows[start + pair] for start, pair in zip(groups.starts[inner > 0], equal, strict=True)]
-    pairs = np.concatenate([_expand(between, groups, groups), *within]).astype(np.int64, copy=False)
-    return _sorted(np.sort(pairs, axis=1))
+    distinct = Distinct(_checked(fingerprints, distance))
+    return listed(search(distinct.values, int(distance)), distinct, distinct, same=True)
 
 
 def cross_pairs(left: ArrayLike, right: ArrayLike, distance: int) -> Pairs:
@@ -194,6 +158,88 @@ def cross_pairs(left: ArrayLike, right: ArrayLike, distance: int) -> Pairs:
     array([[0, 0],
            [1, 1]])
     """
-    sides = _Groups(_checked(left, distance)), _Groups(_checked(right, distance))
-    pairs = _distinct_pairs(sides[0].values, sides[1].values, int(distance), same=False)
-    return _sorted(_expand(pairs, *sides).astype(np.int64, copy=False))
+    first, second = Distinct(_checked(left, distance)), Distinct(_checked(right, distance))
+    split = len(first.values)
+    if not split or not len(second.values):
+        return np.empty((0, 2), dtype=np.int64)
+    parts = search(np.concatenate([first.values, second.values]), int(distance), split=split)
+    return listed((part - np.uint64(split) for part in parts), first, second, same=False)
+
+
+@compiled
+def _root(parent: Rows, row: int) -> int:
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = parent[row]
+    return row
+
+
+@compiled
+def _link(parent: Rows, left: Rows, right: Rows) -> None:
+    """Join the groups of left[k] and right[k]. No parent is above its row, so a group's root is its smallest row."""
+    for place in range(len(left)):
+        a, b = _root(parent, left[place]), _root(parent, right[place])
+        parent[max(a, b)] = min(a, b)
+
+
+@compiled
+def _apart(parent: Rows, pairs: Rows) -> NDArray[np.bool_]:
+    """Which pairs are not yet in one group. pairs: (p, 2); returns (p,)."""
+    out = np.empty(len(pairs), dtype=np.bool_)
+    for place in range(len(pairs)):
+        out[place] = _root(parent, pairs[place, 0]) != _root(parent, pairs[place, 1])
+    return out
+
+
+@compiled
+def _flatten(parent: Rows) -> None:
+    """Point every row at its root; one pass in ascending order does, since parents come first."""
+    for row in range(len(parent)):
+        parent[row] = parent[parent[row]]
+
+
+def _link_accepted(parent: Rows, packed: Fingerprints, accept: Accept) -> None:
+    for start in range(0, len(packed), _ACCEPT_ROWS):
+        pairs = _unpacked(packed[start : start + _ACCEPT_ROWS])
+        pairs = pairs[_apart(parent, pairs)]
+        if len(pairs):
+            pairs = pairs[accept(pairs)]
+            _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+
+
+def near_duplicate_groups(fingerprints: ArrayLike, distance: int, accept: Accept | None = None) -> NDArray[np.int64]:
+    """Which rows hang together through near-equal fingerprints: for each row the smallest row of its group.
+
+    The connected components of the pairs that `near_duplicates` lists, without listing them: any number of equal
+    fingerprints costs no more than their sorting. fingerprints: shape (n,), uint64. distance: 0 to 7 (UsageError
+    otherwise). Returns shape (n,), dtype int64.
+
+    accept: says which pairs of rows, shape (p, 2), i < j, count; returns (p,) bool. It is asked in parts of about a
+    million, in a fixed order, and not about pairs that are already in one group. Equal fingerprints are asked about
+    too, so collapse equal texts before; more than `MAX_PAIRS` such pairs are a MixtureError.
+
+    >>> near_duplicate_groups(np.array([7, 0, 255, 1, 3, 255], dtype=np.uint64), 1)
+    array([0, 0, 2, 0, 0, 2])
+    """
+    distinct = Distinct(_checked(fingerprints, distance))
+    parent = np.arange(len(distinct.rows), dtype=np.int64)
+    smallest = np.minimum.reduceat(distinct.rows, distinct.starts[:-1]) if len(parent) else parent
+    if accept is None:
+        parent[distinct.rows] = np.repeat(smallest, distinct.sizes)
+    else:
+        equal = int((distinct.sizes * (distinct.sizes - 1) // 2).sum())
+        _refuse_flood(equal)
+        packed = np.empty(equal, dtype=np.uint64)
+        _equal_pairs(distinct.rows, distinct.starts, packed)
+        _link_accepted(parent, packed, accept)
+    for found in search(distinct.values, int(distance)):
+        if accept is None:
+            _link(parent, smallest[found >> np.uint64(32)], smallest[found & np.uint64(0xFFFFFFFF)])
+            continue
+        total = _sizes(found, distinct, distinct)
+        _refuse_flood(total)
+        packed = np.empty(total, dtype=np.uint64)
+        _expand(found, distinct.rows, distinct.starts, distinct.rows, distinct.starts, True, packed)
+        _link_accepted(parent, packed, accept)
+    _flatten(parent)
+    return parent

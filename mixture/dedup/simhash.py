@@ -10,14 +10,14 @@ often as they occur, instead of weighted words. That needs no word splitter, hen
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.dedup.text import Texts, normalise_text, text_list
+from mixture.dedup.compiled import compiled, in_threads
+from mixture.dedup.normal import DENSE, Tables, normal_codes, parts_of, room, tables
+from mixture.dedup.text import Column, Texts, text_columns
 
 GRAM = 3
 """Characters in an n-gram; `GRAM_CJK` in one that starts with an ideograph or kana, which carry more each.
@@ -30,16 +30,6 @@ GRAM_CJK = 2
 SHORT_TEXT = 12
 """Normal forms with fewer n-grams than this get a plain hash: only equal ones meet."""
 
-_CHUNK = 65_536  # texts turned into code points at a time; bounds the memory to a few times their size
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """numba.njit, cached on disk where that is possible (numba picks the folder) and only in memory where not."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # read-only installation and no home directory
-        return numba.njit(nogil=True)(function)
-
 
 @compiled
 def _mix(value: np.uint64) -> np.uint64:
@@ -50,82 +40,117 @@ def _mix(value: np.uint64) -> np.uint64:
 
 
 @compiled
-def _gram_width(code: np.uint32, wide: int, narrow: int) -> int:
-    """Length of the gram that starts with this character: `narrow` for ideographs and kana."""
-    ideograph = 0x3400 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x3FFFF
-    kana = 0x3040 <= code <= 0x30FF or 0x31F0 <= code <= 0x31FF
-    return narrow if ideograph or kana else wide
+def chained(value: np.uint64, code: np.uint32) -> np.uint64:
+    """The hash of a sequence of characters, from the hash of all but the last one and the last one."""
+    return _mix((value ^ np.uint64(code)) + np.uint64(0x9E3779B97F4A7C15))
 
 
 @compiled
-def _gram_hashes(codes: NDArray[np.uint32], wide: int, narrow: int, out: NDArray[np.uint64]) -> int:
-    """Hash every n-gram of one text into `out` (at least len(codes) long); returns how many there are."""
-    count = 0
-    for start in range(len(codes)):
-        width = _gram_width(codes[start], wide, narrow)
-        if start + width > len(codes):
-            continue
-        value = np.uint64(width)
-        for offset in range(width):
-            value = _mix((value ^ np.uint64(codes[start + offset])) + np.uint64(0x9E3779B97F4A7C15))
-        out[count] = value
-        count += 1
-    return count
-
-
-@compiled
-def _text_hash(codes: NDArray[np.uint32]) -> np.uint64:
-    """One 64-bit hash of all characters in order."""
-    value = np.uint64(len(codes)) + np.uint64(0x2545F4914F6CDD1D)
-    for code in codes:
-        value = _mix((value ^ np.uint64(code)) + np.uint64(0x9E3779B97F4A7C15))
+def text_hash(codes: NDArray[np.uint32], count: int) -> np.uint64:
+    """One 64-bit hash of the first `count` characters in order."""
+    value = np.uint64(count) + np.uint64(0x2545F4914F6CDD1D)
+    for index in range(count):
+        value = chained(value, codes[index])
     return value
 
 
 @compiled
-def _fingerprints(
-    codes: NDArray[np.uint32], ends: NDArray[np.int64], wide: int, narrow: int, short: int, out: NDArray[np.uint64]
-) -> None:
-    """Fingerprint the texts codes[ends[i - 1]:ends[i]] into out[i]."""
-    votes = np.zeros(64, dtype=np.int64)
-    longest = 0
-    begin = 0
-    for end in ends:
-        longest = max(longest, end - begin)
-        begin = end
-    grams = np.empty(longest, dtype=np.uint64)
-    begin = 0
-    for row in range(len(ends)):
-        end = ends[row]
-        count = _gram_hashes(codes[begin:end], wide, narrow, grams)
-        if count < short:
-            out[row] = _text_hash(codes[begin:end])
+def gram_hashes(codes: NDArray[np.uint32], count: int, t: Tables, out: NDArray[np.uint64]) -> int:
+    """Hash every n-gram of the first `count` characters into `out` (room for `count`); returns how many there are.
+
+    A gram that starts with an ideograph or kana has `GRAM_CJK` characters, any other `GRAM`.
+    """
+    dense = np.uint8(0)
+    for index in range(count):
+        dense |= t.kind[codes[index]]
+    if not dense & DENSE:  # the same as below, in a form that the compiler turns into vector instructions
+        for start in range(count - GRAM + 1):
+            value = np.uint64(GRAM)
+            for offset in range(GRAM):
+                value = chained(value, codes[start + offset])
+            out[start] = value
+        return max(0, count - GRAM + 1)
+    size = 0
+    for start in range(count):
+        width = GRAM_CJK if t.kind[codes[start]] & DENSE else GRAM
+        if start + width > count:
+            continue
+        value = np.uint64(width)
+        for offset in range(width):
+            value = chained(value, codes[start + offset])
+        out[size] = value
+        size += 1
+    return size
+
+
+@compiled
+def _add(planes: NDArray[np.uint64], first: int, value: np.uint64) -> None:
+    """Add 2**first to each of the 64 counters whose bit is set in `value`."""
+    plane = first
+    while value:
+        carry = planes[plane] & value
+        planes[plane] ^= value
+        value = carry
+        plane += 1
+
+
+@compiled
+def _sum3(a: np.uint64, b: np.uint64, c: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """A full adder on 64 bits at once: the sums and the carries."""
+    half = a ^ b
+    return half ^ c, (a & b) | (half & c)
+
+
+@compiled
+def _majority(grams: NDArray[np.uint64], count: int, planes: NDArray[np.uint64]) -> np.uint64:
+    """The bits that more than half of the first `count` grams have set.
+
+    The 64 counters stand upright: planes[k] holds bit k of each, so one operation on a word works on all of them.
+    Eight grams are added by seven full adders, as in Harley and Seal's population count (Warren, Hacker's Delight,
+    2nd edition, section 5-1).
+    """
+    planes[:] = 0
+    ones = twos = fours = np.uint64(0)
+    end = count - count % 8
+    for start in range(0, end, 8):
+        g = grams[start : start + 8]
+        ones, two_a = _sum3(ones, g[0], g[1])
+        ones, two_b = _sum3(ones, g[2], g[3])
+        twos, four_a = _sum3(twos, two_a, two_b)
+        ones, two_a = _sum3(ones, g[4], g[5])
+        ones, two_b = _sum3(ones, g[6], g[7])
+        twos, four_b = _sum3(twos, two_a, two_b)
+        fours, eight = _sum3(fours, four_a, four_b)
+        _add(planes, 3, eight)
+    planes[0], planes[1], planes[2] = ones, twos, fours
+    for index in range(end, count):
+        _add(planes, 0, grams[index])
+    above, level = np.uint64(0), ~np.uint64(0)
+    for plane in range(len(planes) - 1, -1, -1):  # counters > count // 2, compared from the highest bit; a tie is a 0
+        if count // 2 >> plane & 1:
+            level &= planes[plane]
         else:
-            votes[:] = 0
-            for gram in grams[:count]:
-                for bit in range(64):
-                    votes[bit] += np.int64((gram >> np.uint64(bit)) & np.uint64(1))
-            fingerprint = np.uint64(0)
-            for bit in range(64):
-                if 2 * votes[bit] > count:  # a tie is a 0
-                    fingerprint |= np.uint64(1) << np.uint64(bit)
-            out[row] = fingerprint
-        begin = end
+            above |= level & planes[plane]
+            level &= ~planes[plane]
+    return above
 
 
-def _codes(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """All code points of the texts in one array, and where each text ends. Shapes (sum of lengths,), (n,)."""
-    joined = "".join(texts).encode("utf-32-le", "surrogatepass")
-    ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
-    return np.frombuffer(joined, dtype="<u4").astype(np.uint32, copy=False), ends
+@compiled
+def _fingerprints(offsets: NDArray[np.int64], data: NDArray[np.uint8], t: Tables, out: NDArray[np.uint64]) -> None:
+    """Fingerprint the texts data[offsets[i]:offsets[i + 1]] into out[i]."""
+    codes = np.empty(room(offsets), dtype=np.uint32)
+    grams = np.empty(len(codes), dtype=np.uint64)
+    planes = np.empty(40, dtype=np.uint64)
+    for row in range(len(out)):
+        count = normal_codes(data, offsets[row], offsets[row + 1], t, codes)
+        size = gram_hashes(codes, count, t, grams)
+        out[row] = text_hash(codes, count) if size < SHORT_TEXT else _majority(grams, size, planes)
 
 
-def fingerprints_of_normal(texts: list[str]) -> NDArray[np.uint64]:
-    """`simhash_fingerprints` for texts that `normalise_text` has already been through. Shape (n,)."""
-    out = np.zeros(len(texts), dtype=np.uint64)
-    for start in range(0, len(texts), _CHUNK):
-        codes, ends = _codes(texts[start : start + _CHUNK])
-        _fingerprints(codes, ends, GRAM, GRAM_CJK, SHORT_TEXT, out[start : start + _CHUNK])
+def _column_fingerprints(column: Column, first: int, end: int) -> NDArray[np.uint64]:
+    offsets, data = column
+    out = np.empty(end - first, dtype=np.uint64)
+    _fingerprints(offsets[first : end + 1], data, tables(), out)
     return out
 
 
@@ -133,23 +158,24 @@ def simhash_fingerprints(texts: Texts) -> NDArray[np.uint64]:
     """64-bit SimHash of each text; the same on every machine and in every process.
 
     texts: n strings, as a sequence of str or an Arrow string array (chunked or not); a null or another type is a
-    UsageError. Returns shape (n,), dtype uint64. Texts that differ only in case, punctuation, white space or Unicode
-    compatibility forms have equal fingerprints. Below `SHORT_TEXT` n-grams one changed character turns a good part
-    of the votes and unrelated texts share many, so the distance says little: there the fingerprint is a plain hash
-    of the normal form, and only equal texts meet.
+    UsageError. Arrow's buffers are read where they are, by `$NUMBA_NUM_THREADS` threads (all cores). Returns shape
+    (n,), dtype uint64. Texts that differ only in case, punctuation, white space or Unicode compatibility forms have
+    equal fingerprints. Below `SHORT_TEXT` n-grams one changed character turns a good part of the votes and unrelated
+    texts share many, so the distance says little: there the fingerprint is a plain hash of the normal form, and only
+    equal texts meet.
 
     >>> a, b = simhash_fingerprints(["What is dense retrieval?", "what is  DENSE retrieval"])
     >>> a == b
     np.True_
     """
-    return fingerprints_of_normal([normalise_text(text) for text in text_list(texts)])
+    tasks = (
+        partial(_column_fingerprints, column, first, end)
+        for column in text_columns(texts)
+        for first, end in parts_of(column[0])
+    )
+    return np.concatenate([np.empty(0, dtype=np.uint64), *in_threads(tasks)])
 
 
-def gram_set(normal: str) -> NDArray[np.uint64]:
-    """The sorted distinct n-gram hashes of one normalised text (the whole text's hash where it has no n-gram)."""
-    codes, _ = _codes([normal])
-    grams = np.empty(len(codes), dtype=np.uint64)
-    count = _gram_hashes(codes, GRAM, GRAM_CJK, grams)
-    if count == 0:
-        return np.array([_text_hash(codes)], dtype=np.uint64)
-    return np.unique(grams[:count])
+def fingerprints_of_normal(texts: Texts) -> NDArray[np.uint64]:
+    """`simhash_fingerprints`; a normal form's normal form is itself."""
+    return simhash_fingerprints(texts)

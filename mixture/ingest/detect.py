@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mixture.errors import UsageError
-from mixture.ingest.formats import READERS
+from mixture.ingest.formats import FOLDERS, READERS, arrow
 from mixture.ingest.formats.damage import BadRow, StreamDamaged
-from mixture.ingest.formats.delimited import header_columns
+from mixture.ingest.formats.delimited import header_columns, known_delimiter
 from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.formats.shapes import shape_of
+from mixture.ingest.formats.renaming import Renaming
+from mixture.ingest.formats.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS, shape_of
+from mixture.ingest.formats.unpack import packing
 
-PARQUET_MAGIC = b"PAR1"
+# Files that are tables as a whole: they are no text, and not read when packed once more.
+TABLE_MAGIC = (
+    (b"PAR1", "parquet", "Parquet"),
+    (arrow.FILE_MAGIC, "arrow", "an Arrow IPC file"),
+    (arrow.STREAM_MAGIC, "arrow", "an Arrow IPC stream"),
+)
 # What people hand over by mistake; a name for it says more than "binary data".
 FOREIGN_MAGIC = (
     (b"PK\x03\x04", "a zip archive"),
     (b"BZh", "bzip2 data"),
     (b"\xfd7zXZ", "xz data"),
-    (b"\x28\xb5\x2f\xfd", "zstandard data"),
-    (b"ARROW1", "an Arrow IPC file"),
     (b"SQLite format 3", "a SQLite database"),
     (b"%PDF", "a PDF document"),
     (b"\x89HDF", "an HDF5 file"),
@@ -27,6 +33,7 @@ FOREIGN_MAGIC = (
 )
 HEAD_BYTES = 1 << 16
 HEAD_LINES = 20
+NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
 MAX_NUL_SHARE = 0.01  # scraped text has a stray NUL now and then, binary data is full of them
 
 
@@ -38,12 +45,12 @@ def detect(path: Path) -> str:
     """
     name, seen = look(path)
     if name is None:
-        raise UsageError(f"{path}: {seen}; formats: {', '.join(sorted(READERS))}, text also as gzip")
+        raise UsageError(f"{path}: {seen}; formats: {', '.join(sorted(READERS))}, text also as gzip or zstandard")
     return name
 
 
-def look(path: Path) -> tuple[str | None, str]:
-    """The format (None when unknown) and, in words, what was seen.
+def look(path: Path, columns: Renaming | None = None) -> tuple[str | None, str]:
+    """The format (None when unknown) and, in words, what was seen. Names in `columns` count as known.
 
     Raises UsageError when the file does not exist or cannot be opened.
     """
@@ -54,22 +61,29 @@ def look(path: Path) -> tuple[str | None, str]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     if not magic:
         return None, "the file is empty"
-    if magic.startswith(PARQUET_MAGIC):
-        return "parquet", "a Parquet file"
-    head = _head(path)
+    for start, name, what in TABLE_MAGIC:
+        if magic.startswith(start):
+            return name, what
+    head = _head(path, packing(magic))
     if isinstance(head, str):
         return None, head
     for start, what in FOREIGN_MAGIC:
         if head.startswith(start):
             return None, f"the file is {what}"
-    if head.startswith(PARQUET_MAGIC):
-        return None, "the file is gzip around Parquet (unpack it first)"
+    for start, _, what in TABLE_MAGIC:
+        if head.startswith(start):
+            return None, f"the file is {packing(magic)} around {what} (unpack it first)"
     if head.count(0) > len(head) * MAX_NUL_SHARE:
         return None, "the file is binary data"
-    return _look_at_text(head.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace"))
+    return _look_at_text(head.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace"), columns)
 
 
-def _head(path: Path) -> bytes | str:
+def folder_format(folder: Path) -> str | None:
+    """The format of a folder that is read as a whole: a name of `mixture.ingest.formats.FOLDERS`; None for others."""
+    return next((name for name, format in FOLDERS.items() if format.is_one(folder)), None)
+
+
+def _head(path: Path, packed: str | None) -> bytes | str:
     head = b""
     try:
         for block in blocks(path):
@@ -79,38 +93,60 @@ def _head(path: Path) -> bytes | str:
     except StreamDamaged as damage:
         if not head:
             return damage.reason
-    return head or "the gzip file holds no data"
+    return head or f"the {packed} file holds no data"
 
 
-def _look_at_text(head: str) -> tuple[str | None, str]:
+def _look_at_text(head: str, columns: Renaming | None) -> tuple[str | None, str]:
     lines = [line for line in head.split("\n")[:HEAD_LINES] if line.strip()]
     if not lines:
         return None, "the file has only blank lines"
     first = lines[0].strip()
-    if first in ("[", "{") or first.startswith(("[{", "[[")):
-        return None, "the file is one JSON document over the whole file; write one JSON value a line"
+    if first == "{":
+        return None, "the file is one JSON object over many lines; write one JSON value a line, or one array"
+    if re.match(r"\[\s*([\[{\]]|$)", first):
+        return "json", "a JSON array"
     if _is_json_line(first):
         return "jsonl", "JSON lines"
-    by_delimiter = [(name, sign) for name, sign in (("tsv", "\t"), ("csv", ",")) if sign in first]
-    for name, sign in by_delimiter:
-        if _has_known_columns(lines[0], sign):
-            return name, f"a header line of {name.upper()}"
+    if "\t" in first and _has_known_columns(lines[0]):
+        return "tsv", "a header line of TSV"
+    if known_delimiter(lines[0], columns):
+        return "csv", "a header line of CSV"
     # The first line may be the damaged one.
     if any(_is_json_line(line.strip()) for line in lines[1:]):
         return "jsonl", "JSON lines after a damaged first line"
-    if by_delimiter:
-        name = by_delimiter[0][0]
-        return name, f"text with the delimiter of {name.upper()}"
+    if "\t" in first:
+        return _look_at_columns([line.removesuffix("\r").split("\t") for line in lines])
+    if "," in first:
+        return "csv", "text with the delimiter of CSV"
     return None, f"neither JSON nor columns: the first line is {first[:60]!r}"
+
+
+def _look_at_columns(lines: list[list[str]]) -> tuple[str | None, str]:
+    whole = lines[:-1] or lines  # the last line may be cut off
+    if all(len(fields) == 3 for fields in whole):
+        if all(field.isdecimal() for fields in whole for field in fields):
+            layout = "collection.tsv and queries*.tsv"
+            return None, f"the file is triples of ids; give the folder that holds it together with {layout}"
+        # A label or an id beside two texts is no negative, and a header is no row.
+        texts = not any(NUMBER.fullmatch(field) for fields in whole for field in fields)
+        passages = [[fields[side] for fields in whole] for side in (1, 2)]
+        if texts and any(map(_is_long, lines[0])) and all(any(map(_is_long, side)) for side in passages):
+            return "triples", "three texts a line without a header"
+    return "tsv", "text with the delimiter of TSV"
+
+
+def _is_long(text: str) -> bool:
+    """Longer than the name of a column."""
+    return len(text) > HEADER_MAX_CHARS or len(text.split()) > HEADER_MAX_WORDS
 
 
 def _is_json_line(line: str) -> bool:
     return line.startswith(("{", "["))
 
 
-def _has_known_columns(line: str, delimiter: str) -> bool:
+def _has_known_columns(line: str) -> bool:
     try:
-        shape_of(tuple(header_columns(line.removesuffix("\r"), delimiter)), "column")
+        shape_of(tuple(header_columns(line.removesuffix("\r"), "\t")), "column")
     except BadRow:
         return False
     return True

@@ -1,4 +1,8 @@
-"""What the user points at (files, folders, glob patterns) as a sorted list of files, each with its collection."""
+"""What the user points at (files, folders, patterns, URIs, hub ids) as sorted units, each with its collection.
+
+A unit is what is read and stored as a whole: a file, a folder in a layout that is read as a whole (BEIR, MS MARCO, a
+saved dataset), a file behind a URI, a file or dataset of the hub.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,18 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from mixture.errors import UsageError
+from mixture.errors import UsageError, unknown_name
+from mixture.ingest import hub, remote
+from mixture.ingest.detect import folder_format
+from mixture.ingest.formats import FOLDERS, FORMATS, READERS
+from mixture.ingest.hub import HubPart, HubSource
+from mixture.ingest.remote import RemoteFile
 
-EXTENSIONS = frozenset({".gz", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".tab", ".parquet", ".pq"})
+EXTENSIONS = frozenset(
+    {".gz", ".zst", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".tab", ".parquet", ".pq"}
+)
 HUB_FOLDER = "data"  # where a dataset repository keeps its shards; the name to use is that of the folder above
 SHARD = re.compile(r"(^|.*[-_.])\d+-of-\d+")
 LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
@@ -19,96 +30,178 @@ NOT_LANGUAGES = frozenset({"all", "dev", "max", "min", "neg", "new", "old", "out
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """A file to ingest: the collection it belongs to, and its language where the file name says it."""
+class SourceUnit:
+    """Something to ingest as a whole: where it is, the collection it belongs to, its language where its name says it,
+    and its format where the user says it (else the content does)."""
 
-    path: Path
+    place: Path | RemoteFile | HubPart
     collection: str
-    language: str | None
+    language: str | None = None
+    format: str | None = None
+
+    @property
+    def location(self) -> str:
+        """The path or URI as users see it and the store records it."""
+        return str(self.place)
 
 
-def discover(sources: Sequence[Path | str], name: str | None) -> list[SourceFile]:
-    """The data files behind files, folders and glob patterns, sorted by collection and path.
+def discover(
+    sources: Sequence[Path | str | HubSource], name: str | None, *, format: str | None = None
+) -> list[SourceUnit]:
+    """The units behind files, folders, glob patterns, URIs and hub ids, sorted by collection and location.
 
     A folder of files is one collection, named after the folder; each of its sub-folders is another, with all that
-    lies below. A file given by itself is named after its own stem (`xquad.zh.jsonl`: collection xquad, language zh),
-    a shard such as `train-00000-of-00001.parquet` after its folder (after the one above if that is `data`).
+    lies below. A folder that is read as a whole is one unit and one collection. A file given by itself is named after
+    its own stem (`xquad.zh.jsonl`: collection xquad, language zh), a shard such as `train-00000-of-00001.parquet`
+    after its folder (after the one above if that is `data`). Files behind a URI (`s3://bucket/folder`) follow the
+    same rules; a hub dataset is named after its repository.
     `name` replaces the collection's name; several files or folders then become one collection, but a folder of
-    collections does not.
+    collections does not. `format` is taken for every unit, whatever its content looks like.
 
     Raises UsageError when a source does not exist or holds no data file, when `name` is given for a folder of several
-    collections, and when one file would be in two collections.
+    collections, when one file would be in two collections, and when there is no such format or not for this source.
     """
-    found: dict[Path, SourceFile] = {}
+    if format is not None and format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    found: dict[object, SourceUnit] = {}
     for source in sources:
-        files = [file for path in _matches(str(source)) for file in _files(path)]
-        if not files:
+        units = _units(source, format)
+        if not units:
             raise UsageError(f"no data files in {source} (hidden files, README, LICENSE and *.md do not count)")
         if name is not None:
-            files = _renamed(files, name, source)
-        for file in files:
+            units = _renamed(units, name, source)
+        for unit in units:
             # Links and other spellings of a path are the same file.
-            earlier = found.setdefault(file.path.resolve(), file)
-            if earlier.collection != file.collection:
+            key = unit.place.resolve() if isinstance(unit.place, Path) else unit.location
+            earlier = found.setdefault(key, replace(unit, format=format))
+            if earlier.collection != unit.collection:
                 raise UsageError(
-                    f"{file.path} would be in two collections, {earlier.collection!r} and {file.collection!r}; "
+                    f"{unit.location} would be in two collections, {earlier.collection!r} and {unit.collection!r}; "
                     "give it once, or give --name"
                 )
     if not found:
-        raise UsageError("no sources; give a file, a folder or a glob pattern")
-    return sorted(found.values(), key=lambda file: (file.collection, str(file.path)))
+        raise UsageError("no sources; give a file, a folder, a glob pattern, a URI or a hub id")
+    return sorted(found.values(), key=lambda unit: (unit.collection, unit.location))
+
+
+def _units(source: Path | str | HubSource, format: str | None) -> list[SourceUnit]:
+    if isinstance(source, HubSource):
+        return _hub_units(source)
+    text = str(source)
+    if remote.is_uri(text):
+        if format not in (None, "parquet"):
+            raise UsageError(f"{text}: only parquet is read from a URI, not {format}; copy the files here first")
+        return _remote_units(text)
+    if Path(text).exists() or glob.has_magic(text):
+        return [unit for path in _matches(text) for unit in _local_units(path, format)]
+    if not hub.looks_like_hub_id(text) or Path(text).suffix.lower() in EXTENSIONS:
+        raise UsageError(f"no such file or folder: {text}")
+    try:
+        return _hub_units(HubSource(text))
+    except UsageError as error:
+        raise UsageError(f"no such file or folder: {text}; and {error}") from None
 
 
 def _matches(source: str) -> list[Path]:
     path = Path(source)
     if path.exists():
         return [path]
-    if not glob.has_magic(source):
-        raise UsageError(f"no such file or folder: {source}")
     matches = [Path(match) for match in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - absolute patterns
     return [path for path in matches if path.is_dir() or _is_data(path)]
 
 
-def _files(path: Path) -> Iterator[SourceFile]:
+def _hub_units(source: HubSource) -> list[SourceUnit]:
+    collection = source.hub_id.rpartition("/")[2]
+    return [
+        SourceUnit(part, collection, split_name(PurePath(part.file))[1] if part.file else None)
+        for part in hub.find(source)
+    ]
+
+
+def _remote_units(uri: str) -> list[SourceUnit]:
+    base, files = remote.list_files(uri)
+    units = []
+    for file in files:
+        path = PurePath(file.path)
+        below = path.relative_to(base).parts
+        if not _counts(path.name):
+            continue
+        if len(files) == 1 and uri.rstrip("/").endswith(path.name):
+            units.append(_single(file, path))
+        else:
+            units.append(_member(file, path, base / below[0] if len(below) > 1 else base))
+    return units
+
+
+def _local_units(path: Path, format: str | None) -> Iterator[SourceUnit]:
     if not path.is_dir():
-        stem, language = split_name(path)
-        yield _member(path, path.parent) if SHARD.fullmatch(stem) else SourceFile(path, stem, language)
+        yield _single(path, path)
         return
+    if _is_unit(path, format):
+        yield SourceUnit(path, _folder_name(path))
+        return
+    if format is not None and format not in READERS and not any(_is_unit(p, format) for p in path.rglob("*")):
+        FOLDERS[format].data_files(path)  # raises, saying what such a folder holds
     for entry in sorted(path.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            yield from (_member(file, entry) for file in _below(entry))
-        elif _is_data(entry):
-            yield _member(entry, path)
+            yield from (_member(file, file, entry) for file in _below(entry, format))
+        elif _is_data(entry) and (format is None or format in READERS):
+            yield _member(entry, entry, path)
 
 
-def _member(file: Path, folder: Path) -> SourceFile:
+def _is_unit(folder: Path, format: str | None) -> bool:
+    """Whether a folder is read as a whole. Raises UsageError for one of which a file is missing or no split is clear,
+    so that this is said before anything is stored."""
+    if not folder.is_dir():
+        return False
+    found = FOLDERS.get((folder_format(folder) if format is None else format) or "")
+    if found is None or not found.is_one(folder):
+        return False
+    found.data_files(folder)
+    return True
+
+
+def _single(place: Path | RemoteFile, file: PurePath) -> SourceUnit:
+    stem, language = split_name(file)
+    return _member(place, file, file.parent) if SHARD.fullmatch(stem) else SourceUnit(place, stem, language)
+
+
+def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath) -> SourceUnit:
     stem, language = split_name(file)
     name = _folder_name(folder)
     if name == HUB_FOLDER and SHARD.fullmatch(stem):
-        name = _folder_name(folder.absolute().parent)
-    return SourceFile(file, name, language)
+        name = _folder_name((folder.absolute() if isinstance(folder, Path) else folder).parent)
+    return SourceUnit(place, name, language)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, format: str | None) -> Iterator[Path]:
+    if _is_unit(folder, format):
+        yield folder
+        return
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            yield from _below(entry)
-        elif _is_data(entry):
+            yield from _below(entry, format)
+        elif _is_data(entry) and (format is None or format in READERS):
             yield entry
 
 
 def _is_data(path: Path) -> bool:
-    name = path.name
+    return path.is_file() and _counts(path.name)
+
+
+def _counts(name: str) -> bool:
     documents = name.upper().startswith(("README", "LICENSE")) or name.lower().endswith(".md")
-    return path.is_file() and not name.startswith(".") and not documents
+    return not name.startswith(".") and not documents
 
 
-def _folder_name(folder: Path) -> str:
+def _folder_name(folder: PurePath) -> str:
     # A link keeps its own name; only "." and ".." have to be looked up.
-    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+    if isinstance(folder, Path) and folder.name in ("", ".."):
+        return folder.resolve().name
+    return folder.name
 
 
-def split_name(path: Path) -> tuple[str, str | None]:
+def split_name(path: PurePath) -> tuple[str, str | None]:
     """A file's stem without data extensions, and the language tag at its end, if it has one.
 
     >>> split_name(Path("xquad.zh.jsonl.gz"))
@@ -125,11 +218,12 @@ def split_name(path: Path) -> tuple[str, str | None]:
     return stem, None
 
 
-def _renamed(files: Sequence[SourceFile], name: str, source: Path | str) -> list[SourceFile]:
-    folders = sorted({file.collection for file in files})
-    if len(folders) > 1 and Path(source).is_dir():
+def _renamed(units: Sequence[SourceUnit], name: str, source: Path | str | HubSource) -> list[SourceUnit]:
+    folders = sorted({unit.collection for unit in units})
+    place = str(source)
+    if len(folders) > 1 and (Path(place).is_dir() or remote.is_uri(place)):
         listed = ", ".join(folders[:8]) + (", …" if len(folders) > 8 else "")
         raise UsageError(
             f"one name {name!r} for the {len(folders)} collections of {source}: {listed}; leave --name out"
         )
-    return [replace(file, collection=name) for file in files]
+    return [replace(unit, collection=name) for unit in units]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import random
 import re
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ import duckdb
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
+from mixture.store.limits import Limits
+from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
 from mixture.store.schema import migrate, stored_version
 
 T = TypeVar("T")
@@ -24,13 +26,6 @@ EXTENSIONS = ("ducklake", "sqlite_scanner")
 # Six processes committing at once lose 44 % of their attempts to conflicts on a SQLite catalog: repeat them.
 COMMIT_ATTEMPTS = 12
 CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
-
-
-# What may stand in FROM beside tables. Others read files of any kind (sqlite_scan ignores DuckDB's own switch), run
-# queries given as text, or clean the lake up.
-TABLE_FUNCTIONS = frozenset(
-    {"current_snapshot", "generate_series", "range", "repeat", "snapshots", "table_info", "unnest"}
-)
 
 
 class Store:
@@ -43,7 +38,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._writer: duckdb.DuckDBPyConnection | None = None
-        self._reader: duckdb.DuckDBPyConnection | None = None
+        self._reader: Reader | None = None
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False) -> Store:
@@ -78,38 +73,28 @@ class Store:
                 connection.close()
         self._reader = self._writer = None
 
-    def sql(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
-        """One read-only query over everything in the store, as an Arrow table.
+    def sql(
+        self, query: str, params: Sequence[Any] | dict[str, Any] | None = None, *, limits: Limits | None = None
+    ) -> pa.Table:
+        """One read-only query over everything in the store, as an Arrow table. `docs/sql.md` lists what can be asked.
 
-        The connection is shut in: no files, no network, no extensions, no settings, no writes, and only the table
-        functions of `TABLE_FUNCTIONS`. A mistake in the query is a `UsageError` with DuckDB's first line.
+        The connection is shut in: no files, no network, no extensions, no settings, no writes. A mistake in the query
+        is a `UsageError` with DuckDB's first line; one that passes the limits (default: 60 s, 2 GB) a `StoreError`.
         """
+        limits = limits or Limits()
+        if self._reader is not None and self._reader.memory_bytes != limits.memory_bytes:
+            self._reader.close()
+            self._reader = None
         if self._reader is None:
-            self._reader = _connect(self.root, read_only=True)
-            # The lake's own files stay readable; SELECT is the only statement, so nothing can be written to them.
-            self._reader.execute(f"SET allowed_directories = [{_quote(str(self.root / 'data') + '/')}]")
-            self._reader.execute("SET enable_external_access = false")
-            self._reader.execute("SET lock_configuration = true")
-        try:
-            statements = self._reader.extract_statements(query)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                got = ", ".join(statement.type.name for statement in statements) or "none"
-                raise UsageError(f"one SELECT statement is allowed, the store is read-only here; got {got}")
-            refused = sorted(_table_functions(self._reader, query) - TABLE_FUNCTIONS)
-            if refused:
-                allowed = ", ".join(sorted(TABLE_FUNCTIONS))
-                raise UsageError(f"table function {refused[0]!r} is not allowed here; allowed: {allowed}")
-            result = self._reader.execute(statements[0], params)
-            return result.to_arrow_table()
-        except duckdb.Error as error:
-            raise UsageError(_first_lines(error)) from error
+            self._reader = Reader(_connect(self.root, read_only=True), self.root / "data", limits.memory_bytes)
+        return self._reader.sql(query, params, limits)
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """A query of the toolkit's own (large results, registered tables), outside any transaction."""
         try:
             return self.connection.execute(query, params).to_arrow_table()
         except duckdb.Error as error:
-            raise StoreError(f"the store could not be read: {_first_lines(error)}") from error
+            raise StoreError(f"the store could not be read: {first_lines(error)}") from error
 
     def rows(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """`read` as a list of dictionaries, for small results."""
@@ -131,7 +116,7 @@ class Store:
                 _rollback(connection)
                 text = str(error).lower()
                 if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in CONFLICT_SIGNS):
-                    raise StoreError(f"the store refused a write: {_first_lines(error)}") from error
+                    raise StoreError(f"the store refused a write: {first_lines(error)}") from error
                 # Jitter of the wait only: nothing that is stored depends on it.
                 time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
             except BaseException:
@@ -156,15 +141,20 @@ def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     for name in EXTENSIONS:
         _load_extension(connection, name)
     # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
-    options = f"DATA_PATH {_quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
+    options = f"DATA_PATH {quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
     if read_only:
         options += ", READ_ONLY"
     try:
-        connection.execute(f"ATTACH {_quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
+        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
         connection.execute("USE lake")
-    except duckdb.Error as error:
+    except (duckdb.Error, RuntimeError) as error:
         connection.close()
-        raise StoreError(f"the store at {root} does not open: {_first_lines(error)}") from error
+        if is_ctrl_c(error):
+            raise KeyboardInterrupt from error
+        raise StoreError(f"the store at {root} does not open: {first_lines(error)}") from error
+    # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
+    # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
+    connection.execute(f"SET temp_directory = {quote(str(root / f'spill-{uuid.uuid4().hex[:12]}'))}")
     # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
     connection.execute("SET arrow_large_buffer_size = true")
     return connection
@@ -175,7 +165,7 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     package = importlib.util.find_spec(f"duckdb_extension_{name}")
     for folder in package.submodule_search_locations or () if package else ():
         for file in sorted(Path(folder).glob(f"extensions/v{duckdb.__version__}/*.duckdb_extension")):
-            connection.execute(f"LOAD {_quote(str(file))}")
+            connection.execute(f"LOAD {quote(str(file))}")
             return
     try:
         connection.execute(f"INSTALL {name}")
@@ -183,39 +173,11 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     except duckdb.Error as error:
         wheel = "duckdb-extension-" + name.replace("_", "-")
         raise StoreError(
-            f"DuckDB's extension {name} is missing; pip install {wheel}=={duckdb.__version__} ({_first_lines(error)})"
+            f"DuckDB's extension {name} is missing; pip install {wheel}=={duckdb.__version__} ({first_lines(error)})"
         ) from error
-
-
-def _table_functions(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
-    """Names of the table functions anywhere in a SELECT, by DuckDB's own parser."""
-    row = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
-    if tree.get("error"):
-        raise UsageError(f"this query cannot be checked: {tree.get('error_message', 'it does not parse')}")
-    found: set[str] = set()
-    nodes = [tree]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict):
-            if node.get("type") == "TABLE_FUNCTION":
-                found.add(str(node["function"].get("function_name", "?")).lower())
-            nodes.extend(node.values())
-        elif isinstance(node, list):
-            nodes.extend(node)
-    return found
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
     # A failed commit has ended the transaction already.
     with contextlib.suppress(duckdb.TransactionException):
         connection.execute("ROLLBACK")
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _first_lines(error: Exception) -> str:
-    """DuckDB's message without the excerpt of the query, on one line."""
-    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines() if line.strip())

@@ -52,7 +52,17 @@ ALTER TABLE passages SET PARTITIONED BY (collection);
 ALTER TABLE negatives SET PARTITIONED BY (collection)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1,)
+# What the datacard says, beside the rows, so that SQL can ask for it.
+V2 = """
+ALTER TABLE collections ADD COLUMN category VARCHAR;
+ALTER TABLE collections ADD COLUMN license VARCHAR;
+ALTER TABLE collections ADD COLUMN languages VARCHAR[];
+ALTER TABLE collections ADD COLUMN deduped_size BIGINT;
+ALTER TABLE collections ADD COLUMN source VARCHAR;
+ALTER TABLE collections ADD COLUMN negatives VARCHAR
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

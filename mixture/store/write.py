@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from mixture.errors import StoreError
+from mixture.errors import StoreError, UsageError
 from mixture.rows import Batch
 from mixture.store.connect import Store
 
@@ -34,12 +36,63 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class CollectionFacts:
-    """What is declared about a collection beside its rows."""
+    """What is declared about a collection beside its rows: the columns of `collections`, as its datacard has them."""
 
     collection: str
     card: str | None = None
     prompts: tuple[str, ...] = ()
     symmetric: bool | None = None
+    category: str | None = None
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+    deduped_size: int | None = None
+    source: str | None = None
+    negatives: str | None = None
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file (or a folder that is one) to be stored: its collection, where it is, the hash of its content, its rows.
+
+    `batches` is called once an attempt, since a transaction is repeated when another process commits first.
+    """
+
+    facts: CollectionFacts
+    location: str
+    sha256: str
+    batches: Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class RejectLimit:
+    """How many rows may be refused: a number of rows, or a share of the rows read."""
+
+    rows: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> RejectLimit:
+        """`100`, or `1%`. Raises UsageError."""
+        number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+        try:
+            value = float(number) if percent else int(number)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= (100 if percent else 10**15):
+            raise UsageError(f"--max-rejects {text!r}; give a number of rows such as 100, or a share such as 1%")
+        return cls(share=value / 100) if percent else cls(rows=int(value))
+
+    def check(self, counts: FileCounts, *, final: bool) -> None:
+        """Raise StoreError when there are too many. A share is only known at the end (`final`)."""
+        over = self.rows is not None and counts.rejected > self.rows
+        if final and self.share is not None:
+            over = counts.rejected > self.share * counts.rows_read
+        if over:
+            limit = f"{self.rows}" if self.rows is not None else f"{100 * (self.share or 0):g}%"
+            raise StoreError(
+                f"{counts.rejected:,} of {counts.rows_read:,} rows were refused, more than --max-rejects {limit}; "
+                "nothing was stored. Without --max-rejects the rows are set aside, and the table rejects says why"
+            )
 
 
 def file_is_stored(store: Store, collection: str, sha256: str) -> bool:
@@ -47,34 +100,79 @@ def file_is_stored(store: Store, collection: str, sha256: str) -> bool:
     return bool(store.rows("SELECT 1 FROM sources WHERE collection = ? AND sha256 = ?", [collection, sha256]))
 
 
-def add_file(
-    store: Store, facts: CollectionFacts, file: str, sha256: str, batches: Callable[[], Iterable[Batch]]
-) -> FileCounts:
-    """Store all rows of one file, as one transaction.
+def add_files(store: Store, files: Sequence[NewFile], limit: RejectLimit | None = None) -> list[FileCounts]:
+    """Store all rows of some files, as one transaction.
 
-    `batches` is called once an attempt (the transaction is repeated when another process commits first). Rows that the
-    collection holds, or that dedup or decontamination removed from it, are not stored again. The rejects of an earlier
-    content of the same file are replaced.
+    Rows that the collection holds, or that dedup or decontamination removed from it, are not stored again. The rejects
+    of an earlier content of the same file are replaced.
+
+    Raises StoreError, and leaves the store as it was, when more rows are refused than `limit` allows.
     """
 
-    def work(connection: duckdb.DuckDBPyConnection) -> FileCounts:
-        connection.execute("DELETE FROM rejects WHERE collection = ? AND file = ?", [facts.collection, file])
-        counts = FileCounts()
-        prompts: set[str] = set()
-        for batch in batches():
-            counts += _add_batch(connection, facts.collection, batch)
-            prompts.update(batch.prompts)
-        _declare(connection, facts, prompts)
-        connection.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, now())",
-                           [facts.collection, file, sha256, *asdict(counts).values()])  # fmt: skip
-        return counts
+    def work(connection: duckdb.DuckDBPyConnection) -> list[FileCounts]:
+        found = []
+        total = FileCounts()
+        for file in files:
+            counts = FileCounts()
+            for part in _add_file(connection, file):
+                counts += part
+                if limit is not None:
+                    limit.check(total + counts, final=False)
+            total += counts
+            found.append(counts)
+        if limit is not None:
+            limit.check(total, final=True)
+        return found
 
-    return store.transaction(work)
+    # The rows are parsed on all cores meanwhile; a second thread here would only take theirs.
+    with _one_thread(store.connection):
+        return store.transaction(work)
+
+
+@contextlib.contextmanager
+def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    found = connection.execute("SELECT current_setting('threads')").fetchone()
+    connection.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute(f"SET threads = {found[0] if found else 1}")
+
+
+def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile) -> Iterator[FileCounts]:
+    """Store one file, batch by batch; yields what each gave."""
+    collection = file.facts.collection
+    connection.execute("DELETE FROM rejects WHERE collection = ? AND file = ?", [collection, file.location])
+    counts = FileCounts()
+    prompts: set[str] = set()
+    _remember(connection, collection)
+    for batch in file.batches():
+        part = _add_batch(connection, collection, batch)
+        counts += part
+        prompts.update(batch.prompts)
+        yield part
+    _declare(connection, file.facts, prompts)
+    connection.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, now())",
+                       [collection, file.location, file.sha256, *asdict(counts).values()])  # fmt: skip
+
+
+# Columns of `collections` that a datacard fills, in the order of `CollectionFacts`.
+DECLARED = (
+    "card",
+    "prompts",
+    "is_symmetric",
+    "category",
+    "license",
+    "languages",
+    "deduped_size",
+    "source",
+    "negatives",
+)
 
 
 def declare(store: Store, facts: CollectionFacts) -> None:
-    """Bring a stored collection's card and prompts up to date, where they differ."""
-    stored = store.rows("SELECT card, prompts, is_symmetric FROM collections WHERE collection = ?", [facts.collection])
+    """Bring a stored collection's card, and what it declares, up to date, where they differ."""
+    stored = store.rows(f"SELECT {', '.join(DECLARED)} FROM collections WHERE collection = ?", [facts.collection])
     if stored and list(stored[0].values()) != _merged(list(stored[0].values()), facts, ()):
         store.transaction(lambda connection: _declare(connection, facts, ()))
 
@@ -82,57 +180,99 @@ def declare(store: Store, facts: CollectionFacts) -> None:
 def _declare(connection: duckdb.DuckDBPyConnection, facts: CollectionFacts, prompts: Iterable[str]) -> None:
     """Insert the collection, or bring it up to date. `prompts` are those that rows carried."""
     found = connection.execute(
-        "SELECT card, prompts, is_symmetric FROM collections WHERE collection = ?", [facts.collection]
+        f"SELECT {', '.join(DECLARED)} FROM collections WHERE collection = ?", [facts.collection]
     ).fetchone()
-    new = _merged(list(found or (None, [], None)), facts, prompts)
+    new = _merged(list(found or (None, [], *[None] * (len(DECLARED) - 2))), facts, prompts)
     if found is None:
-        connection.execute("INSERT INTO collections VALUES (?, ?, ?, ?, now())", [facts.collection, *new])
+        connection.execute(
+            f"INSERT INTO collections (collection, added_at, {', '.join(DECLARED)}) "
+            f"VALUES (?, now(), {', '.join('?' * len(DECLARED))})",
+            [facts.collection, *new],
+        )
     elif new != list(found):
         connection.execute(
-            "UPDATE collections SET card = ?, prompts = ?, is_symmetric = ? WHERE collection = ?",
+            f"UPDATE collections SET {', '.join(f'{name} = ?' for name in DECLARED)} WHERE collection = ?",
             [*new, facts.collection],
         )
 
 
 def _merged(stored: list[Any], facts: CollectionFacts, prompts: Iterable[str]) -> list[Any]:
-    """Card, prompts, symmetry: a card's win; without one, the prompts of all files' rows, in an order that does not
-    depend on the files'."""
+    """A card's values win; without one, the prompts of all files' rows, in an order that does not depend on theirs."""
     if facts.card is not None:
-        return [facts.card, list(facts.prompts), facts.symmetric]
+        values = list(asdict(facts).values())[1:]
+        return [list(value) if isinstance(value, tuple) else value for value in values]
     if stored[0] is not None:
         return stored
-    return [None, sorted({*(stored[1] or ()), *facts.prompts, *prompts}), facts.symmetric]
+    return [None, sorted({*(stored[1] or ()), *facts.prompts, *prompts}), facts.symmetric, *stored[3:]]
+
+
+def _remember(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
+    """The ids that the collection holds, in memory: to look them up in the lake costs a scan of its files a batch."""
+    examples = " UNION ALL ".join(f"SELECT example_id FROM {t} WHERE collection = $c" for t in ("examples", "removals"))
+    passages = "SELECT passage_id FROM passages WHERE collection = $c"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known_examples AS SELECT example_id AS id FROM ({examples})", {"c": collection}
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known_passages AS SELECT passage_id AS id FROM ({passages})", {"c": collection}
+    )
 
 
 def _add_batch(connection: duckdb.DuckDBPyConnection, collection: str, batch: Batch) -> FileCounts:
-    for name in ("examples", "passages", "negatives", "rejects"):
-        connection.register(f"new_{name}", getattr(batch, name))
-    named = {"c": collection}
-    inserted = connection.execute(
-        """INSERT INTO examples BY NAME SELECT $c AS collection, n.* FROM new_examples n
-           ANTI JOIN (SELECT example_id FROM examples WHERE collection = $c
-                      UNION ALL SELECT example_id FROM removals WHERE collection = $c) USING (example_id)""",
-        named,
-    ).fetchone()
-    connection.execute(
-        """INSERT INTO passages BY NAME SELECT $c AS collection, n.* FROM new_passages n
-           ANTI JOIN (SELECT passage_id FROM passages WHERE collection = $c) USING (passage_id)""",
-        named,
+    """Store a batch, after `_remember`."""
+    known = _known(connection, "known_examples", batch.examples["example_id"])
+    old_passages = _known(connection, "known_passages", batch.passages["passage_id"])
+    examples = _without(batch.examples, "example_id", known)
+    passages = _without(batch.passages, "passage_id", old_passages)
+    negatives = _without(batch.negatives, "example_id", known)
+    for table, rows in (("examples", examples), ("passages", passages), ("negatives", negatives)):
+        _insert(connection, table, collection, rows)
+    for table, ids in (("known_examples", examples["example_id"]), ("known_passages", passages["passage_id"])):
+        connection.register("new_ids", pa.table({"id": ids}))
+        connection.execute(f"INSERT INTO temp.{table} FROM temp.new_ids")
+    if len(known):
+        _add_negatives_of(connection, collection, batch.negatives, known)
+    _insert(connection, "rejects", collection, batch.rejects)
+    return FileCounts(
+        rows_read=batch.rows_read,
+        stored=examples.num_rows,
+        repeated=batch.rows_read - batch.rejects.num_rows - examples.num_rows,
+        rejected=batch.rejects.num_rows,
     )
+
+
+def _known(connection: duckdb.DuckDBPyConnection, table: str, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of the ids the temporary table has."""
+    connection.register("new_ids", pa.table({"id": ids}))
+    found = connection.execute(f"SELECT id FROM temp.new_ids SEMI JOIN temp.{table} USING (id)")
+    return found.to_arrow_table()["id"]
+
+
+def _without(rows: pa.Table, column: str, known: pa.ChunkedArray) -> pa.Table:
+    if not len(known):
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows[column], known.cast(rows[column].type))))
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, collection: str, rows: pa.Table) -> None:
+    if rows.num_rows:
+        connection.register("new_rows", rows)
+        connection.execute(
+            f"INSERT INTO lake.{table} BY NAME SELECT ? AS collection, n.* FROM temp.new_rows n", [collection]
+        )
+
+
+def _add_negatives_of(
+    connection: duckdb.DuckDBPyConnection, collection: str, negatives: pa.Table, known: pa.ChunkedArray
+) -> None:
+    """Negatives of examples that were there before: those that the examples lack."""
+    connection.register("new_rows", negatives.filter(pc.is_in(negatives["example_id"], known.cast(pa.string()))))
     connection.execute(
-        """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n
+        """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_rows n
            SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)
            ANTI JOIN (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)
         """,
-        named,
-    )
-    connection.execute("INSERT INTO rejects BY NAME SELECT $c AS collection, n.* FROM new_rejects n", named)
-    stored = int(inserted[0]) if inserted else 0
-    return FileCounts(
-        rows_read=batch.rows_read,
-        stored=stored,
-        repeated=batch.rows_read - batch.rejects.num_rows - stored,
-        rejected=batch.rejects.num_rows,
+        {"c": collection},
     )
 
 

@@ -157,6 +157,12 @@ def test_parquet_with_other_columns_is_one_reject(tmp_path: Path) -> None:
     assert "found 'text', 'n_words'; expected query + pos" in reject.reason
 
 
+def test_parquet_with_a_column_twice_is_one_reject(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["anchor", "positive", "anchor"]), path)
+    assert list(read_file(path)) == [Reject(1, "column 'anchor' appears more than once", "anchor, positive, anchor")]
+
+
 def test_cut_parquet_is_one_reject(tmp_path: Path) -> None:
     content = parquet(tmp_path / "rows", {"anchor": ["a"], "positive": ["b"]})
     good, (reject,) = read(tmp_path / "rows", content[:-10])

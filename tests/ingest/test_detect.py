@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from mixture.errors import UsageError
 from mixture.ingest.detect import detect
@@ -29,6 +30,12 @@ KNOWN = {
     "json with tabs": (b'{"query":\t"a",\t"pos": ["b"]}\n', "jsonl"),
     "first line damaged": (b'uery": "a", "pos": ["b"]}\n{"query": "a", "pos": ["b"]}\n', "jsonl"),
     "latin-1 json": (b'["M\xfcller", "b"]\n', "jsonl"),
+    "array of objects": (b'[{"query": "a", "pos": ["b"]}]', "json"),
+    "array of lists, spaces": (b'\xef\xbb\xbf [ ["a", "b"] ]', "json"),
+    "pretty array": (b'[\n  {\n    "query": "a"', "json"),
+    "empty array": (b"[]", "json"),
+    "semicolons": (b"question;answer\na, b;c\n", "csv"),
+    "bars": (b'"question"|"answer"\na|b\n', "csv"),
     "csv": (b"question,answer\na,b\n", "csv"),
     "csv, quoted header": (b'"question","answer"\r\n"a","b"\r\n', "csv"),
     "csv whose answers are JSON": (b'question,answer\n{"a,b\n', "csv"),
@@ -66,13 +73,16 @@ UNKNOWN = {
     "packed nothing": (gzip.compress(b""), "the gzip file holds no data"),
     "blank": (b"\n \n", "the file has only blank lines"),
     "prose": (b"Call me Ishmael.\nSome years ago", "neither JSON nor columns: the first line is 'Call me Ishmael.'"),
-    "json array": (b'[{"query": "a"},\n', "one JSON document over the whole file"),
-    "pretty json": (b'{\n  "query": "a"\n', "one JSON document over the whole file"),
+    "pretty json": (b'{\n  "query": "a"\n', "one JSON object over many lines; write one JSON value a line, or one arr"),
     "zip": (b"PK\x03\x04....", "a zip archive"),
-    "zstd": (b"\x28\xb5\x2f\xfd....", "zstandard data"),
+    "not really zstd": (b"\x28\xb5\x2f\xfd....", "zstandard data is damaged"),
+    "zstd header only": (b"\x28\xb5\x2f\xfd", "zstandard stream ends early"),
+    "zstd of nothing": (zstandard.ZstdCompressor().compress(b""), "the zstandard file holds no data"),
     "utf-16": ('["a", "b"]'.encode("utf-16"), "UTF-16 text"),
     "binary": (b"ab\0\0cd", "binary data"),
     "packed parquet": (gzip.compress(parquet_bytes()), "gzip around Parquet"),
+    "parquet in zstd": (zstandard.ZstdCompressor().compress(parquet_bytes()), "zstandard around Parquet"),
+    "unknown semicolons": (b"frage;antwort\na;b\n", "neither JSON nor columns"),
     "gzip header only": (b"\x1f\x8b\x08\x00", "gzip stream ends early"),
     "not really gzip": (b"\x1f\x8bgarbage", "gzip data is damaged"),
 }
@@ -87,7 +97,7 @@ def test_unknown_content_is_an_error_here_and_one_reject_when_read(tmp_path: Pat
     message = str(caught.value)
     assert str(path) in message
     assert seen in message
-    assert "formats: csv, jsonl, parquet, tsv" in message
+    assert "formats: arrow, csv, json, jsonl, parquet, triples, tsv" in message
     (row,) = read_file(path)
     assert isinstance(row, Reject)
     assert row.line == 1

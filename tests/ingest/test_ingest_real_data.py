@@ -23,7 +23,8 @@ XQUAD_LANGUAGES = ("ar", "de", "en", "es", "hi", "ru", "th", "zh")
 @pytest.fixture(scope="module")
 def rows(real_data: Path) -> dict[tuple[str, str | None], list[RawExample | Reject]]:
     return {
-        (file.collection, file.language): list(read_file(file.path)) for file in discover([real_data / "raw"], None)
+        (file.collection, file.language): list(read_file(Path(file.location)))
+        for file in discover([real_data / "raw"], None)
     }
 
 
@@ -98,4 +99,4 @@ def test_damaged_files(real_data: Path, name: str) -> None:
 
 
 def test_no_damaged_file_is_left_untested(real_data: Path) -> None:
-    assert {file.path.name for file in discover([real_data / "corrupt"], None)} == set(DAMAGED)
+    assert {Path(file.location).name for file in discover([real_data / "corrupt"], None)} == set(DAMAGED)

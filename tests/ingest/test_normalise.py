@@ -18,8 +18,8 @@ from mixture.rows import Batch, RawExample, RawPassage, Reject
 P = RawPassage
 
 
-def lengths(texts: list[str]) -> np.ndarray:
-    return np.array([len(text) for text in texts], dtype=np.uint64)
+def lengths(texts: pa.StringArray) -> np.ndarray:
+    return np.array([len(text) for text in texts.to_pylist()], dtype=np.uint64)
 
 
 def batch_of(
@@ -171,9 +171,55 @@ def test_fingerprints_must_fit() -> None:
             batch_of(row, fingerprint=wrong)
 
 
-texts = st.text(max_size=4)
+def by_row(raw: list[RawExample]) -> tuple[dict[str, tuple[object, ...]], set[str], int]:
+    """What a batch holds, worked out row by row: examples with positives and negatives, passage ids, refused rows."""
+    examples: dict[str, tuple[str, str | None, dict[str, float], dict[str, float | None]]] = {}
+    refused = 0
+    for row in raw:
+        query = rows.clean(row.query)
+        sides: list[dict[str, float | None]] = []
+        for passages in (row.positives, row.negatives):
+            side: dict[str, float | None] = {}
+            for passage in passages:
+                if text := rows.clean(passage.text):
+                    key = rows.passage_id(rows.clean(passage.title), text)
+                    side[key] = passage.score if side.get(key) is None else side[key]
+            sides.append(side)
+        positives, against = sides
+        if not query or not positives:
+            refused += 1
+            continue
+        key = rows.example_id(query, list(positives))
+        grades = {pid: 1.0 if score is None else score for pid, score in positives.items()}
+        known = examples.setdefault(key, (query, row.language or None, grades, {}))[3]
+        for pid, score in against.items():
+            if pid not in positives:
+                known[pid] = score if known.get(pid) is None else known[pid]
+    used = {pid for _, _, grades, against in examples.values() for pid in (*grades, *against)}
+    listed = {key: (q, lang, list(grades.items()), list(against.items()))
+              for key, (q, lang, grades, against) in examples.items()}  # fmt: skip
+    return listed, used, refused
+
+
+texts = st.text("ab \u0301e\u1100\u1161\ufeff", max_size=3)
 passages = st.lists(st.builds(RawPassage, texts, texts, st.none() | st.floats(0, 1, width=32)), max_size=4)
-examples = st.builds(RawExample, st.just(1), texts, passages, passages)
+examples = st.builds(RawExample, st.just(1), texts, passages, passages, st.none() | texts)
+
+
+@given(st.lists(examples, max_size=12))
+def test_columns_give_what_a_row_by_row_reading_gives(raw: list[RawExample]) -> None:
+    listed, used, refused = by_row(raw)
+    for batch in build_batches(raw, file="f", language=None, fingerprint=None):
+        found = {}
+        for example in batch.examples.to_pylist():
+            own = [row for row in batch.negatives.to_pylist() if row["example_id"] == example["example_id"]]
+            grades = [(positive["passage_id"], positive["grade"]) for positive in example["positives"]]
+            against = [(row["passage_id"], row["score"]) for row in own]
+            found[example["example_id"]] = (example["query"], example["language"], grades, against)
+        assert found == listed
+        assert list(found) == list(listed)
+        assert set(batch.passages["passage_id"].to_pylist()) == used
+        assert batch.rejects.num_rows == refused
 
 
 @given(st.lists(examples, max_size=12))

@@ -26,7 +26,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(*sources: str | Path, name: str | None = None) -> list[tuple[str, str, str | None]]:
-    return [(file.path.as_posix(), file.collection, file.language) for file in discover(sources, name)]
+    return [(unit.location, unit.collection, unit.language) for unit in discover(sources, name)]
 
 
 def test_folder_of_folders(tree: Path) -> None:

@@ -51,6 +51,14 @@ def test_blank_line_in_the_middle_is_a_reject(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("sign", [",", ";", "|"])
+def test_delimiters_of_csv(tmp_path: Path, sign: str) -> None:
+    content = f'\n Question {sign}answer\n"a{sign} b"{sign}c\nd{sign}"e\nf"\ng\n'
+    path = written(tmp_path / "rows", content)
+    short = Reject(6, "record has 1 field; the header has 2", "g")
+    assert list(read_file(path)) == [pair(3, f"a{sign} b", "c"), pair(4, "d", "e\nf"), short]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_csv_with_line_breaks_quotes_and_separators(tmp_path: Path, packed: bool) -> None:
     content = '\ufeffQuestion , answer\r\n"a, or ""b""?","one\r\ntwo\n\nthree"\r\nplain,text\r\n\r\n'

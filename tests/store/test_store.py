@@ -47,12 +47,15 @@ def test_a_store_of_a_newer_toolkit_is_refused(tmp_path: Path) -> None:
 def test_an_older_store_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mixture.store import schema
 
-    Store.open(tmp_path / "s", create=True).close()
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE runs ADD COLUMN host VARCHAR"))
+    with monkeypatch.context() as old:
+        old.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        with Store.open(tmp_path / "s", create=True) as store:
+            store.connection.execute("INSERT INTO collections VALUES ('nq', NULL, ['Find it'], false, now())")
     with Store.open(tmp_path / "s") as store:
-        assert "host" in store.sql("FROM runs").column_names
+        (row,) = store.sql("SELECT collection, prompts, license FROM collections").to_pylist()
+        assert row == {"collection": "nq", "prompts": ["Find it"], "license": None}
         versions = store.sql("SELECT version FROM store_versions ORDER BY version")["version"].to_pylist()
-        assert versions == [1, 2]
+        assert versions == list(range(1, len(schema.MIGRATIONS) + 1))
 
 
 def test_sql_sees_later_commits_and_takes_parameters(tmp_path: Path) -> None:

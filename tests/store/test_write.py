@@ -12,7 +12,7 @@ import pytest
 from mixture import Store, jobs
 from mixture.rows import Batch
 from mixture.store import read
-from mixture.store.write import CollectionFacts, add_file, add_negatives, remove_examples
+from mixture.store.write import CollectionFacts, NewFile, add_files, add_negatives, remove_examples
 
 
 def _counts(store: Store) -> dict[str, int]:
@@ -46,9 +46,10 @@ def test_a_file_killed_half_way_leaves_nothing(small_store: Store) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        add_file(small_store, CollectionFacts("new"), "new.jsonl", "0", killed)
+        add_files(small_store, [NewFile(CollectionFacts("new"), "new.jsonl", "0", killed)])
     assert _counts(small_store) == before
-    assert add_file(small_store, CollectionFacts("new"), "new.jsonl", "0", lambda: [whole]).stored == 1
+    (counts,) = add_files(small_store, [NewFile(CollectionFacts("new"), "new.jsonl", "0", lambda: [whole])])
+    assert counts.stored == 1
 
 
 def test_rejects_of_a_mended_file_are_replaced(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
 from mixture.rows import RawExample, Reject
 
+Row = TypeVar("Row")
 RAW_CHARS = 200
 EMPTY_LINE = "line is empty"
 
@@ -44,7 +48,7 @@ def check_utf8(data: bytes) -> str:
         raise BadRow(f"line is not valid UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
 
 
-def survive(rows: Iterable[RawExample | Reject]) -> Iterator[RawExample | Reject]:
+def survive(rows: Iterable[Row | Reject]) -> Iterator[Row | Reject]:
     """Pass rows on, and turn what concerns the whole file into rejects.
 
     A broken stream becomes one last Reject, and so does a file without a row. Empty lines at the end of the file are
@@ -67,3 +71,16 @@ def survive(rows: Iterable[RawExample | Reject]) -> Iterator[RawExample | Reject
         return
     if not any_row:
         yield Reject(1, "the file has no rows")
+
+
+def survive_in(
+    file: Path, folder: Path, read: Callable[[Path], Iterable[RawExample | Reject]]
+) -> Iterator[RawExample | Reject]:
+    """`survive` for one file of a folder that is read as a whole: its rejects say which file, and a file that is not
+    there is one of them."""
+    name = file.relative_to(folder).as_posix()
+    if not file.is_file():
+        yield Reject(1, "the file is missing", file=name)
+        return
+    for row in survive(read(file)):
+        yield replace(row, file=name) if isinstance(row, Reject) else row

@@ -1,4 +1,7 @@
-"""CSV (quoted, fields may hold line breaks) and TSV (no quoting at all), both with a header line."""
+"""CSV (quoted, fields may hold line breaks) and TSV (no quoting at all), both with a header line.
+
+CSV may also have semicolons or bars for commas, when its header then reads as columns that are known.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from pathlib import Path
 
 from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, check_utf8, start_of
 from mixture.ingest.formats.lines import byte_lines
-from mixture.ingest.formats.shapes import Shape, table_shape
+from mixture.ingest.formats.renaming import Renaming, our_names
+from mixture.ingest.formats.shapes import Shape, shape_of, table_shape
 from mixture.rows import RawExample, Reject
 
+CSV_DELIMITERS = (",", ";", "|")
 # The csv module stops at 128 KiB a field, less than real passages have. The limit is the module's one global; it is
 # kept finite so that a quote that is never closed cannot draw a whole large file into memory.
 MAX_FIELD_CHARS = 64 * 2**20
@@ -29,14 +34,40 @@ class Record:
     problem: str | None = None
 
 
-def read_csv(path: Path) -> Iterator[RawExample | Reject]:
-    """Rows of a CSV file, plain or gzip. Raises StreamDamaged when the gzip data is cut or damaged."""
-    return _rows(_csv_records(byte_lines(path)))
+def read_csv(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+    """Rows of a CSV file, plain or packed. Raises StreamDamaged when the packed data is cut or damaged."""
+    lines = byte_lines(path)
+    # Lines before the header are blank.
+    head = list(_through_first_line(lines))
+    delimiter = known_delimiter(_with_surrogates(head[-1][1]), columns) if head else None
+    return _rows(_csv_records(itertools.chain(head, lines), delimiter or CSV_DELIMITERS[0]), columns)
 
 
-def read_tsv(path: Path) -> Iterator[RawExample | Reject]:
-    """Rows of a TSV file, plain or gzip. Raises StreamDamaged when the gzip data is cut or damaged."""
-    return _rows(_tsv_records(byte_lines(path)))
+def read_tsv(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+    """Rows of a TSV file, plain or packed. Raises StreamDamaged when the packed data is cut or damaged."""
+    return _rows(_tsv_records(byte_lines(path)), columns)
+
+
+def known_delimiter(line: str, columns: Renaming | None = None) -> str | None:
+    """The delimiter of CSV under which a header line has known columns; None when there is none."""
+    for delimiter in CSV_DELIMITERS:
+        try:
+            names = header_columns(line.strip("\r\n"), delimiter)
+            if not columns:
+                shape_of(tuple(names), "column")
+            elif not {theirs.strip().lower() for theirs in columns.values()} <= set(names):
+                continue
+        except BadRow:
+            continue
+        return delimiter
+    return None
+
+
+def _through_first_line(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    for number, line in lines:
+        yield number, line
+        if line.strip():
+            return
 
 
 def header_columns(line: str, delimiter: str) -> list[str]:
@@ -45,7 +76,9 @@ def header_columns(line: str, delimiter: str) -> list[str]:
     Raises BadRow when the line cannot be split.
     """
     try:
-        fields = line.split("\t") if delimiter == "\t" else next(csv.reader([line], strict=True), [])
+        fields = (
+            line.split("\t") if delimiter == "\t" else next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        )
     except csv.Error as error:
         raise BadRow(f"header is not valid CSV: {error}") from None
     return _compared(fields)
@@ -55,12 +88,12 @@ def _compared(fields: list[str]) -> list[str]:
     return [field.strip().lower() for field in fields]
 
 
-def _rows(records: Iterator[Record]) -> Iterator[RawExample | Reject]:
+def _rows(records: Iterator[Record], columns: Renaming | None) -> Iterator[RawExample | Reject]:
     first = next((record for record in records if record.data.strip()), None)
     if first is None:
         return
     try:
-        header, shape = _header(first)
+        header, shape = _header(first, columns)
     except BadRow as bad:
         yield Reject(first.line, str(bad), start_of(first.data))
         return
@@ -71,11 +104,16 @@ def _rows(records: Iterator[Record]) -> Iterator[RawExample | Reject]:
             yield Reject(record.line, str(bad), start_of(record.data))
 
 
-def _header(record: Record) -> tuple[list[str], Shape]:
+def _header(record: Record, columns: Renaming | None) -> tuple[list[str], Shape]:
+    """The header as names of its shape; what a column mapping leaves out gets a name that no shape has."""
     if record.problem:
         raise BadRow(f"header cannot be read: {record.problem}")
-    header = _compared(record.fields)
-    return header, table_shape(header)
+    if not columns:
+        header = _compared(record.fields)
+        return header, table_shape(header)
+    given = [field.strip() for field in record.fields]
+    names = our_names(given, columns)
+    return [names.get(field, f"\0{field}") for field in given], table_shape(list(names.values()))
 
 
 def _named(record: Record, header: list[str]) -> dict[str, str]:
@@ -124,9 +162,9 @@ def _with_surrogates(line: bytes) -> str:
     return line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _csv_records(lines: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
+def _csv_records(lines: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[Record]:
     feed = _Feed(lines)
-    reader = csv.reader(feed, strict=True)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
     width = 0  # fields of the first record, which is the header
     while True:
         feed.taken = []
@@ -138,7 +176,7 @@ def _csv_records(lines: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
             return
         except csv.Error as error:
             rest = feed.taken[1:]
-            if _are_records(rest, width):
+            if _are_records(rest, width, delimiter):
                 # One stray quote must not cost the rows after it.
                 feed.give_back(rest)
                 del feed.taken[1:]
@@ -154,10 +192,11 @@ def _csv_records(lines: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
         yield Record(feed.taken[0][0], data, fields, problem)
 
 
-def _are_records(lines: list[tuple[int, bytes]], width: int) -> bool:
+def _are_records(lines: list[tuple[int, bytes]], width: int, delimiter: str) -> bool:
     """Whether lines drawn into a broken record read as records of their own, rather than as the rest of a long text."""
     try:
-        counts = [len(fields) for fields in csv.reader(_with_surrogates(line) for _, line in lines) if fields]
+        texts = (_with_surrogates(line) for _, line in lines)
+        counts = [len(fields) for fields in csv.reader(texts, delimiter=delimiter) if fields]
     except csv.Error:
         return False
     return 2 * counts.count(width) > len(counts)

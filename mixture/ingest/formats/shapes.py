@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mixture.ingest.formats.damage import BadRow
@@ -44,11 +44,27 @@ HEADER_MAX_CHARS, HEADER_MAX_WORDS = 40, 4
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """Where the sides of an example are, for readers that take whole columns.
+
+    A packed column holds lists of texts: [query, positive, negative…], or a set of equals.
+    """
+
+    query: str = ""
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    scores: Mapping[str, str] = field(default_factory=dict)  # the name of the scores by that of the passages
+    packed: str = ""
+    packed_negatives: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """A layout of named values: which names it looks at, and how it builds an example from them and a line number."""
 
     names: tuple[str, ...]
     build: Callable[[Mapping[str, Any], int], RawExample]
+    sides: Sides
 
 
 def example_from(value: Any, line: int) -> RawExample:
@@ -72,19 +88,21 @@ def shape_of(names: tuple[str, ...], what: str) -> Shape:
     have = set(names)
     language = tuple(name for name in LANGUAGE_NAMES if name in have)
     if "set" in have:
-        return Shape(("set", *language), from_set)
+        return Shape(("set", *language), from_set, Sides(packed="set"))
     if have & {"positive_passages", "negative_passages"}:
         _require(have, ("query", "positive_passages"), what)
         known = ("query", "positive_passages", "negative_passages", *language)
-        return Shape(tuple(name for name in known if name in have), from_tevatron)
+        sides = Sides("query", ("positive_passages",), ("negative_passages",))
+        return Shape(tuple(name for name in known if name in have), from_tevatron, sides)
     if "pos" in have or {"query", "neg"} <= have:
         _require(have, ("query", "pos"), what)
         known = ("query", "pos", "neg", "pos_scores", "neg_scores", "prompt", *language)
-        return Shape(tuple(name for name in known if name in have), from_flag_embedding)
+        sides = Sides("query", ("pos",), ("neg",), {"pos": "pos_scores", "neg": "neg_scores"})
+        return Shape(tuple(name for name in known if name in have), from_flag_embedding, sides)
     query, positive = _pair_names(names, what)
     negatives = tuple(sorted((name for name in names if NEGATIVE_NAME.fullmatch(name)), key=_numbered))
     build = functools.partial(from_pair, query=query, positive=positive, negatives=negatives)
-    return Shape((query, positive, *negatives, *language), build)
+    return Shape((query, positive, *negatives, *language), build, Sides(query, (positive,), negatives))
 
 
 def table_shape(columns: Sequence[str], *, in_order: bool = True) -> Shape:
@@ -109,7 +127,15 @@ def table_shape(columns: Sequence[str], *, in_order: bool = True) -> Shape:
     if any(not name or len(name) > HEADER_MAX_CHARS or len(name.split()) > HEADER_MAX_WORDS for name in columns):
         raise BadRow("the first line does not look like a header; add one, such as query and passage")
     query, positive = columns
-    return Shape((query, positive), functools.partial(from_pair, query=query, positive=positive))
+    build = functools.partial(from_pair, query=query, positive=positive)
+    return Shape((query, positive), build, Sides(query, (positive,)))
+
+
+LIST_NAME = "texts"
+# What a line that is a list looks like once it stands under a name.
+LIST_SHAPE = Shape(
+    (LIST_NAME,), lambda row, line: from_list(row[LIST_NAME], line), Sides(packed=LIST_NAME, packed_negatives=True)
+)
 
 
 def from_list(texts: Sequence[Any], line: int) -> RawExample:

@@ -1,0 +1,52 @@
+"""Compiled kernels and how they share the cores.
+
+Kernels release the interpreter lock, so plain threads run them side by side. A pool lives only as long as one call:
+no thread is left that a later fork could lose.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import numba
+
+Result = TypeVar("Result")
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """numba.njit, cached on disk where that is possible (numba picks the folder) and only in memory where not."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # read-only installation and no home directory
+        return numba.njit(nogil=True)(function)
+
+
+def num_threads() -> int:
+    """How many threads to use: $NUMBA_NUM_THREADS, else the processors that this process may use."""
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """The results of the tasks, in their order, computed by `num_threads()` threads.
+
+    Tasks are taken from the iterable as threads become free, so that few results wait at any time. An error in a task
+    is raised here.
+    """
+    threads, tasks = num_threads(), iter(tasks)
+    few = list(islice(tasks, 2))
+    tasks = chain(few, tasks)
+    if threads == 1 or len(few) < 2:  # a pool costs 0.1 ms
+        yield from (task() for task in tasks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for task in tasks:
+            waiting.append(pool.submit(task))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,284 @@
+"""JSON lines by the chunk: parsed as columns by Arrow, on all cores; only what Arrow refuses is read line by line.
+
+What comes out is the same either way (a test compares the two). A chunk that does not parse is halved until the damaged
+lines are alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+from numpy.typing import NDArray
+
+from mixture.dedup.compiled import compiled
+from mixture.ingest.columns import Columns
+from mixture.ingest.formats import jsonl
+from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
+from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
+from mixture.ingest.formats.shapes import LIST_NAME, LIST_SHAPE, Shape, shape_of
+from mixture.ingest.formats.unpack import packing
+from mixture.ingest.tables import NotColumns, columns_of
+from mixture.rows import RawExample, Reject
+
+T = TypeVar("T")
+R = TypeVar("R")
+Item = Columns | RawExample | Reject
+
+CHUNK_BYTES = 64 * 2**20
+FEW_LINES = 32  # fewer are read one by one rather than halved again
+SAMPLE_LINES = 100
+THREADS = 1  # beside the one that stores: more would only hold more chunks in memory
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the lines of a file are turned into columns."""
+
+    shape: Shape
+    schema: pa.Schema
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Whole lines of a file: the number of the first, how many there are, how many begin as the first does, and the
+    bytes up to `end`."""
+
+    number: int
+    lines: int
+    alike: int
+    data: bytes
+    end: int
+
+    @property
+    def whole(self) -> bytes:
+        return self.data[: self.end]
+
+
+def read(path: Path) -> Iterator[Item]:
+    """The rows of a JSON lines file, as columns where that is possible, in the order of the file but for rows that
+    were read one by one, which follow their chunk.
+
+    Raises StreamDamaged when the packed data is cut or damaged, after all that could be read.
+    """
+    chunks = _chunks(path)
+    first = next(chunks, None)
+    if first is None:
+        return
+    layout = None if isinstance(first, StreamDamaged) else _layout(first.data)
+
+    def parse(chunk: _Chunk | StreamDamaged) -> list[Item] | StreamDamaged:
+        return chunk if isinstance(chunk, StreamDamaged) else list(_items(chunk, layout))
+
+    for items in in_order(parse, itertools.chain([first], chunks), THREADS):
+        if isinstance(items, StreamDamaged):
+            raise items
+        yield from items
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """`work` of each item on some threads, results in the order of the items, at most threads + 1 items ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _chunks(path: Path) -> Iterator[_Chunk | StreamDamaged]:
+    """The file in pieces; last the damage, if there is any, with the line it fell on."""
+    number = 1
+    damage: list[StreamDamaged] = []
+    for data, end in _packed(path, damage) if _is_packed(path) else _plain(path):
+        if number == 1:
+            data, end = (
+                data.removeprefix(BYTE_ORDER_MARK),
+                end - len(BYTE_ORDER_MARK) * data.startswith(BYTE_ORDER_MARK),
+            )
+        if damage:
+            yield StreamDamaged(damage[0].reason, number, start_of(data))
+        elif end:
+            chunk = _chunk(number, data, end)
+            yield chunk
+            number += chunk.lines
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return packing(file.read(16)) is not None
+
+
+def _plain(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a file and where their last whole line ends. What follows is read again, which beats joining it."""
+    with path.open("rb") as file:
+        start, size = 0, CHUNK_BYTES
+        while data := file.read(size):
+            end = data.rfind(b"\n") + 1 if len(data) == size else len(data)
+            if not end:  # one line that is longer
+                size *= 2
+            else:
+                yield data, end
+                start, size = start + end, CHUNK_BYTES
+            file.seek(start)
+
+
+def _packed(path: Path, damage: list[StreamDamaged]) -> Iterator[tuple[bytes, int]]:
+    """The same of a packed file. Where it is damaged, `damage` is filled, and the rest of the last line comes last."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for block in blocks(path):
+            parts.append(block)
+            size += len(block)
+            if size >= CHUNK_BYTES and (end := block.rfind(b"\n") + 1):
+                yield b"".join(parts), size - len(block) + end
+                parts, size = [block[end:]], len(block) - end
+    except StreamDamaged as found:
+        data = b"".join(parts)
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield data, end
+        damage.append(found)
+        yield data[end:], 0
+        return
+    if size:
+        yield b"".join(parts), size
+
+
+def _chunk(number: int, data: bytes, end: int) -> _Chunk:
+    newlines, alike = _newlines(np.frombuffer(data, np.uint8, end), data[0])
+    return _Chunk(number, newlines + (not data.endswith(b"\n", 0, end)), alike + 1, data, end)
+
+
+@compiled
+def _newlines(data: NDArray[np.uint8], following: int) -> tuple[int, int]:
+    """How many line feeds there are, and after how many of them this byte follows."""
+    found = before = 0
+    for place in range(len(data) - 1):
+        feed = data[place] == 10
+        found += feed
+        before += feed & (data[place + 1] == following)
+    return found + (len(data) > 0 and data[-1] == 10), before
+
+
+def _items(chunk: _Chunk, layout: _Layout | None) -> Iterator[Item]:
+    """Rows of whole lines: columns, or halves of them, or one by one."""
+    if layout is None or chunk.lines <= FEW_LINES:
+        yield from _one_by_one(chunk)
+        return
+    try:
+        columns, doubtful = columns_of(_parsed(chunk, layout), layout.shape, chunk.number)
+    except (pa.ArrowException, NotColumns):
+        halves = _halves(chunk)
+        for half in halves:
+            yield from _items(half, layout) if len(halves) > 1 else _one_by_one(half)
+        return
+    if len(columns):
+        yield columns
+    if len(doubtful):
+        each = chunk.whole.split(b"\n")
+        for index in doubtful.tolist():
+            yield _one(each[index].removesuffix(b"\r"), chunk.number + index)
+
+
+def _halves(chunk: _Chunk) -> list[_Chunk]:
+    """The chunk in two, at the end of a line near its middle; the chunk itself when it is one line."""
+    data, half = chunk.whole, chunk.end // 2
+    middle = data.find(b"\n", half) + 1
+    if not 0 < middle < len(data):
+        middle = data.rfind(b"\n", 0, half) + 1
+    if not 0 < middle < len(data):
+        return [chunk]
+    first = _chunk(chunk.number, data[:middle], middle)
+    return [first, _chunk(chunk.number + first.lines, data[middle:], len(data) - middle)]
+
+
+def _parsed(chunk: _Chunk, layout: _Layout) -> pa.RecordBatch:
+    opening = b"[" if layout.shape is LIST_SHAPE else b"{"
+    if not chunk.data.startswith(opening) or chunk.alike != chunk.lines:
+        raise pa.ArrowInvalid("a line that is no object")  # Arrow does not survive a line that is null
+    data = memoryview(chunk.data)[: chunk.end]
+    if layout.shape is LIST_SHAPE:
+        start, between = b'{"%s":' % LIST_NAME.encode(), b'}\n{"%s":' % LIST_NAME.encode()
+        data = memoryview(start + chunk.whole.removesuffix(b"\n").replace(b"\n", between) + b"}")
+    table = pa.json.read_json(
+        pa.BufferReader(pa.py_buffer(data)),
+        # One block: lines are long and blocks would be parsed one after the other on one thread anyway.
+        read_options=pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        parse_options=pa.json.ParseOptions(explicit_schema=layout.schema, unexpected_field_behavior="ignore"),
+    )
+    if table.num_rows != chunk.lines:
+        raise pa.ArrowInvalid("an empty line, or two values on one")
+    table.validate(full=True)  # bytes that are not UTF-8 pass the parser
+    (batch,) = table.combine_chunks().to_batches()
+    return batch
+
+
+def _one_by_one(chunk: _Chunk) -> Iterator[RawExample | Reject]:
+    for index, line in enumerate(chunk.whole.split(b"\n")[: chunk.lines]):
+        yield _one(line.removesuffix(b"\r"), chunk.number + index)
+
+
+def _one(line: bytes, number: int) -> RawExample | Reject:
+    try:
+        return jsonl.example(line, number)
+    except BadRow as bad:
+        return Reject(number, str(bad), start_of(line))
+
+
+def _layout(data: bytes) -> _Layout | None:
+    """The layout of the first lines; None when they are of no shape, or of several."""
+    values = []
+    for line in data.split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES]:
+        try:
+            jsonl.example(line, 1)
+            values.append(json.loads(line))
+        except BadRow:
+            continue
+    if not values:
+        return None
+    if all(isinstance(value, list) for value in values):
+        return _Layout(LIST_SHAPE, pa.schema([(LIST_NAME, pa.list_(pa.string()))]))
+    if not all(isinstance(value, dict) for value in values):
+        return None
+    names = dict.fromkeys(name for value in values for name in value)
+    try:
+        shape = shape_of(tuple(names), "key")
+    except BadRow:
+        return None
+    # A later line may have a key that no sampled line has: the optional ones are always looked for.
+    wanted = dict.fromkeys((*shape.names, *shape.sides.negatives, *shape.sides.scores.values(), "language", "lang"))
+    return _Layout(shape, pa.schema([(name, _type(name, shape, values)) for name in wanted]))
+
+
+def _type(name: str, shape: Shape, values: list[dict[str, Any]]) -> pa.DataType:
+    if name in shape.sides.scores.values():
+        return pa.list_(pa.float64())
+    for value in (found for row in values if (found := row.get(name)) not in (None, [])):
+        if isinstance(value, list) and isinstance(value[0], dict):
+            return PASSAGES
+        if isinstance(value, list):
+            return pa.list_(pa.string())
+        return pa.string()
+    if name == "negative_passages":
+        return PASSAGES
+    return pa.list_(pa.string()) if name in shape.sides.negatives else pa.string()
+
+
+PASSAGES = pa.list_(pa.struct([("title", pa.string()), ("text", pa.string()), ("score", pa.float64())]))

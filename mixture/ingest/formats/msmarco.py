@@ -1,0 +1,136 @@
+"""MS MARCO: triples of texts in one file, and folders of collection.tsv, queries*.tsv and qrels or triples of ids.
+
+None of these files has a header or quotes; columns stand between tabs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from mixture.errors import UsageError
+from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of, survive_in
+from mixture.ingest.formats.judged import judged_examples, text_of
+from mixture.ingest.formats.lines import byte_lines
+from mixture.ingest.formats.lookup import Lookup
+from mixture.ingest.formats.renaming import Renaming
+from mixture.ingest.formats.splits import choose_split
+from mixture.rows import RawExample, RawPassage, Reject
+
+PACKED = ("", ".gz", ".zst")
+LAYOUT = "collection.tsv, queries.train.tsv and qrels.train.tsv or id triples"
+HEAD_LINES = 20
+
+
+def read_triples(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+    """Rows of (query, positive, negative) texts, plain or packed.
+
+    Raises StreamDamaged when the packed data is cut or damaged, UsageError for a column mapping.
+    """
+    if columns:
+        raise UsageError(f"{path}: a column mapping is not for triples, which have no column names")
+    for number, line in byte_lines(path):
+        try:
+            query, positive, negative = _three(line)
+            yield RawExample(number, query, (RawPassage(positive),), (RawPassage(negative),))
+        except BadRow as bad:
+            yield Reject(number, str(bad), start_of(line))
+
+
+def is_msmarco(folder: Path) -> bool:
+    """Whether a folder holds collection.tsv and queries*.tsv."""
+    return bool(_named(folder, "collection") and _named(folder, "queries"))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The collection, then the triples of ids or else the qrels to train on (`choose_split`), then all queries files.
+
+    Raises UsageError when one of them is missing, and when no split can be chosen.
+    """
+    collection, queries = _named(folder, "collection"), _named(folder, "queries")
+    others = [file for file in _tables(folder) if file not in {*collection, *queries}]
+    triples = [file for file in others if "triples" in file.name and is_id_triples(file)]
+    judged = triples or _named(folder, "qrels")
+    if not (collection and queries and judged):
+        raise UsageError(f"{folder}: expected {LAYOUT} (MS MARCO layout)")
+    return [collection[0], choose_split(_splits(judged), folder), *queries]
+
+
+def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+    """One example for each triple of ids; without triples one for each query of the qrels (`judged_examples`).
+
+    Memory: 24 bytes for each line of the collection and the queries, and with qrels some 250 for each judgement; texts
+    stay in the files (`Lookup`). Raises UsageError for a column mapping.
+    """
+    if columns:
+        raise UsageError(f"{folder}: a column mapping is not for MS MARCO folders, which have no column names")
+    collection, judged, *query_files = data_files(folder)
+    with ExitStack() as stack:
+        documents = stack.enter_context(Lookup(collection, collection.name, _identified))
+        queries = [stack.enter_context(Lookup(file, file.name, _identified)) for file in query_files]
+        for lookup in (documents, *queries):
+            yield from lookup.build()
+        if is_id_triples(judged):
+            yield from survive_in(judged, folder, lambda path: _id_triples(path, queries, documents))
+        else:
+            yield from judged_examples(judged, judged.name, queries, documents)
+
+
+def _id_triples(path: Path, queries: list[Lookup], documents: Lookup) -> Iterator[RawExample | Reject]:
+    for number, line in byte_lines(path):
+        try:
+            query, positive, negative = _three(line)
+            yield RawExample(
+                number,
+                text_of(queries, query, "query")[1],
+                (RawPassage(text_of([documents], positive, "document")[1]),),
+                (RawPassage(text_of([documents], negative, "document")[1]),),
+            )
+        except BadRow as bad:
+            yield Reject(number, str(bad), start_of(line))
+
+
+def is_id_triples(path: Path) -> bool:
+    """Whether most of the first lines are three numbers each."""
+    try:
+        lines = [line.decode("utf-8", "replace").split("\t") for _, line in islice(byte_lines(path), HEAD_LINES)]
+    except (StreamDamaged, OSError):
+        return False
+    return 2 * sum(len(fields) == 3 and all(map(str.isdecimal, fields)) for fields in lines) > len(lines)
+
+
+def _three(line: bytes) -> list[str]:
+    text = check_utf8(line)
+    if not text.strip():
+        raise BadRow(EMPTY_LINE)
+    fields = text.split("\t")
+    if len(fields) != 3:
+        raise BadRow(f"line has {len(fields)} columns; expected query, positive and negative")
+    return fields
+
+
+def _identified(line: bytes) -> tuple[str, tuple[str, str]]:
+    text = check_utf8(line)
+    if not text.strip():
+        raise BadRow(EMPTY_LINE)
+    identifier, tab, body = text.partition("\t")
+    if not tab or not identifier.strip():
+        raise BadRow("line has no tab; expected an id and a text")
+    return identifier.strip(), ("", body)
+
+
+def _tables(folder: Path) -> list[Path]:
+    endings = tuple(ending + packed for ending in (".tsv", ".txt") for packed in PACKED)
+    return sorted(file for file in folder.iterdir() if file.name.endswith(endings) and not file.name.startswith("."))
+
+
+def _named(folder: Path, start: str) -> list[Path]:
+    return [file for file in _tables(folder) if file.name.split(".")[0] == start]
+
+
+def _splits(files: list[Path]) -> dict[str, Path]:
+    train = [file for file in files if "train" in file.name.split(".")]
+    # Of two files for training (the small and the full triples) none is taken by chance.
+    return {"train" if train == [file] else file.name: file for file in files}

@@ -1,0 +1,113 @@
+"""A first datacard for files that have none: what can be counted is filled in, the rest says that it is unknown."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mixture.cards import LANGUAGE, UNKNOWN, DataCard, render_card
+from mixture.errors import UsageError
+from mixture.ingest.read import read_file
+from mixture.ingest.sources import discover
+from mixture.rows import RawExample, Reject
+
+# Words of the command line; a card of this name could not be shown by it.
+RESERVED = ("new", "check")
+PROMPT = "Given a query, retrieve relevant passages"
+UNDETERMINED = "und"  # BCP 47's own word for a language that is not known
+
+
+@dataclass
+class _Counts:
+    """What the rows of the files add up to. Lengths are characters."""
+
+    rows: int = 0
+    rejected: int = 0
+    reason: str = ""
+    with_negatives: int = 0
+    negatives: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
+    query_chars: array[int] = field(default_factory=lambda: array("Q"))
+    positive_chars: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, row: RawExample | Reject, language: str | None) -> None:
+        self.rows += 1
+        if isinstance(row, Reject):
+            self.rejected += 1
+            self.reason = self.reason or f"line {row.line}: {row.reason}"
+            return
+        self.languages[row.language or language or UNDETERMINED] += 1
+        self.query_chars.append(len(row.query))
+        self.positive_chars.extend(len(f"{p.title} {p.text}" if p.title else p.text) for p in row.positives)
+        self.with_negatives += bool(row.negatives)
+        self.negatives += len(row.negatives)
+
+
+def draft_card(name: str, source: Path) -> DataCard:
+    """A card for the collection in a file or folder, with its rows read and counted. It loads as it is.
+
+    Raises UsageError for a name that no card can have, and for a source without one readable row.
+    """
+    if name in RESERVED or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a card; allowed: letters, digits and . _ + -, "
+            f"but not the words {' and '.join(RESERVED)}"
+        )
+    units = discover([source], name)
+    counts = _Counts()
+    for unit in units:
+        # A path on this machine has only paths below it; the check tells the type checker.
+        for row in read_file(unit.place) if isinstance(unit.place, Path) else ():
+            counts.add(row, unit.language)
+    if counts.rows == counts.rejected:
+        raise UsageError(f"{source}: none of its {counts.rows} rows can be used; {counts.reason}")
+    codes = sorted(code for code in counts.languages if re.fullmatch(LANGUAGE, code))
+    return DataCard(
+        name=name,
+        pretty_name=name,
+        language=tuple(codes) or (UNDETERMINED,),
+        license=UNKNOWN,
+        citation=UNKNOWN,
+        prompts=(PROMPT,),
+        negatives="provided with the rows, by whom is unknown" if counts.negatives else "none in the files",
+        text=_text(name, len(units), counts),
+    )
+
+
+def write_card(card: DataCard, folder: Path) -> Path:
+    """Write the card as `<folder>/<name>.md`. Raises UsageError where there is such a file already."""
+    path = folder / f"{card.name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(render_card(card))
+    except FileExistsError:
+        raise UsageError(f"{path} exists and is not overwritten; move it, or give another folder with --out") from None
+    return path
+
+
+def _text(name: str, files: int, counts: _Counts) -> str:
+    good = counts.rows - counts.rejected
+    languages = ", ".join(f"{code} {n:,}" for code, n in counts.languages.most_common())
+    to_do = (
+        f"Write here what query and positive of {name} are, where the rows come from, and what to know about licence "
+        "and quality. The prompt above is a stand-in: give the task's own."
+    )
+    counted = (
+        f"Counted when this card was made: files {files:,}, rows {counts.rows:,}, unreadable rows {counts.rejected:,}. "
+        f"Languages of the rows: {languages}. Characters of a query: {_lengths(counts.query_chars)}; of a positive: "
+        f"{_lengths(counts.positive_chars)}. Rows with negatives: {counts.with_negatives / good:.0%}; negatives for "
+        f"each row: {counts.negatives / good:.1f} on average."
+    )
+    return "\n\n".join([f"# {name}", *(textwrap.fill(part, 118) for part in (to_do, counted))])
+
+
+def _lengths(chars: array[int]) -> str:
+    p95 = np.quantile(chars, 0.95, method="inverted_cdf")
+    return f"mean {np.mean(chars):,.0f}, 95 % have at most {p95:,.0f}"

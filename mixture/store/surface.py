@@ -1,0 +1,157 @@
+"""The views and macros of `Store.sql`: what a data owner asks, under names. `docs/sql.md` is the page about them.
+
+They are temporary objects of the read-only connection, so the store holds none of them and an older store has the
+newest ones. Every table is named in full: a macro is bound where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+
+@dataclass(frozen=True)
+class Macro:
+    """`call` is how it is written in FROM; `sql` its SELECT."""
+
+    call: str
+    says: str
+    sql: str
+
+    @property
+    def parameters(self) -> str:
+        return self.call.partition("(")[2].rstrip(")")
+
+    @property
+    def example(self) -> str:
+        """A call for DESCRIBE, which looks no argument up."""
+        return f"{self.call.partition('(')[0]}({', '.join('1' for _ in self.parameters.split(','))})"
+
+
+@dataclass(frozen=True)
+class View:
+    says: str
+    sql: str
+
+
+# A mixture's id by the rules of `mixture.registry.resolve`. error() stands in the outer CASE only: inside a subquery
+# it would be reached whatever the branch.
+MIXTURE_ID = """
+(SELECT CASE
+    WHEN known AND wanted IN ('', 'latest') THEN newest
+    WHEN known AND of_version IS NOT NULL THEN of_version
+    WHEN known THEN error('mixture ''' || asked || ''' has versions 1 to ' || highest || ', not ''' || wanted || '''')
+    WHEN begun = 1 THEN by_id
+    WHEN begun > 1 THEN error('''' || reference || ''' begins ' || begun || ' mixture ids: ' || ids)
+    WHEN near IS NULL THEN error('no mixture ''' || asked || '''; there are: none yet')
+    ELSE error('no mixture ''' || asked || '''; nearest: ' || near) END
+FROM (SELECT any_value(reference) AS reference, any_value(asked) AS asked, any_value(wanted) AS wanted,
+        coalesce(bool_or(name = asked), false) AS known,
+        arg_max(mixture, version) FILTER (name = asked) AS newest,
+        max(version) FILTER (name = asked) AS highest,
+        any_value(mixture) FILTER (name = asked AND version::VARCHAR = wanted) AS of_version,
+        count(DISTINCT mixture) FILTER (starts) AS begun,
+        min(mixture) FILTER (starts) AS by_id,
+        string_agg(DISTINCT mixture, ', ' ORDER BY mixture) FILTER (starts) AS ids,
+        array_to_string(arg_min(name, levenshtein(name, asked), 3) FILTER (version = 1), ', ') AS near
+    FROM (SELECT *, wanted = '' AND regexp_full_match(reference, '[0-9a-f]{4,12}')
+                 AND starts_with(mixture, reference) AS starts
+          FROM (SELECT coalesce(ref::VARCHAR, '') AS reference, split_part(reference, ':', 1) AS asked,
+                       substr(reference, length(asked) + 2) AS wanted)
+          LEFT JOIN lake.main.mixtures ON true)))
+"""
+
+MACROS: dict[str, Macro] = {
+    "mixture": Macro(
+        "mixture(ref)",
+        "a mixture's components",
+        # LEFT JOIN: the reference is looked up, and refused, even where no mixture has any weights.
+        """SELECT w.mixture, w.collection, w.weight, w.loss_weight, w.num_examples, w.digest, c.category, c.license,
+                  c.languages
+           FROM (SELECT mixture_id(ref) AS mixture) LEFT JOIN lake.main.mixture_weights w USING (mixture)
+           LEFT JOIN lake.main.collections c USING (collection)
+           ORDER BY w.weight DESC, w.collection""",
+    ),
+    "composition": Macro(
+        "composition(ref)",
+        "a mixture by category, license and language",
+        """WITH parts AS (FROM mixture(ref)), split AS (
+               SELECT 'category' AS dimension, coalesce(nullif(category, ''), 'unknown') AS value, collection, weight,
+                      num_examples FROM parts
+               UNION ALL SELECT 'license', coalesce(nullif(license, ''), 'unknown'), collection, weight, num_examples
+               FROM parts
+               UNION ALL SELECT 'language', coalesce(l.language, 'unknown'), p.collection,
+                                p.weight * coalesce(l.share, 1), p.num_examples * coalesce(l.share, 1)
+               FROM parts p LEFT JOIN collection_languages l USING (collection))
+           SELECT dimension, value, sum(weight) AS weight, round(sum(num_examples))::BIGINT AS num_examples,
+                  count(DISTINCT collection) AS num_collections
+           FROM split GROUP BY dimension, value ORDER BY dimension, weight DESC, value""",
+    ),
+    "epochs": Macro(
+        "epochs(ref, steps, batch_size)",
+        "how often training draws each collection",
+        """SELECT collection, weight, num_examples, weight * steps * batch_size AS expected_examples,
+                  weight * steps * batch_size / nullif(num_examples, 0) AS epochs,
+                  coalesce(weight * steps * batch_size > num_examples, weight > 0) AS repeats
+           FROM mixture(ref) ORDER BY epochs DESC, collection""",
+    ),
+}
+
+VIEWS: dict[str, View] = {
+    "collection_languages": View(
+        "how many examples of each language; rows without one take the card's, if that has one",
+        """SELECT e.collection, coalesce(e.language, CASE WHEN len(c.languages) = 1 THEN c.languages[1] END, 'unknown')
+                  AS language, count(*) AS num_examples,
+                  count(*) / sum(count(*)) OVER (PARTITION BY e.collection) AS share
+           FROM lake.main.examples e LEFT JOIN lake.main.collections c USING (collection)
+           GROUP BY e.collection, 2 ORDER BY e.collection, num_examples DESC, 2""",
+    ),
+    "collection_facts": View(
+        "one row a collection: what it holds, what was thrown out, what its card declares",
+        """SELECT c.collection, c.category, c.license, c.languages,
+                  coalesce(e.n, 0) AS num_examples, coalesce(p.n, 0) AS num_passages, coalesce(g.n, 0) AS num_negatives,
+                  coalesce(e.n, 0) - coalesce(g.with_some, 0) AS without_negatives,
+                  coalesce(s.rows_read, 0)::BIGINT AS rows_read, coalesce(s.repeated, 0)::BIGINT AS repeated,
+                  coalesce(j.n, 0) AS rejected, coalesce(r.duplicates, 0) AS duplicates_removed,
+                  coalesce(r.tests, 0) AS test_queries_removed, c.deduped_size AS declared_size
+           FROM lake.main.collections c
+           LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.examples GROUP BY ALL) e USING (collection)
+           LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.passages GROUP BY ALL) p USING (collection)
+           LEFT JOIN (SELECT collection, count(*) AS n, count(DISTINCT example_id) AS with_some
+                      FROM lake.main.negatives GROUP BY ALL) g USING (collection)
+           LEFT JOIN (SELECT collection, sum(rows_read) AS rows_read, sum(repeated) AS repeated
+                      FROM lake.main.sources GROUP BY ALL) s USING (collection)
+           LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.rejects GROUP BY ALL) j USING (collection)
+           LEFT JOIN (SELECT collection, count(*) FILTER (reason = 'duplicate') AS duplicates,
+                             count(*) FILTER (reason = 'test query') AS tests
+                      FROM lake.main.removals GROUP BY ALL) r USING (collection)
+           ORDER BY c.collection""",
+    ),
+    "newest_mixtures": View(
+        "the newest version of each mixture's name",
+        """SELECT m.name, m.version, m.mixture, w.num_collections, w.heaviest, w.heaviest_weight, m.parents, m.run_id,
+                  m.created_at, m.note
+           FROM lake.main.mixtures m LEFT JOIN (
+               SELECT mixture, count(*) AS num_collections, arg_max(collection, weight) AS heaviest,
+                      max(weight) AS heaviest_weight FROM lake.main.mixture_weights GROUP BY mixture) w USING (mixture)
+           QUALIFY row_number() OVER (PARTITION BY m.name ORDER BY m.version DESC) = 1
+           ORDER BY m.name""",
+    ),
+    "newest_evaluations": View(
+        "the newest value of each model, suite, corpus and metric",
+        """SELECT model, mixture, suite, metric, value, num_queries, num_documents, corpus, prompt, evaluated_at
+           FROM lake.main.evaluations
+           QUALIFY row_number() OVER (PARTITION BY model, suite, corpus, metric ORDER BY evaluated_at DESC) = 1
+           ORDER BY suite, metric, value DESC, model""",
+    ),
+}
+
+
+def define(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the macros and views on a connection whose lake is attached as `lake`."""
+    connection.execute(f"CREATE TEMP MACRO mixture_id(ref) AS {MIXTURE_ID}")
+    for name, view in VIEWS.items():
+        connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
+    for name, macro in MACROS.items():
+        connection.execute(f"CREATE TEMP MACRO {name}({macro.parameters}) AS TABLE {macro.sql}")

@@ -106,18 +106,38 @@ def cards(
         catalogue.show(card, facts, as_json=as_json)
 
 
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would go, and change nothing")]
+UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newest such command took out")]
+
+
 @app.command()
 def dedup(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
-    method: Annotated[str, typer.Option("--method", help="simhash or exact")] = "simhash",
+    collections: Annotated[list[str] | None, typer.Argument(help="Default: all; their order is the priority")] = None,
+    method: Annotated[str, typer.Option("--method", help="simhash, minhash or exact")] = "simhash",
     distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7")] = 3,
-    key: Annotated[str, typer.Option("--key", help="pair (query and positive) or query")] = "pair",
+    key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
+    verify: Annotated[float, typer.Option("--verify", help="Least n-gram Jaccard similarity; 0 for none")] = 0.8,
+    across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take near-equal examples out of each collection; the table removals says which and why."""
     with _open(store) as lake, bar("dedup") as progress:
-        results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key, progress=progress)
-    print_rows([asdict(r) for r in results], as_json=as_json)
+        if undo:
+            results = jobs.undo(lake, [jobs.DUPLICATE])
+        else:
+            settings = jobs.DedupSettings(method, distance, key, verify or None, across)
+            results = jobs.dedup(lake, collections or (), settings, dry_run=dry_run, progress=progress)
+    _show_removals(results, dry_run, as_json)
+
+
+def _show_removals(results: list[jobs.RemovalResult], dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        rows = [row for result in results for row in result.removals.to_pylist()]
+        print_rows(rows, as_json=as_json, title="would be removed")
+        return
+    rows = [{"collection": r.collection, "examples": r.examples, "removed": r.removed} for r in results]
+    print_rows(rows, as_json=as_json)
 
 
 @app.command()
@@ -125,14 +145,19 @@ def decontaminate(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
     against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
     distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
+    dry_run: DryRunOption = False, undo: UndoOption = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Take out examples whose query is a test query, or nearly."""
-    if not against:
+    """Take out examples whose query is a test query, or nearly, or whose positive holds most of a test passage."""
+    if not against and not undo:
         raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
     with _open(store) as lake, bar("decontaminate") as progress:
-        results = jobs.decontaminate(lake, against, collections or (), distance=distance, progress=progress)
-    print_rows([asdict(r) for r in results], as_json=as_json)
+        if undo:
+            results = jobs.undo(lake, [jobs.TEST_QUERY, jobs.TEST_PASSAGE])
+        else:
+            results = jobs.decontaminate(lake, against or (), collections or (), distance=distance, dry_run=dry_run,
+                                         progress=progress)  # fmt: skip
+    _show_removals(results, dry_run, as_json)
 
 
 @app.command()

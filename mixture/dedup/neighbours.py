@@ -243,3 +243,11 @@ def near_duplicate_groups(fingerprints: ArrayLike, distance: int, accept: Accept
         _link_accepted(parent, packed, accept)
     _flatten(parent)
     return parent
+
+
+def connected(pairs: Pairs, n: int) -> NDArray[np.int64]:
+    """For each of n rows the smallest row that it hangs together with through the pairs, shape (p, 2); returns (n,)."""
+    parent = np.arange(n, dtype=np.int64)
+    _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+    _flatten(parent)
+    return parent

@@ -174,8 +174,3 @@ def simhash_fingerprints(texts: Texts) -> NDArray[np.uint64]:
         for first, end in parts_of(column[0])
     )
     return np.concatenate([np.empty(0, dtype=np.uint64), *in_threads(tasks)])
-
-
-def fingerprints_of_normal(texts: Texts) -> NDArray[np.uint64]:
-    """`simhash_fingerprints`; a normal form's normal form is itself."""
-    return simhash_fingerprints(texts)

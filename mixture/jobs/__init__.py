@@ -2,9 +2,23 @@
 
 from mixture.jobs.ingest import IngestResult, ingest
 from mixture.jobs.mine import MiningResult, mine
-from mixture.jobs.removal import RemovalResult, decontaminate, dedup, register_test_queries
+from mixture.jobs.removal import (
+    DUPLICATE,
+    TEST_PASSAGE,
+    TEST_QUERY,
+    DedupSettings,
+    RemovalResult,
+    decontaminate,
+    dedup,
+    register_suites,
+    undo,
+)
 
 __all__ = [
+    "DUPLICATE",
+    "TEST_PASSAGE",
+    "TEST_QUERY",
+    "DedupSettings",
     "IngestResult",
     "MiningResult",
     "RemovalResult",
@@ -12,5 +26,6 @@ __all__ = [
     "dedup",
     "ingest",
     "mine",
-    "register_test_queries",
+    "register_suites",
+    "undo",
 ]

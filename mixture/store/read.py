@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixture.errors import UsageError, unknown_name
+from mixture.errors import StoreError, UsageError, unknown_name
 from mixture.store.connect import Store
 
 
@@ -68,12 +68,61 @@ def digest(store: Store, collection: str) -> str:
     return result.hexdigest()
 
 
-def queries(store: Store, collection: str) -> pa.Table:
-    """example_id, query, simhash, language of a collection, in order of example_id."""
+PLACES = "(SELECT unnest($names) AS collection, unnest(range(len($names))) AS place)"
+
+
+def query_prints(store: Store, collections: Sequence[str]) -> pa.Table:
+    """collection, id (of the example), simhash of its query; in the order of the collections given, then of id."""
     return store.read(
-        """SELECT example_id, query, simhash, language FROM examples WHERE collection = ? ORDER BY example_id""",
-        [collection],
+        f"""SELECT collection, example_id AS id, simhash FROM examples JOIN {PLACES} USING (collection)
+            ORDER BY place, id""",
+        {"names": list(collections)},
     )
+
+
+def positive_prints(store: Store, collections: Sequence[str]) -> pa.Table:
+    """collection, id (of the passage), simhash of every passage that is a positive; ordered as `query_prints`."""
+    return store.read(
+        f"""SELECT collection, passage_id AS id, simhash FROM passages
+            SEMI JOIN (SELECT collection, unnest(positives).passage_id AS passage_id FROM examples)
+            USING (collection, passage_id)
+            JOIN {PLACES} USING (collection) ORDER BY place, id""",
+        {"names": list(collections)},
+    )
+
+
+QUERY_TEXTS = """SELECT "at", query AS "text" FROM wanted w JOIN examples e
+                 ON e.collection = w.collection AND e.example_id = w.id"""
+POSITIVE_TEXTS = """SELECT "at", CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END AS "text"
+                    FROM wanted w JOIN passages p ON p.collection = w.collection AND p.passage_id = w.id"""
+
+
+def texts_of(store: Store, kind: str, wanted: pa.Table) -> pa.Array:
+    """The texts of the rows of `wanted` (collection, id), in order. kind: `query` or `positive` (title and text)."""
+    rows = wanted.select(["collection", "id"]).append_column("at", pa.array(range(wanted.num_rows), pa.int64()))
+    store.connection.register("wanted", rows)
+    query = QUERY_TEXTS if kind == "query" else POSITIVE_TEXTS
+    try:
+        found = store.read(f'SELECT "text" FROM ({query}) ORDER BY "at"')["text"].combine_chunks()
+    finally:
+        store.connection.unregister("wanted")
+    if len(found) != wanted.num_rows:
+        raise StoreError(f"{wanted.num_rows - len(found)} of {wanted.num_rows} rows went away; run the command again")
+    return found
+
+
+def positives_of(store: Store, collections: Sequence[str]) -> pa.Table:
+    """collection, example_id, passage_id of every positive."""
+    return store.read(
+        """SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples
+           WHERE list_contains($names, collection)""",
+        {"names": list(collections)},
+    )
+
+
+def queries(store: Store, collection: str) -> pa.Table:
+    """example_id, query of a collection, in order of example_id."""
+    return store.read("SELECT example_id, query FROM examples WHERE collection = ? ORDER BY example_id", [collection])
 
 
 def pairs(store: Store, collection: str, *, without_negatives: bool = False) -> pa.Table:
@@ -93,6 +142,14 @@ def passages(store: Store, collection: str) -> pa.Table:
     """passage_id, title, text of a collection, in order of passage_id."""
     return store.read(
         "SELECT passage_id, title, text FROM passages WHERE collection = ? ORDER BY passage_id", [collection]
+    )
+
+
+def test_passages(store: Store, suites: Sequence[str]) -> pa.Table:
+    """suite, doc_id, text of the registered passages of these suites; none where only queries were registered."""
+    return store.read(
+        """SELECT suite, doc_id, "text" FROM test_passages WHERE list_contains(?, suite) ORDER BY suite, doc_id""",
+        [list(suites)],
     )
 
 

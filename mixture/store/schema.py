@@ -62,7 +62,14 @@ ALTER TABLE collections ADD COLUMN source VARCHAR;
 ALTER TABLE collections ADD COLUMN negatives VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2)
+# What a removal compared, and the snapshot before the command that made it, for one step back.
+V3 = """
+ALTER TABLE removals ADD COLUMN similarity DOUBLE;
+ALTER TABLE removals ADD COLUMN snapshot_before BIGINT;
+CREATE TABLE test_passages (suite VARCHAR NOT NULL, doc_id VARCHAR NOT NULL, "text" VARCHAR NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

@@ -295,16 +295,20 @@ def add_negatives(store: Store, collection: str, negatives: pa.Table, *, replace
     return store.transaction(work)
 
 
-def add_test_queries(store: Store, queries: pa.Table) -> int:
-    """Register test queries (suite, query_id, query, simhash); the suites named in them are replaced."""
+def add_test_suites(store: Store, queries: pa.Table, passages: pa.Table | None) -> None:
+    """Register test queries (suite, query_id, query, simhash) and passages (suite, doc_id, text); what the suites named
+    in `queries` had before is replaced."""
 
-    def work(connection: duckdb.DuckDBPyConnection) -> int:
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
         connection.register("new_queries", queries)
-        connection.execute("DELETE FROM test_queries WHERE suite IN (SELECT suite FROM new_queries)")
+        for table in ("test_queries", "test_passages"):
+            connection.execute(f"DELETE FROM {table} WHERE suite IN (SELECT suite FROM new_queries)")
         connection.execute("INSERT INTO test_queries BY NAME SELECT * FROM new_queries")
-        return queries.num_rows
+        if passages is not None and passages.num_rows:
+            connection.register("new_passages", passages)
+            connection.execute("INSERT INTO test_passages BY NAME SELECT * FROM new_passages")
 
-    return store.transaction(work)
+    store.transaction(work)
 
 
 def remove_examples(store: Store, removals: pa.Table) -> int:
@@ -324,6 +328,38 @@ def remove_examples(store: Store, removals: pa.Table) -> int:
             "DELETE FROM negatives WHERE (collection, example_id) IN (SELECT collection, example_id FROM gone)"
         )
         return int(deleted[0]) if deleted else 0
+
+    return store.transaction(work)
+
+
+def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
+    """Put back what the newest command with one of these reasons took out, by time travel; examples by collection.
+
+    The examples come back with the negatives that they had. Nothing to put back gives an empty dictionary.
+    """
+
+    def work(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+        newest = connection.execute(
+            "SELECT max(snapshot_before) FROM removals WHERE list_contains(?, reason)", [list(reasons)]
+        ).fetchone()
+        if newest is None or newest[0] is None:
+            return {}
+        before = int(newest[0])
+        back = connection.execute(
+            "SELECT collection, example_id FROM removals WHERE snapshot_before = ? AND list_contains(?, reason)",
+            [before, list(reasons)],
+        ).to_arrow_table()
+        connection.register("back", back)
+        for table in ("examples", "negatives"):
+            connection.execute(
+                f"""INSERT INTO {table} SELECT * FROM {table} AT (VERSION => {before})
+                    SEMI JOIN back USING (collection, example_id)"""
+            )
+        connection.execute(
+            "DELETE FROM removals WHERE (collection, example_id) IN (SELECT collection, example_id FROM back)"
+        )
+        found = back.group_by("collection").aggregate([("example_id", "count")])
+        return dict(zip(found["collection"].to_pylist(), found["example_id_count"].to_pylist(), strict=True))
 
     return store.transaction(work)
 

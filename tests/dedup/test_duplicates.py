@@ -1,13 +1,15 @@
 import random
 import time
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixture.dedup import find_duplicates, simhash_fingerprints
-from mixture.dedup.duplicates import REMOVED
+from mixture.dedup.duplicates import REMOVED, _of_equal_fingerprints
+from mixture.dedup.verify import Verifier
 from mixture.errors import UsageError
 
 BASE = "what is the name of the river that runs through the old town and past the mill before it meets the sea"
@@ -138,7 +140,7 @@ def test_arrow_input_and_empty_input():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "minhash"}, "simhash, exact"),
+        ({"method": "lsh"}, "simhash, minhash, exact"),
         ({"distance": 8}, "0 to 7"),
         ({"distance": 8, "method": "exact"}, "0 to 7"),
         ({"verify": 80}, "0 to 1"),
@@ -151,3 +153,17 @@ def test_wrong_values_are_refused(change, message):
     arguments = {"keys": ["x", "y"], "ids": ["a", "b"]} | change
     with pytest.raises(UsageError, match=message):
         find_duplicates(arguments.pop("keys"), arguments.pop("ids"), **arguments)
+
+
+def test_minhash_finds_what_has_many_bits_apart():
+    edited = BASE.replace("river", "stream").replace("old", "ancient")
+    assert bits(BASE, edited) > 3
+    assert removed([BASE, OTHER, edited], method="minhash", verify=0.6) == {"0002": ("0000", bits(BASE, edited))}
+    assert removed([BASE, OTHER, edited]) == {}
+
+
+def test_thousands_of_texts_with_one_fingerprint_are_told_apart():
+    families = [BASE, OTHER, "a third text that has nothing in common with either of the first two, as one can see"]
+    texts = pa.array([families[row % 3] + (" indeed" * (row % 2)) for row in range(3000)])
+    found = _of_equal_fingerprints(np.zeros(len(texts), np.uint64), Verifier(texts, 0.8, same_numbers=True))
+    assert found.tolist() == [row % 3 for row in range(3000)]

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.dedup import find_contaminated, near_duplicate_groups, read_test_queries, simhash_fingerprints
+from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
 from mixture.dedup.containment import find_contained
 from mixture.dedup.decontaminate import DEFAULT_DISTANCE
 from mixture.dedup.duplicates import DEFAULT_VERIFY, METHODS, duplicate_groups, fingerprint_distances
+from mixture.dedup.neighbours import connected
 from mixture.dedup.query_lists import read_test_passages
 from mixture.errors import UsageError
 from mixture.store import Store, read
@@ -136,6 +138,8 @@ def _groups(store: Store, kind: str, rows: pa.Table, settings: DedupSettings) ->
         return duplicate_groups(read.texts_of(store, kind, rows), method="minhash", verify=settings.verify)
     distance = 0 if settings.method == "exact" else settings.distance
     found = near_duplicate_groups(_prints(store, kind, rows), distance)
+    if settings.method == "simhash" and settings.verify is not None and distance:
+        found = _with_proposed(store, kind, rows, found, distance, settings.verify)
     if settings.method == "simhash" and settings.verify is None:
         return found
     label = np.arange(rows.num_rows)
@@ -143,6 +147,24 @@ def _groups(store: Store, kind: str, rows: pa.Table, settings: DedupSettings) ->
         texts = read.texts_of(store, kind, rows.take(pa.array(part)))
         label[part] = part[duplicate_groups(texts, method=settings.method, distance=distance, verify=settings.verify)]
     return label
+
+
+def _with_proposed(
+    store: Store, kind: str, rows: pa.Table, group: NDArray[np.int64], distance: int, verify: float
+) -> NDArray[np.int64]:
+    """The groups joined by the pairs that many fingerprints propose; the texts are read a part at a time."""
+    prints = [
+        many_fingerprints(read.texts_of(store, kind, rows.slice(start, PART_ROWS)))
+        for start in range(0, rows.num_rows, PART_ROWS)
+    ]
+    if not prints:
+        return group
+    for packed in proposed_pairs(np.concatenate(prints), min(distance + 1, MOST_BLOCKS), verify):
+        pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
+        pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+        if len(pairs):
+            group = connected(np.concatenate([np.stack([np.arange(len(group)), group], axis=1), pairs]), len(group))
+    return group
 
 
 def _prints(store: Store, kind: str, rows: pa.Table) -> NDArray[np.uint64]:

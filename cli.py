@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +13,15 @@ import typer
 
 from mixture import catalogue, jobs, registry, specs
 from mixture.cards import card_for, check_cards, load_cards
+from mixture.commands import app as artifact_commands
+from mixture.commands import show_mixture as _show
 from mixture.errors import UsageError
 from mixture.new_card import draft_card, write_card
+from mixture.options import JsonOption, StoreOption
+from mixture.options import chosen as _chosen
+from mixture.options import open_store as _open
 from mixture.output import print_json, print_rows, print_table
-from mixture.store import Store, read
+from mixture.store import read
 from mixture.store.limits import Limits, parse_bytes
 from mixture.terminal import PlainErrors, bar, stages
 
@@ -26,15 +30,15 @@ app = typer.Typer(
     help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
 )  # fmt: skip
 
-StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder [$MIXTURE_STORE]")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML recipe of settings")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, again for more")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
-_chosen: dict[str, Path] = {}
+
+
+app.add_typer(artifact_commands)
 
 
 @app.callback()
@@ -45,11 +49,6 @@ def main(
     _chosen.clear()
     if store is not None:
         _chosen["store"] = store
-
-
-def _open(store: Path | None, *, create: bool = False) -> Store:
-    folder = store or _chosen.get("store") or Path(os.environ.get("MIXTURE_STORE") or "mixture-store")
-    return Store.open(folder, create=create)
 
 
 @app.command()
@@ -192,21 +191,28 @@ def create(
     uniform: Annotated[bool, typer.Option("--uniform", help="Equal weights (the default)")] = False,
     proportional: Annotated[bool, typer.Option("--proportional", help="Weights as sizes")] = False,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as size^(1/T)")] = None,
+    unimax: Annotated[float | None, typer.Option("--unimax", help="Equal, but so many epochs of each at most")] = None,
+    budget: Annotated[int | None, typer.Option("--budget", help="With --unimax: steps x batch size of the run")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="JSON: collection to weight")] = None,
     collection: Annotated[list[str] | None, typer.Option("--collection", help="Default: all; again for more")] = None,
     min_examples: Annotated[int, typer.Option("--min-examples", help="Leave out smaller collections")] = 1,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Make a mixture of today's collections."""
-    if sum((uniform, proportional, temperature is not None, weights is not None)) > 1:
-        raise UsageError("give one of --uniform, --proportional, --temperature, --weights")
+    if sum((uniform, proportional, temperature is not None, unimax is not None, weights is not None)) > 1:
+        raise UsageError("give one of --uniform, --proportional, --temperature, --unimax, --weights")
+    if (unimax is None) != (budget is None):
+        raise UsageError("--unimax EPOCHS and --budget EXAMPLES go together; a run's budget is its steps x batch size")
     given = _read_weights(weights) if weights is not None else None
     with _open(store) as lake:
         parts = registry.pin(lake, collection or list(given or ()), min_examples=min_examples)
         sizes = {i.collection: i.num_examples for i in read.collections(lake, list(parts))}
-        scale = 1.0 if proportional else temperature if temperature is not None else math.inf
+        scale, note = 1.0 if proportional else temperature if temperature is not None else math.inf, None
+        if unimax is not None and budget is not None:
+            given = specs.unimax_weights(sizes, budget, unimax)
+            note = f"UniMax, {unimax:g} epochs at most in {budget} examples"
         spec = registry.weighted(parts, specs.temperature_weights(sizes, scale) if given is None else given)
-        _show(registry.save(lake, spec, name), lake, as_json)
+        _show(registry.save(lake, spec, name, note=note), lake, as_json)
 
 
 def _read_weights(file: Path) -> dict[str, float]:
@@ -220,36 +226,53 @@ def _read_weights(file: Path) -> dict[str, float]:
     return weights
 
 
-@app.command("list")
-def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the mixtures, newest first."""
-    with _open(store) as lake:
-        print_rows(registry.listing(lake), as_json=as_json)
-
-
-@app.command()
-def show(
-    ref: Annotated[str, typer.Argument(help="An id, name, or name:version")],
-    store: StoreOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Show a mixture: its weights and where it comes from."""
-    with _open(store) as lake:
-        _show(registry.resolve(lake, ref), lake, as_json)
-
-
 @app.command()
 def select(
     ref: Annotated[str, typer.Argument(help="A mixture")],
-    top: Annotated[float, typer.Option("--top", help="Percent of the collections to keep, the heaviest")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")],
+    top: Annotated[float | None, typer.Option("--top", help="The heaviest percent of the collections, equally")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as weight^(1/T)")] = None,
+    reweight: Annotated[str | None, typer.Option("--reweight", help="The weights of another mixture")] = None,
+    loss_reweight: Annotated[bool, typer.Option("--loss-reweight", help="Draw equally, weigh the losses")] = False,
+    blend: Annotated[str | None, typer.Option("--blend", help="REF:SHARE, another mixture and its share")] = None,
+    floor: Annotated[float | None, typer.Option("--floor", help="The least weight of a collection")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Keep the heaviest collections of a mixture, equally weighted."""
+    """Make a mixture from another one, in one way."""
+    if sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight != 1:
+        raise UsageError("give one of --top, --temperature, --reweight, --loss-reweight, --blend, --floor")
     with _open(store) as lake:
-        parent = registry.resolve(lake, ref)
-        spec = specs.select_top(parent.spec, top)
-        note = f"top {top:g} % of {parent.reference}"
-        _show(registry.save(lake, spec, name, parents=[parent.spec.id], note=note), lake, as_json)
+        parent, other = registry.resolve(lake, ref), None
+        if reweight is not None:
+            other = registry.resolve(lake, reweight)
+            spec = specs.reweight(parent.spec, other.spec)
+            note = f"{parent.reference} with the weights of {other.reference}"
+        elif blend is not None:
+            second, share = _parse_blend(blend)
+            other = registry.resolve(lake, second)
+            spec = specs.blend(parent.spec, other.spec, share)
+            note = f"{1 - share:g} of {parent.reference}, {share:g} of {other.reference}"
+        elif top is not None:
+            spec, note = specs.select_top(parent.spec, top), f"top {top:g} % of {parent.reference}"
+        elif temperature is not None:
+            spec, note = specs.temper(parent.spec, temperature), f"{parent.reference} at temperature {temperature:g}"
+        elif floor is not None:
+            spec, note = specs.with_floor(parent.spec, floor), f"{parent.reference} with a floor of {floor:g}"
+        else:
+            spec, note = specs.loss_reweight(parent.spec), f"losses weighed as {parent.reference}"
+        parents = [mixture.spec.id for mixture in (parent, other) if mixture is not None]
+        _show(registry.save(lake, spec, name, parents=parents, note=note), lake, as_json)
+
+
+def _parse_blend(text: str) -> tuple[str, float]:
+    """`tdro:2:0.3` -> (`tdro:2`, 0.3)."""
+    second, _, share = text.rpartition(":")
+    try:
+        if second:
+            return second, float(share)
+    except ValueError:
+        pass
+    raise UsageError(f"--blend is {text!r}; allowed: another mixture and its share, as tdro:0.3 or tdro:2:0.3")
 
 
 @app.command("learn-weights")
@@ -258,26 +281,42 @@ def learn_weights(
     proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
-    algorithm: Annotated[str, typer.Option("--algorithm", help="tdro")] = "tdro",
+    algorithm: Annotated[str | None, typer.Option(
+        "--algorithm", help="tdro, groupdro, doremi, cgd, cvar or chi2 [tdro]")] = None,
+    weights: Annotated[str | None, typer.Option(
+        "--weights", help="Which become the mixture: current, mean, ema or all [the algorithm's own]")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs; the mixture is their mean [1]")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Learn a weight for each collection with a small proxy model (tDRO); saves a new mixture."""
+    """Learn a weight for each collection with a small proxy model (tDRO and others); saves a new mixture."""
     from trainers import jobs as trainer_jobs
     from trainers.settings import resolve
     from trainers.tdro.config import TdroSettings
+    from trainers.tdro.live import watching
 
-    if algorithm != "tdro":
-        raise UsageError(f"algorithm {algorithm!r}; allowed: tdro")
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    options = {"algorithm": algorithm, "average": weights, "seeds": seeds, "steps": steps, "batch_size": batch_size,
+               "learning_rate": learning_rate, "seed": seed}  # fmt: skip
     resolved = resolve(TdroSettings, config, options, settings or ())
-    with _open(store) as lake, stages() as stage:
+    with _open(store) as lake:
         mixture = registry.resolve(lake, mix)
         for model in filter(None, (proxy, reference)):
             trainer_jobs.known_model(model)
-        learned = trainer_jobs.learn(lake, mixture, name, proxy, reference, resolved, stage=stage)
-        _show(learned, lake, as_json)
+        with watching() as (stage, watch):
+            learned = trainer_jobs.learn(lake, mixture, name, proxy, reference, resolved, stage=stage, watch=watch)
+        if not trainer_jobs.is_main():
+            return
+        if as_json:
+            others = [made.reference for made in learned.mixtures[1:]]
+            print_json(registry.describe(lake, learned.first) | {"also": others, "learning": learned.facts})
+            return
+        for made in learned.mixtures:
+            _show(made, lake, as_json)
+    spread = [{"collection": c, **numbers} for c, numbers in learned.facts["spread"].items()]
+    if spread:
+        print_rows(spread, as_json=False, title="weights over the seeds")
+    sys.stdout.write("".join(line + "\n" for line in learned.lines()))
 
 
 @app.command()
@@ -299,9 +338,11 @@ def train(
     with _open(store) as lake, stages() as stage:
         mixture = registry.resolve(lake, mix)
         trainer_jobs.known_model(model)
-        run = trainer_jobs.train(lake, mixture, model, resolved, out, stage=stage)
+        shown = stage if trainer_jobs.is_main() else trainer_jobs.silent
+        run = trainer_jobs.train(lake, mixture, model, resolved, out, stage=shown)
     result = {"model": str(out), "mixture": mixture.spec.id, "run": run, "steps": resolved.steps}
-    print_rows([result], as_json=as_json)
+    if trainer_jobs.is_main():
+        print_rows([result], as_json=as_json)
 
 
 @app.command()
@@ -361,15 +402,6 @@ def demo(
     from trainers.demo import run_demo
 
     run_demo(lambda arguments: app(arguments, standalone_mode=False), folder, steps=steps)
-
-
-def _show(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> None:
-    body = registry.describe(lake, mixture)
-    if as_json:
-        print_json(body)
-        return
-    sys.stdout.write(f"{mixture.reference}  id {mixture.spec.id}  {mixture.note or ''}".rstrip() + "\n")
-    print_rows(body["components"], as_json=False)
 
 
 if __name__ == "__main__":

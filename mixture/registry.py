@@ -1,4 +1,4 @@
-"""Mixtures in the store: save under a name, resolve a reference, list, show."""
+"""Mixtures in the store: save under a name, tag, resolve a reference, list, show."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from mixture.errors import UsageError, unknown_name
 from mixture.specs import Component, MixtureSpec, normalise
-from mixture.store import Store, read
+from mixture.store import Store, files, read
 from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
+NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,27 @@ class SavedMixture:
     snapshot: int | None
     created_at: datetime
     note: str | None
+    imported_from: str | None = None
 
     @property
     def reference(self) -> str:
         return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class PinnedFacts:
+    """What is known of a component's content beside its digest; None where it is not known."""
+
+    num_examples: int | None
+    prompts: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported mixture comes from, and what it says of its collections. They may be none of the store's."""
+
+    source: str
+    facts: Mapping[str, PinnedFacts]
 
 
 def pin(store: Store, names: Sequence[str] = (), *, min_examples: int = 1) -> dict[str, Component]:
@@ -68,35 +86,70 @@ def weighted(components: Mapping[str, Component], weights: Mapping[str, float]) 
 
 def save(
     store: Store, spec: MixtureSpec, name: str, *, parents: Sequence[str] = (), run_id: str | None = None,
-    note: str | None = None,
+    note: str | None = None, origin: Origin | None = None,
 ) -> SavedMixture:  # fmt: skip
-    """Save under `name` as its next version. Where the newest version has the same id, nothing is written."""
-    if not NAME.fullmatch(name) or ID_LIKE.fullmatch(name):
-        raise UsageError(
-            f"mixture name {name!r}: use a letter, then letters, digits, '.', '_' or '-', and nothing like an id"
-        )
+    """Save under `name` as its next version. Where the newest version has the same id, nothing is written.
+
+    parents: ids of the mixtures that it was made from
+    origin:  for an imported mixture
+
+    Raises `UsageError` for a name that could not be referred to, or that is a tag.
+    """
+    _check_name("mixture name", name)
 
     def work(connection: Any) -> int:
+        # The versions are read in the transaction that adds one: of two that save at once, one is repeated.
         found = connection.execute("SELECT mixture, version FROM mixtures WHERE name = ? ORDER BY version", [name])
         versions = found.fetchall()
         if versions and versions[-1][0] == spec.id:
             return int(versions[-1][1])
+        if connection.execute("SELECT 1 FROM mixture_tags WHERE tag = ?", [name]).fetchone():
+            raise UsageError(f"{name!r} is a tag; give the mixture another name")
         version = versions[-1][1] + 1 if versions else 1
         if not connection.execute("SELECT 1 FROM mixture_weights WHERE mixture = ?", [spec.id]).fetchone():
-            append(connection, "mixture_weights", _weight_rows(spec, sizes))
+            append(connection, "mixture_weights", _weight_rows(spec, facts))
         row = {"mixture": spec.id, "name": name, "version": version, "spec": spec.to_json(), "parents": list(parents),
-               "run_id": run_id, "snapshot": snapshot, "created_at": datetime.now(UTC), "note": note}  # fmt: skip
+               "run_id": run_id, "snapshot": snapshot, "created_at": datetime.now(UTC), "note": note,
+               "imported_from": None if origin is None else origin.source}  # fmt: skip
         append(connection, "mixtures", [row])
         return int(version)
 
-    sizes = _sizes(store)
+    facts = _facts(store, spec, origin, parents)
     snapshot = store.snapshot()
+    files.record_hashes(store, [c.collection for c in spec.components])
     version = store.transaction(work)
     return resolve(store, f"{name}:{version}")
 
 
+def tag(store: Store, reference: str, name: str) -> SavedMixture:
+    """Let the tag `name` refer to a mixture, from now on; where it referred before stays in the table mixture_tags.
+
+    Raises `UsageError` for a tag that could not be referred to, or that is a mixture's name.
+    """
+    _check_name("tag", name)
+    mixture = resolve(store, reference)
+
+    def work(connection: Any) -> None:
+        if connection.execute("SELECT 1 FROM mixtures WHERE name = ?", [name]).fetchone():
+            raise UsageError(f"{name!r} is the name of a mixture; choose another tag")
+        newest = connection.execute(NEWEST_TAG, [name]).fetchone()
+        if newest is None or newest[0] != mixture.spec.id:
+            row = {"tag": name, "mixture": mixture.spec.id, "set_at": datetime.now(UTC)}
+            append(connection, "mixture_tags", [row])
+
+    store.transaction(work)
+    return mixture
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not NAME.fullmatch(name) or ID_LIKE.fullmatch(name):
+        raise UsageError(
+            f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', and nothing like an id"
+        )
+
+
 def resolve(store: Store, reference: str) -> SavedMixture:
-    """A mixture by id, unique prefix of an id, `name`, `name:version` or `name:latest`."""
+    """A mixture by id, unique prefix of an id, `name`, `name:version`, `name:latest`, or a tag."""
     name, _, version = reference.partition(":")
     rows = store.rows("SELECT * FROM mixtures WHERE name = ? ORDER BY version", [name])
     if rows:
@@ -106,20 +159,36 @@ def resolve(store: Store, reference: str) -> SavedMixture:
         if not matching:
             raise UsageError(f"mixture {name!r} has versions 1 to {rows[-1]['version']}, not {version!r}")
         return _saved(matching[0])
-    if not version and re.fullmatch(r"[0-9a-f]{1,12}", reference):
-        rows = store.rows("SELECT * FROM mixtures WHERE starts_with(mixture, ?) ORDER BY created_at", [reference])
+    tagged = store.rows(NEWEST_TAG, [reference])
+    if tagged or (not version and re.fullmatch(r"[0-9a-f]{1,12}", reference)):
+        start = tagged[0]["mixture"] if tagged else reference
+        rows = store.rows("SELECT * FROM mixtures WHERE starts_with(mixture, ?) ORDER BY created_at", [start])
         ids = {r["mixture"] for r in rows}
         if len(ids) == 1:
             return _saved(rows[0])
         if len(ids) > 1:
             raise UsageError(f"{reference!r} begins {len(ids)} mixture ids: {', '.join(sorted(ids))}")
-    names = {r["name"] for r in store.rows("SELECT DISTINCT name FROM mixtures")}
-    raise unknown_name("mixture", name, names)
+    known = store.rows("SELECT name FROM mixtures UNION SELECT tag FROM mixture_tags")
+    raise unknown_name("mixture", name, {r["name"] for r in known})
+
+
+def tags(store: Store) -> dict[str, list[str]]:
+    """The tags of each mixture that has any, by its id."""
+    found: dict[str, list[str]] = {}
+    rows = store.rows("SELECT tag, arg_max(mixture, set_at) AS mixture FROM mixture_tags GROUP BY tag ORDER BY tag")
+    for row in rows:
+        found.setdefault(row["mixture"], []).append(row["tag"])
+    return found
+
+
+def saved_mixtures(store: Store) -> list[SavedMixture]:
+    """Every version of every mixture, in the order in which they were saved."""
+    return [_saved(row) for row in store.rows("SELECT * FROM mixtures ORDER BY created_at, name, version")]
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
-    """Every saved mixture, newest first: reference, id, collections, heaviest, created, parents."""
-    return store.rows(
+    """Every saved mixture, newest first: reference, id, tags, collections, heaviest, created, parents."""
+    rows = store.rows(
         """SELECT m.name || ':' || m.version AS reference, m.mixture AS id, count(*) AS collections,
                   arg_max(w.collection, w.weight) AS heaviest, max(w.weight) AS heaviest_weight,
                   m.parents AS parents, strftime(m.created_at, '%Y-%m-%d %H:%M') AS created, m.note AS note
@@ -127,43 +196,76 @@ def listing(store: Store) -> list[dict[str, Any]]:
            GROUP BY m.name, m.version, m.mixture, m.parents, m.created_at, m.note
            ORDER BY m.created_at DESC, m.name"""
     )
+    tagged = tags(store)
+    return [{"reference": r.pop("reference"), "id": r["id"], "tags": tagged.get(r.pop("id"), [])} | r for r in rows]
 
 
 def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
-    """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made."""
-    sizes = {r["collection"]: r["num_examples"] for r in store.rows(
-        "SELECT collection, num_examples FROM mixture_weights WHERE mixture = ?", [mixture.spec.id])}  # fmt: skip
+    """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made;
+    `missing` are the collections that the store does not hold."""
+    facts = pinned_facts(store, mixture.spec)
+    held = {row["collection"] for row in store.rows("SELECT collection FROM collections")}
     components = [
         {"collection": c.collection, "weight": c.weight, "loss_weight": c.loss_weight,
-         "num_examples": sizes.get(c.collection), "digest": c.digest[:12]}
+         "num_examples": facts[c.collection].num_examples, "digest": c.digest[:12]}
         for c in sorted(mixture.spec.components, key=lambda c: (-c.weight, c.collection))
     ]  # fmt: skip
     return {
         "id": mixture.spec.id,
         "reference": mixture.reference,
+        "tags": tags(store).get(mixture.spec.id, []),
         "created_at": mixture.created_at,
         "parents": list(mixture.parents),
         "run_id": mixture.run_id,
         "snapshot": mixture.snapshot,
+        "imported_from": mixture.imported_from,
         "note": mixture.note,
+        "missing": sorted(set(mixture.spec.weights) - held),
         "components": components,
     }
 
 
-def _weight_rows(spec: MixtureSpec, sizes: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+def pinned_facts(store: Store, spec: MixtureSpec) -> dict[str, PinnedFacts]:
+    """Sizes and prompts of a saved mixture's collections, as they were when it was made."""
+    rows = store.rows("SELECT collection, num_examples, prompts FROM mixture_weights WHERE mixture = ?", [spec.id])
+    found = {r["collection"]: _pinned(r) for r in rows}
+    return {c.collection: found.get(c.collection, PinnedFacts(None, None)) for c in spec.components}
+
+
+def _pinned(row: Mapping[str, Any]) -> PinnedFacts:
+    return PinnedFacts(row["num_examples"], None if row["prompts"] is None else tuple(row["prompts"]))
+
+
+def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[dict[str, Any]]:
     return [
         {"mixture": spec.id, "collection": c.collection, "digest": c.digest, "weight": c.weight,
-         "loss_weight": c.loss_weight,
-         "num_examples": sizes.get((c.collection, c.digest), sizes.get((c.collection, "")))}
+         "loss_weight": c.loss_weight, "num_examples": facts[c.collection].num_examples,
+         "prompts": facts[c.collection].prompts}
         for c in spec.components
     ]  # fmt: skip
 
 
-def _sizes(store: Store) -> dict[tuple[str, str], int]:
-    """Examples by (collection, digest) as saved mixtures have them, and today's under an empty digest."""
-    today = {(i.collection, ""): i.num_examples for i in read.collections(store)}
-    saved = store.rows("SELECT DISTINCT collection, digest, num_examples FROM mixture_weights")
-    return today | {(r["collection"], r["digest"]): r["num_examples"] for r in saved}
+def _facts(store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequence[str]) -> dict[str, PinnedFacts]:
+    """What a spec's contents hold: as its origin says, else as saved mixtures of the same content have it, else as
+    the collections are today, which is what was just pinned."""
+    saved = {
+        (r["collection"], r["digest"]): _pinned(r)
+        for r in store.rows(
+            """SELECT collection, digest, num_examples, prompts FROM mixture_weights
+               WHERE digest <> '' OR list_contains(?, mixture)""",
+            [list(parents)],
+        )
+    }
+    today = {}
+    if origin is None:
+        today = {i.collection: PinnedFacts(i.num_examples, i.prompts) for i in read.collections(store)}
+    unknown = PinnedFacts(None, None)
+    return {
+        c.collection: (origin.facts.get(c.collection) if origin is not None else None)
+        or saved.get((c.collection, c.digest))
+        or (today.get(c.collection, unknown) if c.digest else unknown)
+        for c in spec.components
+    }
 
 
 def _saved(row: dict[str, Any]) -> SavedMixture:
@@ -176,4 +278,5 @@ def _saved(row: dict[str, Any]) -> SavedMixture:
         snapshot=row["snapshot"],
         created_at=row["created_at"],
         note=row["note"],
+        imported_from=row["imported_from"],
     )

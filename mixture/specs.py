@@ -1,15 +1,23 @@
-"""What a mixture is: its canonical form, its id, and how one mixture is made from another. Pure: no store, no files."""
+"""What a mixture is: its canonical form, its id, and how one mixture is made from another. Pure: no store, no files.
+
+Weights without training: `temperature_weights` (uniform and proportional are its ends), `unimax_weights`. From one
+mixture to another: `select_top`, `reweight`, `loss_reweight`, `temper`, `blend`, `with_floor`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from mixture.bounds import bounded, epoch_caps
 from mixture.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -46,7 +54,7 @@ class MixtureSpec:
         if not self.components:
             raise UsageError("a mixture needs at least one collection")
         names = [c.collection for c in self.components]
-        repeated = sorted({n for n in names if names.count(n) > 1})
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             raise UsageError(f"collections named twice in a mixture: {', '.join(repeated)}")
         for c in self.components:
@@ -122,7 +130,7 @@ def normalise(weights: Mapping[str, float]) -> dict[str, float]:
 def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
     """Weights ∝ size^(1/T): T = 1 is proportional to size, T → ∞ uniform (Arivazhagan et al. 2019, 1907.05019, §4.2).
 
-    >>> temperature_weights({"a": 100, "b": 300}, 1.0)
+    >>> {name: round(weight, 12) for name, weight in temperature_weights({"a": 100, "b": 300}, 1.0).items()}
     {'a': 0.25, 'b': 0.75}
     >>> temperature_weights({"a": 100, "b": 300}, math.inf)
     {'a': 0.5, 'b': 0.5}
@@ -132,10 +140,35 @@ def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[st
     empty = sorted(name for name, size in sizes.items() if size < 1)
     if empty:
         raise UsageError(f"collections without examples: {', '.join(empty)}")
+    return _tempered(sizes, temperature)
+
+
+def _tempered(values: Mapping[str, float], temperature: float) -> dict[str, float]:
+    """Positive values to the power of 1/T, scaled to sum 1."""
     # In logarithms: sizes of 10^7 to the power of 1/T overflow at a small T.
-    logs = {name: math.log(size) / temperature for name, size in sizes.items()}
+    logs = {name: math.log(value) / temperature for name, value in values.items()}
     top = max(logs.values())
     return normalise({name: math.exp(value - top) for name, value in logs.items()})
+
+
+def unimax_weights(sizes: Mapping[str, int], budget: int, max_epochs: float) -> dict[str, float]:
+    """Equal weights, but no collection repeated more than `max_epochs` times (UniMax, Chung et al. 2023, 2304.09151).
+
+    sizes:  collection -> examples
+    budget: examples that the training draws in all, steps × batch size
+
+    Small collections are held at their cap, and what they leave is shared equally by the others. Where the budget is
+    more than all collections at their caps, every one is capped, and the weights are proportional to the sizes.
+
+    >>> unimax_weights({"a": 10, "b": 100, "c": 1000}, budget=100, max_epochs=2)
+    {'a': 0.2, 'b': 0.4, 'c': 0.4}
+    """
+    names = sorted(sizes)
+    caps = epoch_caps(np.array([sizes[name] for name in names], dtype=np.float64), budget, max_epochs)
+    if caps.sum() <= 1.0:
+        return temperature_weights(sizes, 1.0)
+    weights, _ = bounded(np.full(len(names), 1.0 / len(names)), 0.0, caps)
+    return normalise(dict(zip(names, weights.tolist(), strict=True)))
 
 
 def select_top(spec: MixtureSpec, percent: float) -> MixtureSpec:
@@ -155,3 +188,62 @@ def uniform(components: Sequence[Component]) -> MixtureSpec:
     return MixtureSpec(
         tuple(Component(c.collection, c.digest, 1.0 / len(components), c.loss_weight) for c in components)
     )
+
+
+def reweight(spec: MixtureSpec, weights_of: MixtureSpec) -> MixtureSpec:
+    """The content of `spec` with the weights of another mixture of the same collections (the paper's reweighting)."""
+    return spec.with_weights(weights_of.weights)
+
+
+def loss_reweight(spec: MixtureSpec) -> MixtureSpec:
+    """Weights moved from sampling to the loss: collections drawn equally, each loss times G · α (the paper's ablation).
+
+    The expected loss is that of sampling by α, and the mean of the loss weights is 1, so that the learning rate keeps
+    its meaning. Loss weights that `spec` has already are multiplied.
+    """
+    count = len(spec.components)
+    return MixtureSpec(
+        tuple(Component(c.collection, c.digest, 1.0 / count, c.loss_weight * c.weight * count) for c in spec.components)
+    )
+
+
+def temper(spec: MixtureSpec, temperature: float) -> MixtureSpec:
+    """Weights to the power of 1/T: T above 1 flattens them, T below 1 sharpens. A weight of 0 stays 0."""
+    if not temperature > 0:
+        raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    positive = {name: weight for name, weight in spec.weights.items() if weight > 0}
+    return spec.with_weights(dict.fromkeys(spec.weights, 0.0) | _tempered(positive, temperature))
+
+
+def blend(spec: MixtureSpec, other: MixtureSpec, share: float) -> MixtureSpec:
+    """(1 − share) of `spec` and `share` of `other`: the weights are those of drawing from one or the other.
+
+    A collection that only one of them has keeps its part. One that both have must have the same content and the same
+    loss weight in both.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"the share of a blend is {share}; allowed: above 0 and below 1")
+    ours = {c.collection: c for c in spec.components}
+    theirs = {c.collection: c for c in other.components}
+    both = ours.keys() & theirs.keys()
+    changed = sorted(name for name in both if ours[name].digest != theirs[name].digest)
+    if changed:
+        raise UsageError(
+            f"the two mixtures hold different content of {', '.join(changed)}; make both anew from the same store"
+        )
+    unequal = sorted(name for name in both if ours[name].loss_weight != theirs[name].loss_weight)
+    if unequal:
+        raise UsageError(f"the two mixtures weigh the loss of {', '.join(unequal)} differently; blend before that")
+    weights = {
+        name: (1 - share) * (ours[name].weight if name in ours else 0.0)
+        + share * (theirs[name].weight if name in theirs else 0.0)
+        for name in ours | theirs
+    }
+    scaled = normalise(weights)
+    return MixtureSpec(tuple(Component(n, c.digest, scaled[n], c.loss_weight) for n, c in (ours | theirs).items()))
+
+
+def with_floor(spec: MixtureSpec, floor: float) -> MixtureSpec:
+    """No collection under `floor`; the others are scaled down together to make room (`mixture.bounds.bounded`)."""
+    weights, _ = bounded(np.array([c.weight for c in spec.components]), floor)
+    return spec.with_weights(dict(zip((c.collection for c in spec.components), weights.tolist(), strict=True)))

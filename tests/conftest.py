@@ -16,8 +16,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tensors of the tests are tiny: a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import settings
+
 from mixture import jobs
 from mixture.store import Store
+
+# A busy machine is no failure.
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS = [

@@ -142,7 +142,7 @@ def test_queries_are_remembered_for_the_next_time(typed: Typed, tmp_path: Path) 
     [
         ("SELECT * FROM test_q", ["test_queries"]),
         ("from collection_", ["collection_facts", "collection_languages"]),
-        ("FROM mixtu", ["mixture_weights", "mixtures", "mixture("]),
+        ("FROM mixtu", ["mixture_tags", "mixture_weights", "mixtures", "mixture("]),
         ("FROM mixture('td", ["tdro", "tdro:1"]),
         ("FROM examples WHERE collection = 'fo", ["forum"]),
         ("SELECT sui| FROM test_queries", ["suite"]),

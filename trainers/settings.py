@@ -33,7 +33,8 @@ class TrainingSettings:
     negatives: int = 7
     max_query_tokens: int = 128
     max_passage_tokens: int = 512
-    tokens_per_pass: int = 16_384  # padded tokens in one forward pass
+    tokens_per_pass: int = 16_384  # padded tokens in a micro-batch, on each rank
+    gradient_cache: bool = True  # keep activations of one micro-batch only; False: of the whole batch
     lora_rank: int = 0  # 0: all parameters are trained; the paper: 8
     lora_alpha: int = 32
     lora_dropout: float = 0.1

@@ -16,6 +16,7 @@ from mixture.materialised import MaterialisedMixture
 from mixture.specs import Component, MixtureSpec
 from mixture.store import read
 from mixture.store.connect import Store
+from mixture.store.files import sha256
 
 BATCH_ROWS = 16_384
 
@@ -49,6 +50,12 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     missing = [c.collection for c in spec.components if c.collection not in have]
     if missing:
         raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
+    loose = [c.collection for c in spec.components if not c.digest]
+    if loose:
+        raise UsageError(
+            f"mixture {spec.id} does not say which content of {', '.join(loose)} it means: it was imported when the "
+            "store lacked them; import it again now"
+        )
     for component in spec.components:
         target = root / "components" / component.digest
         if not target.exists():
@@ -74,7 +81,9 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
         _write_arrow(store, PASSAGES, params, scratch / "passages.arrow")
         num_examples = _write_arrow(store, EXAMPLES, params, scratch / "examples.arrow")
         info = read.collections(store, [component.collection])[0]
-        facts = {"collection": component.collection, "prompts": info.prompts, "num_examples": num_examples}
+        hashes = {name: sha256(scratch / name) for name in ("examples.arrow", "passages.arrow")}
+        facts = {"collection": component.collection, "prompts": info.prompts, "num_examples": num_examples,
+                 "files": hashes}  # fmt: skip
         (scratch / "component.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
         if num_examples != info.num_examples:
             raise StoreError(f"wrote {num_examples} of {info.num_examples} examples of {component.collection}")

@@ -69,7 +69,15 @@ ALTER TABLE removals ADD COLUMN snapshot_before BIGINT;
 CREATE TABLE test_passages (suite VARCHAR NOT NULL, doc_id VARCHAR NOT NULL, "text" VARCHAR NOT NULL)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3)
+# Tags; where an imported mixture comes from; the hash of each data file at the time a mixture first needed it.
+V4 = """
+CREATE TABLE mixture_tags (tag VARCHAR NOT NULL, mixture VARCHAR NOT NULL, set_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE data_files (path VARCHAR NOT NULL, sha256 VARCHAR NOT NULL, hashed_at TIMESTAMPTZ NOT NULL);
+ALTER TABLE mixtures ADD COLUMN imported_from VARCHAR;
+ALTER TABLE mixture_weights ADD COLUMN prompts VARCHAR[]
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

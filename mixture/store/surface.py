@@ -35,19 +35,20 @@ class View:
     sql: str
 
 
-# A mixture's id by the rules of `mixture.registry.resolve`. error() stands in the outer CASE only: inside a subquery
-# it would be reached whatever the branch.
+# A mixture's id by the rules of `mixture.registry.resolve`: name, tag, beginning of an id. error() stands in the outer
+# CASE only: inside a subquery it would be reached whatever the branch.
 MIXTURE_ID = """
 (SELECT CASE
     WHEN known AND wanted IN ('', 'latest') THEN newest
     WHEN known AND of_version IS NOT NULL THEN of_version
     WHEN known THEN error('mixture ''' || asked || ''' has versions 1 to ' || highest || ', not ''' || wanted || '''')
+    WHEN tagged IS NOT NULL THEN tagged
     WHEN begun = 1 THEN by_id
     WHEN begun > 1 THEN error('''' || reference || ''' begins ' || begun || ' mixture ids: ' || ids)
     WHEN near IS NULL THEN error('no mixture ''' || asked || '''; there are: none yet')
     ELSE error('no mixture ''' || asked || '''; nearest: ' || near) END
 FROM (SELECT any_value(reference) AS reference, any_value(asked) AS asked, any_value(wanted) AS wanted,
-        coalesce(bool_or(name = asked), false) AS known,
+        coalesce(bool_or(name = asked), false) AS known, any_value(tagged) AS tagged,
         arg_max(mixture, version) FILTER (name = asked) AS newest,
         max(version) FILTER (name = asked) AS highest,
         any_value(mixture) FILTER (name = asked AND version::VARCHAR = wanted) AS of_version,
@@ -59,6 +60,8 @@ FROM (SELECT any_value(reference) AS reference, any_value(asked) AS asked, any_v
                  AND starts_with(mixture, reference) AS starts
           FROM (SELECT coalesce(ref::VARCHAR, '') AS reference, split_part(reference, ':', 1) AS asked,
                        substr(reference, length(asked) + 2) AS wanted)
+          LEFT JOIN (SELECT tag, arg_max(mixture, set_at) AS tagged FROM lake.main.mixture_tags GROUP BY tag)
+               ON tag = reference
           LEFT JOIN lake.main.mixtures ON true)))
 """
 

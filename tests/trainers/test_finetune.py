@@ -18,6 +18,8 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.sampling import BatchPlan
+from trainers.data import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.loop import TrainingLoop
 
@@ -140,8 +142,55 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
     with torch.no_grad():
         broken.transformers_model.embed_tokens.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
     broken.save(str(tmp_path / "broken"), create_model_card=False)
-    with pytest.raises(MixtureError, match=r"loss became nan at step 0 \(collection (easy|middle|hard), rows \["):
+    with pytest.raises(MixtureError, match=r"loss became nan at step 0 \(collection (easy|middle|hard); examples "):
         finetune(mixture_data, str(tmp_path / "broken"), SETTINGS, tmp_path / "out")
+
+
+def _loop_and_batch(data: MaterialisedMixture, model: Path, folder: Path) -> tuple[TrainingLoop, TextBatch]:
+    loop = TrainingLoop(SentenceTransformer(str(model)), SETTINGS, folder)
+    plan = BatchPlan(data.spec.weights, data.sizes, 8, 1, positives=data.positives())
+    return loop, BatchSource(data, plan, negatives=2).homogeneous(0)
+
+
+def test_running_out_of_memory_says_where_and_what_to_change(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    loop, batch = _loop_and_batch(mixture_data, tiny_model, tmp_path)
+    with pytest.raises(MixtureError) as caught, loop.memory(batch):
+        torch.empty(2**60)  # the allocator itself refuses
+    assert caught.value.exit_code == 1
+    text = str(caught.value)
+    assert text.startswith("out of memory at step 0 (collection ")
+    assert batch.examples[0] in text
+    assert "--set tokens_per_pass=8192 (now 16384)" in text
+    with pytest.raises(RuntimeError, match="something else"), loop.memory(batch):
+        raise RuntimeError("something else")
+
+
+def test_an_exploding_loss_stops_the_run_and_names_the_worst(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    loop, batch = _loop_and_batch(mixture_data, tiny_model, tmp_path)
+    calm = torch.ones(8)
+    for _ in range(30):
+        loop.check(calm, batch)
+    wild = torch.full((8,), 20.0)
+    wild[5] = 90.0
+    loop.check(wild, batch)  # one bad batch is no explosion
+    other = next(n for n in range(3) if n != batch.collections[0])
+    for _ in range(30):  # nor is a collection that is hard from the start
+        loop.check(wild, replace(batch, collections=np.full(8, other)))
+    loop.check(torch.zeros(8), batch)
+    with pytest.raises(MixtureError) as caught:
+        for _ in range(10):
+            loop.check(wild, batch)
+    assert "the loss exploded to 28.75 from 1 at the start at step 0" in str(caught.value)
+    assert f"examples {batch.examples[5]}, " in str(caught.value)
+    loss = torch.cat(loop.embed(loop.encoder, batch)).sum()
+    before = [p.detach().clone() for p in loop.parameters]
+    with pytest.raises(MixtureError, match="the gradient became"):
+        loop.descend(loss * float("inf"), batch)
+    assert all(torch.equal(p, q) for p, q in zip(before, loop.parameters, strict=True))
 
 
 def test_training_from_a_materialised_folder_needs_no_store(

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from mixture.errors import UsageError
+from mixture.errors import MixtureError, UsageError
 from trainers.tdro import update_weights
-from trainers.tdro.objective import group_mean, relative_measurement, weighted_proxy_loss
+from trainers.tdro.objective import MEASUREMENTS, group_mean, measure, relative_measurement, weighted_proxy_loss
 from trainers.tdro.weights import WeightState
+
+# Of the paper's 25 collections: mean loss after uniform training (its table 7), weight it learned (its table 8).
+PAPER = np.array([
+    (3.9257, 0.0838), (1.1098, 0.0131), (2.9479, 0.0425), (0.8673, 0.0154), (2.2658, 0.1314), (0.6925, 0.011),
+    (2.1364, 0.0875), (0.6387, 0.0066), (2.1336, 0.0847), (0.4839, 0.0063), (2.1148, 0.094), (0.2786, 0.0072),
+    (1.8961, 0.0623), (0.2707, 0.0005), (1.5894, 0.0563), (0.1549, 0.0019), (1.5815, 0.0885), (0.0496, 0.0011),
+    (1.3679, 0.0472), (0.0465, 0.0009), (1.3312, 0.0713), (0.0248, 0.0007), (1.3301, 0.0252), (0.0163, 0.0006),
+    (1.2492, 0.06),
+])  # fmt: skip
 
 
 def _numpy_step(weights, proxy, reference, groups, lr, max_norm):  # type: ignore[no-untyped-def]
@@ -44,6 +54,53 @@ def test_a_thousand_heavy_tailed_steps_equal_the_transcription() -> None:
     assert np.abs(ours.numpy() - theirs).max() < 1e-9
     assert float(ours.sum()) == pytest.approx(1.0, abs=1e-12)
     assert ours.max() > 2 * ours.min()
+
+
+def test_relative_spreads_as_the_paper_and_the_literal_ratio_stays_nearly_uniform() -> None:
+    """Heavy-tailed losses with the paper's means, batches of its size, 1,000 steps; proxy and reference lose alike."""
+    random, means = np.random.default_rng(0), PAPER[:, 0]
+    learned = {name: torch.full((25,), 1 / 25, dtype=torch.float64) for name in ("relative", "relative_group", "loss")}
+    for _ in range(1000):
+        groups = random.integers(0, 25, 2048)
+        reference = means[groups] * random.lognormal(-0.5, 1.0, 2048)
+        proxy = 1.1 * reference * random.lognormal(-0.045, 0.3, 2048)
+        tensors = (torch.from_numpy(proxy), torch.from_numpy(reference), torch.from_numpy(groups))
+        for name in learned:
+            learned[name] = update_weights(learned[name], *tensors, lr=2e-2, measurement=name)
+    relative = learned["relative"].numpy()
+    assert 0.0003 < relative.min() < 0.001
+    assert 0.07 < relative.max() < 0.13
+    assert scipy.stats.spearmanr(relative, PAPER[:, 1]).statistic > 0.85
+    assert 0.038 < learned["relative_group"].min() < learned["relative_group"].max() < 0.042
+    assert learned["loss"].max() > 0.7  # the hardest collection takes nearly all, as the paper says of Group DRO
+    assert learned["loss"].argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        # Reference 1, 3, 4: over 8 they are 1/8, 3/8, 1/2. Groups 0 and 1 hold examples 0, 1 and 2.
+        ("relative", [(2 / (1 / 8) + 3 / (3 / 8)) / 2, 2 / (1 / 2), 0]),
+        ("relative_group", [2.5 / 2, 2 / 4, 0]),
+        ("excess", [(1 + 0) / 2, 0, 0]),
+        ("loss", [2.5, 2, 0]),
+    ],
+)
+def test_measurements_by_hand(name: str, wanted: list[float]) -> None:
+    """Proxy 2, 3, 2; the proxy is better than the reference on the last, and the excess does not count that."""
+    tensors = torch.tensor([2.0, 3.0, 2.0]), torch.tensor([1.0, 3.0, 4.0]), torch.tensor([0, 0, 1])
+    measured = measure(*tensors, 3, name)
+    assert measured.tolist() == pytest.approx(wanted)
+    new = update_weights(torch.full((3,), 1 / 3, dtype=torch.float64), *tensors, lr=0.5, measurement=name)
+    gradient = np.array(wanted) / max(1.0, np.linalg.norm(wanted))
+    assert new.tolist() == pytest.approx((np.exp(0.5 * gradient) / np.exp(0.5 * gradient).sum()).tolist(), abs=1e-6)
+
+
+def test_a_collection_that_the_reference_has_solved_counts_next_to_nothing_in_the_ratio_of_means() -> None:
+    proxy, reference = torch.tensor([0.5, 1.0, 1.0]), torch.tensor([0.0, 1.0, 3.0])
+    measured = measure(proxy, reference, torch.tensor([0, 1, 2]), 3, "relative_group")
+    assert measured.tolist() == pytest.approx([0.5 / 4, 1.0, 1 / 3])
+    assert measure(proxy, torch.zeros(3), torch.tensor([0, 1, 2]), 3, "relative_group").tolist() == [0.5, 1.0, 1.0]
 
 
 def test_worked_step() -> None:
@@ -87,9 +144,82 @@ def test_negative_ratios_count_as_nothing_and_all_zero_losses_change_nothing() -
     assert update_weights(torch.ones(1), torch.ones(1), torch.ones(1), torch.tensor([0]), lr=1.0).tolist() == [1.0]
 
 
-def test_unknown_measurement_names_the_known() -> None:
-    with pytest.raises(UsageError, match="'excess'; allowed: relative"):
-        update_weights(torch.ones(1), torch.ones(1), torch.ones(1), torch.tensor([0]), lr=1.0, measurement="excess")
+def test_absent_groups_keep_their_weights_up_to_renormalisation() -> None:
+    weights = torch.tensor([0.5, 0.1, 0.3, 0.1], dtype=torch.float64)
+    for name in MEASUREMENTS:
+        new = update_weights(
+            weights, torch.ones(2), torch.full((2,), 0.5), torch.tensor([0, 0]), lr=0.1, measurement=name
+        )
+        assert (new[1:] / new[1]).tolist() == pytest.approx([1, 3, 1])
+        assert new[1] < 0.1
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_nothing_to_learn_from_changes_nothing(name: str) -> None:
+    """No examples at all, losses of zero, one collection, and a weight of zero."""
+    weights, empty = torch.tensor([0.3, 0.7], dtype=torch.float64), torch.zeros(0)
+    none = update_weights(weights, empty, empty, torch.zeros(0, dtype=torch.int64), lr=0.1, measurement=name)
+    zero = update_weights(weights, torch.zeros(2), torch.zeros(2), torch.tensor([0, 1]), lr=0.1, measurement=name)
+    torch.testing.assert_close(torch.stack([none, zero]), weights.expand(2, 2))
+    one = update_weights(torch.ones(1), torch.ones(3), torch.ones(3), torch.zeros(3, dtype=torch.int64), lr=1.0)
+    assert one.tolist() == [1.0]
+    shut = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    new = update_weights(shut, 5 * torch.ones(2), torch.ones(2), torch.tensor([0, 1]), lr=1.0, measurement=name)
+    assert new.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("of", ["proxy", "reference"])
+def test_losses_that_are_not_finite_are_refused_and_their_groups_named(bad: float, of: str) -> None:
+    losses = {"proxy": torch.ones(3), "reference": torch.ones(3)}
+    losses[of][2] = bad
+    with pytest.raises(MixtureError, match=f"1 of 3 {of} losses are infinite or NaN, in groups 4;") as caught:
+        update_weights(torch.full((5,), 0.2), losses["proxy"], losses["reference"], torch.tensor([0, 1, 4]), lr=0.1)
+    assert caught.value.exit_code == 1
+
+
+def test_ten_thousand_collections() -> None:
+    random = np.random.default_rng(1)
+    groups, count = random.integers(0, 10_000, 2048), 10_000
+    proxy, reference = random.lognormal(0, 1, 2048), random.lognormal(0, 1, 2048)
+    new = update_weights(
+        torch.full((count,), 1 / count, dtype=torch.float64), torch.from_numpy(proxy), torch.from_numpy(reference),
+        torch.from_numpy(groups), lr=2e-2,
+    )  # fmt: skip
+    wanted = _numpy_step(np.full(count, 1 / count), proxy, reference, groups, 2e-2, 1.0)
+    np.testing.assert_allclose(new.numpy(), wanted, rtol=1e-8)
+    assert float(new.sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_update_is_pure() -> None:
+    arguments = [torch.tensor([0.4, 0.6]), torch.tensor([1.0, 2.0], requires_grad=True), torch.ones(2), torch.arange(2)]
+    before = [a.detach().clone() for a in arguments]
+    new = update_weights(*arguments, lr=0.1)
+    assert not new.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
+
+
+def test_arguments_that_do_not_fit_are_refused_with_what_is_allowed() -> None:
+    half, ones, groups = torch.tensor([0.5, 0.5]), torch.ones(2), torch.tensor([0, 1])
+    for arguments, options, message in [
+        ((half, ones, ones, groups), {"measurement": "ratio"}, "'ratio'; allowed: relative, rel"),
+        ((half, ones, None, groups), {"measurement": "excess"}, "'excess' needs the losses of a reference model"),
+        ((half, ones, ones, torch.tensor([0, 2])), {}, "group ids are 0 to 2; allowed: 0 to 1"),
+        ((half, torch.ones(3), ones, groups), {}, r"proxy losses of shape \(3,\) and group ids of shape \(2,\)"),
+        ((half, ones, torch.ones(1), groups), {}, r"reference losses of shape \(1,\)"),
+        ((torch.tensor([1.0, -0.1]), ones, ones, groups), {}, "weights must be finite, 0 or more"),
+        ((torch.zeros(2), ones, ones, groups), {}, "not all 0"),
+        ((half, ones, ones, groups), {"lr": float("nan")}, "learning rate is nan; allowed: 0 or more"),
+        ((half, ones, ones, groups), {"max_norm": 0.0}, "max_norm is 0.0; allowed: above 0"),
+    ]:  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            update_weights(*arguments, **dict({"lr": 0.1}, **options))  # type: ignore[arg-type]
+
+
+def test_the_loss_measurement_needs_no_reference() -> None:
+    groups, losses = torch.tensor([0, 1]), torch.tensor([0.3, 0.1])
+    new = update_weights(torch.tensor([0.5, 0.5]), losses, None, groups, lr=1.0, measurement="loss")
+    torch.testing.assert_close(new, torch.softmax(losses, 0))
 
 
 def test_proxy_loss_weighs_examples_by_the_share_of_their_collection() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from rich.console import Console
 
 from mixture import MixtureError, Store, UsageError, jobs, registry
 from mixture.materialised import MaterialisedMixture
@@ -24,8 +26,11 @@ from trainers import jobs as trainer_jobs
 from trainers.data import BatchSource
 from trainers.encoder import load_encoder
 from trainers.loop import TrainingLoop
+from trainers.tdro import job as tdro_job
 from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import _losses
+from trainers.tdro.live import watching
+from trainers.tdro.loop import gradient_products, learn_weights, losses_of
+from trainers.tdro.weights import drift
 
 SETTINGS = TdroSettings(
     steps=10, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
@@ -41,7 +46,7 @@ def test_weights_follow_the_equations_and_the_history_has_every_step(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
 ) -> None:
     mixture = registry.resolve(small_store, "mix")
-    learned = trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS)
+    learned = trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS).first
     rows = _history(small_store)
     assert len(rows) == 10 * 3
     by_step = [[r for r in rows if r["step"] == s] for s in range(1, 11)]
@@ -76,7 +81,7 @@ def test_two_stores_learn_the_same_bits_with_a_reference_of_their_own(
                 jobs.ingest(store, [str(write_collection(tmp_path / "raw", collection))])
             parts = registry.pin(store)
             mixture = registry.save(store, registry.weighted(parts, {"p": 1, "q": 1}), "mix")
-            learned = trainer_jobs.learn(store, mixture, "tdro", str(tiny_model), None, SETTINGS)
+            learned = trainer_jobs.learn(store, mixture, "tdro", str(tiny_model), None, SETTINGS).first
             found.append((learned.spec.weights, _history(store)))
             references = list((store.root / "runs").glob("reference-*/model.safetensors"))
             assert len(references) == 1
@@ -89,30 +94,16 @@ def test_a_finished_run_is_found_again(small_store: Store, mixture_data: Materia
     snapshot = small_store.snapshot()
     assert trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS) == first
     assert small_store.snapshot() == snapshot
-    other = trainer_jobs.learn(small_store, mixture, "other", str(tiny_model), str(tiny_model), SETTINGS)
-    assert (other.spec, other.reference) == (first.spec, "other:1")
-
-
-@pytest.mark.parametrize("average", ["mean", "ema"])
-def test_other_averages_become_the_mixture(
-    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, average: str
-) -> None:
-    mixture = registry.resolve(small_store, "mix")
-    settings = replace(SETTINGS, average=average)
-    learned = trainer_jobs.learn(small_store, mixture, average, str(tiny_model), str(tiny_model), settings)
-    last = {r["collection"]: r[f"{average}_weight"] for r in _history(small_store) if r["step"] == 10}
-    assert learned.spec.weights == pytest.approx(last, abs=1e-9)
+    other = trainer_jobs.learn(small_store, mixture, "other", str(tiny_model), str(tiny_model), SETTINGS).first
+    assert (other.spec, other.reference) == (first.first.spec, "other:1")
+    assert len(small_store.rows("SELECT * FROM runs")) == 1
 
 
 SCRIPT = """
 import sys, time
 from mixture import Store, registry
 from trainers import jobs
-from trainers.data import BatchSource
-from trainers.encoder import load_encoder
-from trainers.loop import TrainingLoop
 from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import _losses
 settings = eval(sys.argv[2])
 def stage(name):
     def progress(done, total, line):
@@ -120,18 +111,20 @@ def stage(name):
         time.sleep(float(sys.argv[4]))
     return progress
 with Store.open(sys.argv[1]) as store:
-    jobs.learn(store, registry.resolve(store, "mix"), "tdro", sys.argv[3], None, settings, stage=stage)
+    jobs.learn(store, registry.resolve(store, "mix"), "tdro", sys.argv[3], sys.argv[5] or None, settings, stage=stage)
 """
 
 
-@pytest.mark.parametrize("kill_in", ["reference model 6", "tDRO 7"])
+@pytest.mark.parametrize("kill_in", [pytest.param("reference model 6", marks=pytest.mark.slow), "tDRO 7"])
 def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, kill_in: str
 ) -> None:
     small_store.close()
     shutil.copytree(small_store.root, tmp_path / "other")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "other"), repr(SETTINGS), str(tiny_model)]
-    first = subprocess.Popen([*command, "0.2"], stdout=subprocess.PIPE, text=True)
+    # Where the kill comes later, a given reference saves its training.
+    reference = str(tiny_model) if kill_in.startswith("tDRO") else ""
+    first = subprocess.Popen([*command, "0.05", reference], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     for line in first.stdout:
         if line.strip() == kill_in:
@@ -139,14 +132,17 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
             break
     first.wait()
     assert first.returncode == -signal.SIGKILL
-    again = subprocess.run([*command, "0"], stdout=subprocess.PIPE, text=True, check=True)
+    again = subprocess.run([*command, "0", reference], stdout=subprocess.PIPE, text=True, check=True)
     assert again.stdout.splitlines()[0] == kill_in[:-1] + "5"  # from the checkpoint of step 4
     whole = registry.resolve(small_store, "mix")
-    learned = trainer_jobs.learn(small_store, whole, "tdro", str(tiny_model), None, SETTINGS)
+    learned = trainer_jobs.learn(small_store, whole, "tdro", str(tiny_model), reference or None, SETTINGS).first
     with Store.open(tmp_path / "other") as other:
         assert registry.resolve(other, "tdro").spec == learned.spec
         assert _history(other) == _history(small_store)
-        assert other.sql("SELECT status FROM runs").to_pylist() == [{"status": "finished"}]
+        kinds = ("tdro",) if reference else ("reference", "tdro")
+        assert other.sql("SELECT kind, status FROM runs ORDER BY kind").to_pylist() == [
+            {"kind": kind, "status": "finished"} for kind in kinds
+        ]
 
 
 def test_collections_without_negatives_are_named(tmp_path: Path, tiny_model: Path) -> None:
@@ -159,10 +155,10 @@ def test_collections_without_negatives_are_named(tmp_path: Path, tiny_model: Pat
 
 
 def test_wrong_values_are_refused_at_once() -> None:
-    with pytest.raises(UsageError, match="average is nonsense; allowed: current, mean or ema"):
+    with pytest.raises(UsageError, match="average is nonsense; allowed: current, mean, ema or all"):
         replace(SETTINGS, average="nonsense")
-    with pytest.raises(UsageError, match="measurement is excess; allowed: relative"):
-        replace(SETTINGS, measurement="excess")
+    with pytest.raises(UsageError, match="measurement is excces; allowed: relative"):
+        replace(SETTINGS, measurement="excces")
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -174,7 +170,8 @@ def test_losses_are_float32_whatever_the_model_computes_in(
     settings = replace(SETTINGS, bf16=bf16, temperature=0.002)
     loop = TrainingLoop(load_encoder(str(tiny_model)), settings, tmp_path)
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
-    losses = _losses(loop, loop.encoder, BatchSource(mixture_data, plan, negatives=2).mixed(0))
+    batch = BatchSource(mixture_data, plan, negatives=2).mixed(0)
+    losses = losses_of(torch.cat(loop.embed(loop.encoder, batch)), 12, settings.temperature)
     AcceleratorState._reset_state(True)
     assert losses.dtype == torch.float32
     assert losses.max() > 1  # there is something to lose precision on
@@ -190,9 +187,156 @@ def test_history_lost_between_checkpoint_and_store_is_written_on_the_next_call(
         raise MixtureError("the disk is full")
 
     with monkeypatch.context() as patch, pytest.raises(MixtureError, match="disk is full"):
-        patch.setattr(trainer_jobs, "_record_history", broken)
+        patch.setattr(tdro_job, "record_history", broken)
         trainer_jobs.learn(*arguments)
     assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "failed"}]
     trainer_jobs.learn(*arguments)
     assert len(_history(small_store)) == 10 * 3
     assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "finished"}]
+
+
+def test_all_averages_become_mixtures_of_one_run(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
+) -> None:
+    mixture, model = registry.resolve(small_store, "mix"), str(tiny_model)
+    one = trainer_jobs.learn(small_store, mixture, "tdro", model, model, SETTINGS)
+    # Another choice of average, or a smaller cache, finds the run and trains nothing.
+    settings = replace(SETTINGS, average="all", reference_cache_mb=1)
+    made = trainer_jobs.learn(small_store, mixture, "three", model, model, settings)
+    assert [m.reference for m in made.mixtures] == ["three:1", "three-mean:1", "three-ema:1"]
+    last = [r for r in _history(small_store) if r["step"] == 10]
+    for saved, column in zip(made.mixtures, ("weight", "mean_weight", "ema_weight"), strict=True):
+        assert saved.spec.weights == pytest.approx({r["collection"]: r[column] for r in last}, abs=1e-12)
+    assert made.first.spec == one.first.spec
+    ema = trainer_jobs.learn(small_store, mixture, "ema", model, model, replace(SETTINGS, average="ema"))
+    assert [m.spec for m in ema.mixtures] == [made.mixtures[2].spec]
+    assert small_store.rows("SELECT count(*) AS n FROM runs")[0]["n"] == 1
+
+
+def test_seeds_share_the_reference_and_their_spread_is_stored(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
+) -> None:
+    mixture = registry.resolve(small_store, "mix")
+    made = trainer_jobs.learn(small_store, mixture, "s", str(tiny_model), None, replace(SETTINGS, seeds=3))
+    rows = small_store.rows("SELECT run_id, kind, result, config FROM runs")
+    assert sorted(r["kind"] for r in rows) == ["reference", "tdro", "tdro", "tdro", "tdro-seeds"]
+    summary = next(r for r in rows if r["kind"] == "tdro-seeds")
+    config = json.loads(summary["config"])
+    assert (summary["result"], made.first.run_id) == ("s:1", summary["run_id"])
+    seeds = {json.loads(r["config"])["seed"] for r in rows if r["run_id"] in config["runs"]}
+    assert seeds == {42, 43, 44}
+    found = small_store.sql(
+        "SELECT collection, avg(weight) AS mean, stddev(weight) AS std FROM weight_history WHERE step = 10 GROUP BY ALL"
+    ).to_pylist()
+    for row in found:
+        spread = config["spread"][row["collection"]]
+        assert (spread["mean"], spread["std"]) == pytest.approx((row["mean"], row["std"]), abs=1e-12)
+        assert made.first.spec.weights[row["collection"]] == pytest.approx(row["mean"], abs=1e-12)
+        assert spread["std"] > 0
+    assert made.first.note is not None
+    assert "mean of 3 seeds, standard deviation up to 0." in made.first.note
+    # One folder of the reference's embeddings, which the later seeds found filled.
+    caches = list((small_store.root / "runs" / "reference-embeddings").iterdir())
+    assert len(caches) == 1
+    assert trainer_jobs.learn(small_store, mixture, "s", str(tiny_model), None, replace(SETTINGS, seeds=3)) == made
+
+
+@pytest.mark.parametrize("algorithm", ["groupdro", "doremi", "cgd", "cvar", "chi2"])
+def test_other_algorithms_learn_and_resume(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, algorithm: str
+) -> None:
+    settings = replace(SETTINGS, algorithm=algorithm, weights_learning_rate=None, steps=6, checkpoint_every=2)
+    model = str(tiny_model)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int, line: str) -> None:
+        if done == 5:
+            raise Stopped
+
+    reference = model if algorithm == "doremi" else None
+    rows: list[dict[str, object]] = []
+    whole = learn_weights(mixture_data, model, reference, settings, tmp_path / "a" / "run", record=rows.extend)
+    with pytest.raises(Stopped):
+        learn_weights(mixture_data, model, reference, settings, tmp_path / "b" / "run", progress=stop)
+    assert learn_weights(mixture_data, model, reference, settings, tmp_path / "b" / "run") == whole
+    assert sum(whole.weights["mean"].values()) == pytest.approx(1.0)
+    assert max(whole.weights["mean"].values()) > 1 / 3 + 1e-4
+    assert (rows[0]["reference_loss"] is None) == (reference is None)
+
+
+def test_group_gradients_are_those_of_each_collection_alone(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    loop = TrainingLoop(load_encoder(str(tiny_model)).eval(), replace(SETTINGS, tokens_per_pass=60), tmp_path)
+    plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
+    batch = BatchSource(mixture_data, plan, negatives=2).mixed(0)
+    groups = torch.from_numpy(batch.collections)
+    groups[groups == 1] = 0  # the second collection is absent
+
+    def losses() -> torch.Tensor:
+        return losses_of(torch.cat(loop.embed(loop.encoder, batch)), 12, 0.05)
+
+    products = gradient_products(losses(), groups, 3, loop.parameters)
+    alone = {}
+    for group in (0, 2):
+        loop.encoder.zero_grad()
+        losses()[groups == group].mean().backward()
+        alone[group] = torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None])
+    for i in range(3):
+        for j in range(3):
+            expected = float(alone[i] @ alone[j]) if i in alone and j in alone else 0.0
+            assert float(products[i, j]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_floor_and_epoch_cap_hold_in_every_step_and_are_reported(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
+) -> None:
+    # 40 examples each: 60 draws at most 0.5 times makes a cap of 1/3 + a bit; the floor is just under 1/3.
+    settings = replace(SETTINGS, min_weight=0.32, max_epochs=0.505, epoch_budget=60)
+    mixture = registry.resolve(small_store, "mix")
+    made = trainer_jobs.learn(small_store, mixture, "bound", str(tiny_model), str(tiny_model), settings)
+    rows = _history(small_store)
+    assert all(0.32 - 1e-12 <= r["weight"] <= 0.505 * 40 / 60 + 1e-12 for r in rows)  # type: ignore[operator]
+    facts = next(iter(made.facts["runs"].values()))
+    assert facts["at_floor"] or facts["at_cap"]
+    assert any("floor held up" in line or "epoch cap held down" in line for line in made.lines())
+    with pytest.raises(UsageError, match="the caps sum to"):
+        trainer_jobs.learn(
+            small_store, mixture, "b", str(tiny_model), str(tiny_model), replace(settings, max_epochs=0.1)
+        )
+    with pytest.raises(UsageError, match="epoch_budget is 0"):
+        replace(SETTINGS, max_epochs=2.0)
+
+
+def test_drift_compares_the_last_two_tenths() -> None:
+    steady = [[0.5, 0.5]] * 60 + [[0.9, 0.1]] * 40
+    assert drift(steady) == (0.0, 0.0)
+    moving = [[0.5 + s / 400, 0.5 - s / 400] for s in range(100)]
+    assert drift(moving) == pytest.approx((10 / 400, 10 / 400))
+    assert drift([[0.5, 0.5]]) == (0.0, 0.0)
+
+
+def test_the_live_table_shows_the_heaviest_on_a_terminal_only() -> None:
+    rows = [
+        {"step": 7, "collection": f"c{n:02}", "weight": n / 66, "mean_weight": 0.1, "proxy_loss": 1.5,
+         "reference_loss": None, "num_examples": 1}
+        for n in range(12)
+    ]  # fmt: skip
+    shown = io.StringIO()
+    with watching(Console(file=shown, force_terminal=True, width=90)) as (stage, watch):
+        progress = stage("tDRO")
+        assert progress is not None
+        assert watch is not None
+        progress(7, 10, "")
+        watch(rows)
+    text = shown.getvalue()
+    assert "step 7" in text
+    assert "7/10" in text
+    assert text.index("c11") < text.index("c10") < text.index("c02")
+    assert "c01" not in text
+    quiet = io.StringIO()
+    with watching(Console(file=quiet)) as (stage, watch):
+        assert (stage("tDRO"), watch) == (None, None)
+    assert quiet.getvalue() == ""

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers.data import DEFAULT_PROMPT, BatchSource, query_prefix
+from trainers import ranks
+from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, query_prefix
 from trainers.encoder import add_lora, load_encoder, merge_lora, model_identity
 from trainers.finetune.config import FinetuneSettings
 from trainers.loop import History, Progress, TrainingLoop
@@ -32,41 +34,55 @@ def finetune(
     returns at once. Raises `UsageError` where `out` holds another run or other files.
     """
     run = run_id("finetune", mixture.spec.id, settings, model=model_identity(model))
-    if finished(out, run):
+    if ranks.on_main(lambda: _begin(out, run)):
         return run
     encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
     encoder.prompts.update(prompts_of(mixture))
     add_lora(encoder, settings)
     history = History()
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history,))
     loop.resume()
     source = _source(mixture, settings)
+    loss_weights = {c.collection: c.loss_weight for c in mixture.spec.components}
     loop.encoder.train()
     while loop.step < settings.steps:
         batch = source.homogeneous(loop.step)
-        query, passages = loop.embed(loop.encoder, batch)
-        masked = None if batch.masked is None else batch.masked.to(query.device)
-        losses = info_nce(
-            query,
-            passages,
-            temperature=settings.temperature,
-            in_batch=settings.in_batch,
-            masked=masked if settings.in_batch else None,
-        )
-        name = source.plan.collections[int(batch.collections[0])]
-        component = next(c for c in mixture.spec.components if c.collection == name)
-        loss = losses.mean() * component.loss_weight
-        value = loop.check(loss, f"collection {name}, rows {batch.rows[:8].tolist()} …")
-        loop.descend(loss)
+        name = batch.names[int(batch.collections[0])]
+        value = step(loop, batch, loss_weights[name])
         history.rows.append({"step": loop.step, "collection": name, "loss": value})
         loop.save_if_due()
         if progress is not None:
             progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
     merge_lora(loop.encoder)
-    _save(loop.encoder, out, mixture, model, settings, run, history)
+    ranks.on_main(lambda: _save(loop.encoder, out, mixture, model, settings, run, history))
     return run
+
+
+def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> float:
+    """One step of fine-tuning on a batch; returns its loss, loss weight included."""
+    with loop.memory(batch):
+        losses = batch_losses(loop, batch)
+        value = loop.check(losses * loss_weight, batch)
+        loop.descend(losses.mean() * loss_weight, batch)
+    return value
+
+
+def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
+    """Equation 7 on a batch, (B,) float32; the whole batch on every rank, so its passages are negatives across ranks
+    too."""
+    settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
+    query, passages = loop.embed(loop.encoder, batch)
+    masked = batch.masked.to(query.device) if settings.in_batch and batch.masked is not None else None
+    return info_nce(query, passages, temperature=settings.temperature, in_batch=settings.in_batch, masked=masked)
+
+
+def _begin(out: Path, run: str) -> bool:
+    """Whether the run is finished in `out`; where it is not, the folder is marked as this run's."""
+    if finished(out, run):
+        return True
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
+    return False
 
 
 def finished(out: Path, run: str) -> bool:

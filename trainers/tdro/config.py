@@ -1,26 +1,46 @@
-"""Settings of tDRO."""
+"""Settings of tDRO and of the algorithms it is compared with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainers.settings import TrainingSettings
+from trainers.tdro.algorithms import ALGORITHMS, RATES, AlgorithmOptions, make_learner
 from trainers.tdro.objective import MEASUREMENTS, REFERENCE_FLOOR
+
+AVERAGES = ("current", "mean", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TdroSettings(TrainingSettings):
+class TdroSettings(AlgorithmOptions, TrainingSettings):
     """`TrainingSettings` of the proxy, and the weights' own."""
 
-    weights_learning_rate: float = 2e-2  # η_α
+    algorithm: str = "tdro"
+    weights_learning_rate: float | None = None  # η_α; None: the algorithm's own, tDRO's is 0.02
     weights_max_norm: float = 1.0
     measurement: str = "relative"
     reference_floor: float = REFERENCE_FLOOR  # share of the batch's reference loss; 0.2 / batch_size for small batches
-    average: str = "current"  # which weights become the mixture: current, mean or ema
+    average: str | None = (
+        None  # which weights become the mixture: current, mean, ema, or all; None: the algorithm's own
+    )
+    min_weight: float = 0.0  # no collection weighs less
+    max_epochs: float = 0.0  # no collection is repeated more often in `epoch_budget` examples; 0: no cap
+    epoch_budget: int = 0  # examples of the fine-tuning that the mixture is for, steps × batch size
+    seeds: int = 1  # runs with seed, seed + 1, ...; the mixture is their mean
+    reference_cache_mb: int = 1024  # memory and disk for the reference's embeddings, on each rank; 0: none are kept
+
+    def __post_init__(self) -> None:
+        if self.weights_learning_rate is None:
+            object.__setattr__(self, "weights_learning_rate", RATES.get(self.algorithm, 0.0))
+        if self.average is None and self.algorithm in ALGORITHMS:
+            object.__setattr__(self, "average", make_learner(self.algorithm, 1, options=self).average)
+        super().__post_init__()
 
     def _violations(self) -> list[tuple[str, str]]:
         found = super()._violations()
-        if not self.weights_learning_rate > 0:
+        if self.algorithm not in ALGORITHMS:
+            return [*found, ("algorithm", ", ".join(ALGORITHMS))]
+        if self.algorithm in RATES and not (self.weights_learning_rate or 0.0) > 0:
             found.append(("weights_learning_rate", "above 0"))
         if not self.weights_max_norm > 0:
             found.append(("weights_max_norm", "above 0"))
@@ -28,6 +48,30 @@ class TdroSettings(TrainingSettings):
             found.append(("reference_floor", "0 to below 1"))
         if self.measurement not in MEASUREMENTS:
             found.append(("measurement", ", ".join(MEASUREMENTS)))
-        if self.average not in ("current", "mean", "ema"):
-            found.append(("average", "current, mean or ema"))
+        if self.average not in (*AVERAGES, "all"):
+            found.append(("average", "current, mean, ema or all"))
+        if not 0 <= self.min_weight < 1:
+            found.append(("min_weight", "0 to below 1"))
+        if not 0 <= self.max_epochs < float("inf"):
+            found.append(("max_epochs", "0 or more"))
+        if self.max_epochs > 0 and self.epoch_budget < 1:
+            found.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
+        if self.seeds < 1:
+            found.append(("seeds", "1 or more"))
+        if self.reference_cache_mb < 0:
+            found.append(("reference_cache_mb", "0 or more"))
         return found
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """The averages that become mixtures."""
+        return AVERAGES if self.average == "all" else (str(self.average),)
+
+    def of_seed(self, number: int) -> TdroSettings:
+        """The settings of one seed's run, which keeps all averages."""
+        return replace(self, seed=self.seed + number, seeds=1, average="all")
+
+    @property
+    def identity(self) -> TdroSettings:
+        """What decides the weights: not which average is taken at the end, nor how much is cached."""
+        return replace(self, average="all", reference_cache_mb=0)

@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from mixture.bounds import epoch_caps
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from trainers import ranks
 from trainers.data import BatchSource, TextBatch
-from trainers.encoder import add_lora, load_encoder
+from trainers.encoder import add_lora, load_encoder, model_identity
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.objective import group_mean, measure, step_weights, weighted_proxy_loss
-from trainers.tdro.weights import WeightState
+from trainers.reference_cache import EmbeddingCache
+from trainers.tdro.algorithms import WeightLearner, constrain, make_learner
+from trainers.tdro.config import AVERAGES, TdroSettings
+from trainers.tdro.objective import group_mean
+from trainers.tdro.weights import WeightState, drift
 
 # Called with all rows of the history so far, at each checkpoint.
 Record = Callable[[list[dict[str, Any]]], None]
+# Called after each step with that step's rows of the history, one a collection.
+Watch = Callable[[list[dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run found.
+
+    weights:  "current", "mean", "ema" -> collection -> weight, each of sum 1
+    drift:    how far the current weights moved in the last tenth of the steps, and in the tenth before (`drift`)
+    at_floor: collection -> in how many steps the floor held its weight up
+    at_cap:   collection -> in how many steps the epoch cap held it down
+    """
+
+    weights: dict[str, dict[str, float]]
+    drift: tuple[float, float]
+    at_floor: dict[str, int]
+    at_cap: dict[str, int]
 
 
 def learn_weights(
     mixture: MaterialisedMixture,
     proxy: str,
-    reference: str,
+    reference: str | None,
     settings: TdroSettings,
     folder: Path,
     *,
     record: Record | None = None,
     progress: Progress | None = None,
-) -> dict[str, float]:
+    watch: Watch | None = None,
+) -> Learned:
     """Learn a weight for each collection of `mixture`; its own weights do not matter (batches are uniform).
 
-    proxy, reference: models by folder or name; the reference stays frozen
-    folder: checkpoints; a killed run goes on from the last one
-
-    Returns collection -> weight, sum 1.
+    proxy, reference: models by folder or name; the reference stays frozen, and may be None where `uses_reference` says
+                      that nothing needs it
+    folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
     bare = [name for name, part in mixture.components.items() if part.num_with_negatives() == 0]
     if bare:
@@ -48,66 +72,178 @@ def learn_weights(
     names = tuple(sorted(mixture.components))
     encoder = load_encoder(proxy, max_tokens=settings.max_passage_tokens)
     add_lora(encoder, settings)
-    frozen = load_encoder(reference, max_tokens=settings.max_passage_tokens).requires_grad_(False).eval()
-    weights, history = WeightState.uniform(len(names)), History()
-    loop = TrainingLoop(encoder, settings, folder, also=(weights, history))
+    weights, history, learner = WeightState.uniform(len(names)), History(), _learner(settings, len(names))
+    caps = _caps(settings, mixture, names)
+    constrain(weights.current, settings.min_weight, caps)  # bounds that nothing fits are said before the first step
+    loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
     loop.resume()
+    frozen = None if reference is None else Reference(loop, reference, folder.parent / "reference-embeddings")
+    run = Run(loop, learner, frozen, weights, caps)
     uniform = dict.fromkeys(names, 1.0 / len(names))
     source = BatchSource(
         mixture, BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed), negatives=settings.negatives
     )
     loop.encoder.train()
     while loop.step < settings.steps:
-        rows = _step(loop, frozen, source.mixed(loop.step), weights, names)
+        rows = run.step(source.mixed(loop.step))
         history.rows.extend(rows)
         if loop.save_if_due() and record is not None:
             record(history.rows)
         if progress is not None:
             heaviest = max(rows, key=lambda row: row["weight"])
             progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
+        if watch is not None:
+            watch(rows)
     if record is not None:
         record(history.rows)  # once more: a run killed right after its last checkpoint comes here without a step
-    chosen: Tensor = getattr(weights, settings.average)
-    return dict(zip(names, chosen.tolist(), strict=True))
+    if frozen is not None:
+        frozen.cache.close()
+    return _found(weights, history, names)
 
 
-def _step(
-    loop: TrainingLoop, frozen: SentenceTransformer, batch: TextBatch, weights: WeightState, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Weights first (equation 4), then the proxy with the new weights (equation 6). Returns the history's rows."""
-    settings: TdroSettings = loop.settings  # type: ignore[assignment]
-    groups = torch.from_numpy(batch.collections)
-    proxy_loss = _losses(loop, loop.encoder, batch)
-    with torch.no_grad():
-        reference_loss = _losses(loop, frozen, batch).cpu()
-    seen = proxy_loss.detach().cpu()
-    measured = measure(seen, reference_loss, groups, len(names), settings.measurement, floor=settings.reference_floor)
-    weights.advance(
-        step_weights(weights.current, measured, lr=settings.weights_learning_rate, max_norm=settings.weights_max_norm)
+def uses_reference(settings: TdroSettings) -> bool:
+    """Whether the algorithm and its measurement read the losses of a reference model."""
+    return _learner(settings, 1).needs_reference
+
+
+def losses_of(embeddings: Tensor, num_queries: int, temperature: float) -> Tensor:
+    """Equation 2 on queries and then their passages, hard negatives only, (B,) float32."""
+    return info_nce(embeddings[:num_queries], embeddings[num_queries:], temperature=temperature)
+
+
+class Reference:
+    """The frozen model and its embeddings, which seeds and ablations share; collective, as all encoding is."""
+
+    def __init__(self, loop: TrainingLoop, model: str, folder: Path) -> None:
+        settings: TdroSettings = loop.settings  # type: ignore[assignment]
+        encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
+        self.encoder: SentenceTransformer = encoder.requires_grad_(False).eval().to(loop.accelerator.device)
+        precision = "bf16" if settings.bf16 else "fp32"
+        name = f"{model_identity(model).replace('/', '-')}-{precision}"
+        self.cache = EmbeddingCache(folder / name, max_bytes=settings.reference_cache_mb * 2**20)
+        self._loop = loop
+
+    def losses(self, batch: TextBatch) -> Tensor:
+        """Equation 2 on a batch, (B,) float32 on the CPU."""
+        texts, limits = self._loop.limited(batch)
+        with torch.no_grad():
+            known = self.cache.embed(texts, limits, lambda t, n: self._loop.embed_texts(self.encoder, t, n))
+            return losses_of(known, len(batch.queries), self._loop.settings.temperature)
+
+
+@dataclass
+class Run:
+    """The parts of a run that a step moves; `caps` (G,) are the highest weights allowed, None for no cap."""
+
+    loop: TrainingLoop
+    learner: WeightLearner
+    reference: Reference | None
+    weights: WeightState
+    caps: Tensor | None
+
+    def step(self, batch: TextBatch) -> list[dict[str, Any]]:
+        """Weights first (equation 4), then the proxy with the new weights (equation 6). Returns the history's rows."""
+        settings: TdroSettings = self.loop.settings  # type: ignore[assignment]
+        with self.loop.memory(batch):
+            groups = torch.from_numpy(batch.collections)
+            texts, limits = self.loop.limited(batch)
+            both = self.loop.embed_texts(self.loop.encoder, texts, limits)
+            proxy_loss = losses_of(both, len(batch.queries), settings.temperature)
+            self.loop.check(proxy_loss, batch)
+            reference_loss = None
+            if self.reference is not None:
+                reference_loss = self.reference.losses(batch)
+                self.loop.check(reference_loss, batch, of="reference's loss")
+            seen = proxy_loss.detach().cpu()
+            products = None
+            if self.learner.needs_group_gradients:
+                products = gradient_products(proxy_loss, groups, len(batch.names), self.loop.parameters)
+            new = self.learner.update(self.weights.current, seen, reference_loss, groups, products)
+            self.weights.advance(*constrain(new, settings.min_weight, self.caps))
+            shares = self.learner.example_weights(self.weights.current, seen, groups)
+            self.loop.descend((proxy_loss * shares.to(proxy_loss.device)).sum(), batch)
+        return self._rows(batch.names, groups, seen, reference_loss)
+
+    def _rows(
+        self, names: tuple[str, ...], groups: Tensor, proxy: Tensor, reference: Tensor | None
+    ) -> list[dict[str, Any]]:
+        proxy_means = group_mean(proxy, groups, len(names)).tolist()
+        reference_means = None if reference is None else group_mean(reference, groups, len(names)).tolist()
+        counts = torch.bincount(groups, minlength=len(names)).tolist()
+        measured = self.learner.measured
+        return [
+            {
+                "step": self.loop.step,
+                "collection": name,
+                "weight": float(self.weights.current[g]),
+                "mean_weight": float(self.weights.mean[g]),
+                "ema_weight": float(self.weights.ema[g]),
+                "proxy_loss": proxy_means[g] if counts[g] else None,
+                "reference_loss": reference_means[g] if counts[g] and reference_means is not None else None,
+                "measurement": float(measured[g]) if counts[g] and measured is not None else None,
+                "num_examples": counts[g],
+            }
+            for g, name in enumerate(names)
+        ]
+
+
+def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameters: list[torch.nn.Parameter]) -> Tensor:
+    """Inner products of the gradients of the groups' mean losses, (G, G) float64 on the CPU; 0 for absent groups.
+
+    One backward pass, and one gradient in memory, for each collection of the batch: LoRA keeps them small.
+    """
+    present = torch.unique(groups).tolist()
+    flat = []
+    for group in present:
+        mean = losses[(groups == group).to(losses.device)].mean()
+        found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        flat.append(ranks.summed(torch.cat([part.reshape(-1).float() for part in parts])))
+    stacked = torch.stack(flat)
+    products = torch.zeros(num_groups, num_groups, dtype=torch.float64)
+    products[np.ix_(present, present)] = (stacked @ stacked.T).double().cpu()
+    return products
+
+
+@dataclass
+class _LearnerState:
+    """What the algorithm remembers, for the checkpoint."""
+
+    learner: WeightLearner
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.load_state(state)
+
+
+def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
+    return make_learner(
+        settings.algorithm,
+        num_groups,
+        lr=settings.weights_learning_rate,
+        max_norm=settings.weights_max_norm,
+        measurement=settings.measurement,
+        floor=settings.reference_floor,
+        options=settings,
     )
-    loss = weighted_proxy_loss(proxy_loss, weights.current.to(proxy_loss.device), groups.to(proxy_loss.device))
-    loop.check(loss, "a mixed batch")
-    loop.descend(loss)
-    proxy_means = group_mean(seen, groups, len(names)).tolist()
-    reference_means = group_mean(reference_loss, groups, len(names)).tolist()
-    counts = torch.bincount(groups, minlength=len(names)).tolist()
-    return [
-        {
-            "step": loop.step,
-            "collection": name,
-            "weight": float(weights.current[g]),
-            "mean_weight": float(weights.mean[g]),
-            "ema_weight": float(weights.ema[g]),
-            "proxy_loss": proxy_means[g] if counts[g] else None,
-            "reference_loss": reference_means[g] if counts[g] else None,
-            "measurement": float(measured[g]) if counts[g] else None,
-            "num_examples": counts[g],
-        }
-        for g, name in enumerate(names)
-    ]
 
 
-def _losses(loop: TrainingLoop, encoder: SentenceTransformer, batch: TextBatch) -> Tensor:
-    """Equation 2 on the batch, hard negatives only, (B,) float32."""
-    query, passages = loop.embed(encoder, batch)
-    return info_nce(query, passages, temperature=loop.settings.temperature)
+def _caps(settings: TdroSettings, mixture: MaterialisedMixture, names: tuple[str, ...]) -> Tensor | None:
+    if settings.max_epochs == 0:
+        return None
+    sizes = np.array([mixture.sizes[name] for name in names])
+    return torch.from_numpy(epoch_caps(sizes, settings.epoch_budget, settings.max_epochs))
+
+
+def _found(weights: WeightState, history: History, names: tuple[str, ...]) -> Learned:
+    tensors = {average: getattr(weights, average) for average in AVERAGES}
+    by_step = [row["weight"] for row in history.rows]
+    moved = drift([by_step[i : i + len(names)] for i in range(0, len(by_step), len(names))])
+    floored, capped = (
+        {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
+        for counts in (weights.floored, weights.capped)
+    )
+    by_name = {average: dict(zip(names, t.tolist(), strict=True)) for average, t in tensors.items()}
+    return Learned(by_name, moved, floored, capped)

@@ -1,7 +1,8 @@
-"""The three averages of the weights that tDRO keeps: current, mean over steps, and exponential moving average."""
+"""The three averages of the weights that tDRO keeps, and whether they have come to rest."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +14,58 @@ EMA_FACTOR = 0.1
 
 @dataclass
 class WeightState:
-    """Weights (G,) in float64. `state_dict` and `load_state_dict` let a checkpoint carry them."""
+    """Weights (G,) in float64. `state_dict` and `load_state_dict` let a checkpoint carry them.
+
+    current:   after the last step
+    mean, ema: over all steps; exponential with factor 0.1 (the release's)
+    floored:   (G,) int64, in how many steps the floor held a weight up
+    capped:    (G,) int64, in how many steps the epoch cap held it down
+    """
 
     current: Tensor
     mean: Tensor
     ema: Tensor
+    floored: Tensor
+    capped: Tensor
     num_steps: int = 0
 
     @classmethod
     def uniform(cls, num_groups: int) -> WeightState:
         start = torch.full((num_groups,), 1.0 / num_groups, dtype=torch.float64)
-        return cls(start, start.clone(), start.clone())
+        never = torch.zeros(num_groups, dtype=torch.int64)
+        return cls(start, start.clone(), start.clone(), never, never.clone())
 
-    def advance(self, new: Tensor) -> None:
-        """Take the next weights in: mean over all steps, EMA with factor 0.1 (the release's)."""
+    def advance(self, new: Tensor, bound: Tensor | None = None) -> None:
+        """Take the next weights in; `bound` (G,) says which are at the floor (−1) or at the cap (1)."""
         self.current = new
         self.mean = (self.mean * self.num_steps + new) / (self.num_steps + 1)
         self.ema = self.ema * (1 - EMA_FACTOR) + new * EMA_FACTOR
+        if bound is not None:
+            self.floored, self.capped = self.floored + (bound < 0), self.capped + (bound > 0)
         self.num_steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"current": self.current, "mean": self.mean, "ema": self.ema, "num_steps": self.num_steps}
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.current, self.mean, self.ema = state["current"], state["mean"], state["ema"]
-        self.num_steps = state["num_steps"]
+        for name in vars(self):
+            setattr(self, name, state[name])
+
+
+def drift(weights: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """How far the weights moved in the last tenth of the steps, and in the tenth before: total variation, 0 to 1.
+
+    weights: (S, G), the weights after each step. Where the first number is not far below the second, more steps would
+    go on changing the mixture.
+
+    >>> drift([[0.5, 0.5]] * 8 + [[0.5, 0.5], [0.75, 0.25]])
+    (0.25, 0.0)
+    """
+    values = torch.tensor(weights, dtype=torch.float64)
+    span = max(1, len(values) // 10)
+    last = len(values) - 1
+
+    def moved(start: int, end: int) -> float:
+        return float((values[max(end, 0)] - values[max(start, 0)]).abs().sum() / 2)
+
+    return moved(last - span, last), moved(last - 2 * span, last - span)

@@ -1,0 +1,91 @@
+"""Draws the recorded results as small SVG files.
+
+    python benchmarks/plots.py
+
+Needs `pip install matplotlib`. Reads benchmarks/results/*.json, writes docs/img/*.svg.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
+
+HERE = Path(__file__).resolve().parent
+IMAGES = HERE.parent / "docs" / "img"
+STYLE = {"svg.hashsalt": "mixture", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
+         "axes.grid": True, "grid.alpha": 0.3, "font.size": 10}  # fmt: skip
+METHODS = {
+    "simhash + verify": ("o-", "#1b7837"),
+    "minhash": ("s-", "#2166ac"),
+    "simhash": ("^-", "#7fbf7b"),
+    "exact": ("v-", "#999999"),
+    "text-dedup minhash": ("s--", "#b2182b"),
+    "text-dedup minhash 0.7 + check": ("D--", "#d6604d"),
+    "text-dedup simhash": ("^--", "#ef8a62"),
+}
+
+
+def result(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text("utf-8"))
+    return loaded
+
+
+def save(name: str) -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    plt.savefig(IMAGES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close()
+
+
+def neighbours() -> None:
+    """Seconds of both searches by the number of fingerprints, with lines for n and n squared."""
+    found = result("neighbours")
+    counts = [row["fingerprints"] for row in found["sizes"]]
+    plt.figure(figsize=(6, 4))
+    for name, style in (("near_duplicates", "o-"), ("near_duplicate_groups", "s-")):
+        seconds = [row[name]["cpu_seconds"] for row in found["sizes"]]
+        plt.loglog(counts, seconds, style, label=name)
+        plt.annotate(f"{seconds[-1]:.1f} s", (counts[-1], seconds[-1]), xytext=(6, -3), textcoords="offset points")
+    start = found["sizes"][0]["near_duplicates"]["cpu_seconds"]
+    plt.loglog(counts, [start * n / counts[0] for n in counts], ":", color="#999999", label="n")
+    square = [n for n in counts if n <= 10 * counts[0]]
+    plt.loglog(square, [start * (n / counts[0]) ** 2 for n in square], "--", color="#999999", label="n²")
+    plt.xlabel("fingerprints")
+    plt.ylabel("processor seconds, 2 cores")
+    plt.title(f"All pairs within {found['distance']} bits, skew of real texts ({found['date']})", fontsize=10)
+    plt.legend()
+    save("neighbours")
+
+
+def dedup_quality() -> None:
+    """F1 by edit rate, and overall F1 against time, of all methods."""
+    found = result("dedup_quality")["methods"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), gridspec_kw={"width_ratios": [3, 2]})
+    for name, (style, colour) in METHODS.items():
+        if name not in found:
+            continue
+        rates = list(found[name]["by_edit"])
+        left.plot(rates, [found[name]["by_edit"][rate][2] for rate in rates], style, color=colour, label=name)
+        right.semilogx(found[name]["cpu_seconds"], found[name]["precision_recall_f1"][2], style[0], color=colour)
+    left.set_xlabel("edits of the copy")
+    left.set_ylabel("F1, %")
+    left.legend(fontsize=8)
+    right.set_xlabel("processor seconds, all texts")
+    right.set_ylabel("F1 over all edit rates, %")
+    figure.tight_layout()
+    save("dedup_quality")
+
+
+def main() -> None:
+    plt.rcParams.update(STYLE)
+    neighbours()
+    dedup_quality()
+
+
+if __name__ == "__main__":
+    main()

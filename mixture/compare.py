@@ -1,0 +1,110 @@
+"""What differs between two mixtures: weights, contents, prompts, and how each was made."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mixture.registry import PinnedFacts, SavedMixture, pinned_facts
+from mixture.specs import Component
+from mixture.store import Store
+
+
+def diff(store: Store, a: SavedMixture, b: SavedMixture) -> dict[str, Any]:
+    """Two saved mixtures side by side, as plain values.
+
+    equal:      whether they are the same mixture, by id
+    distance:   total variation between the weights, 0 to 1: the share of the draws that goes elsewhere
+    components: a row a collection, the largest change of weight first. `change` is what changed: added, dropped,
+                content, weight, loss weight; empty where nothing did
+    prompts:    the collections whose prompts differ, where both are known
+    run:        settings that differ between the runs that made them
+    """
+    facts = pinned_facts(store, a.spec), pinned_facts(store, b.spec)
+    rows = _components(a, b, *facts)
+    return {
+        "a": _head(a),
+        "b": _head(b),
+        "equal": a.spec.id == b.spec.id,
+        "distance": math.fsum(abs(row["difference"]) for row in rows) / 2,
+        "components": rows,
+        "prompts": _prompts(*facts),
+        "run": _settings(_run(store, a), _run(store, b)),
+    }
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What `diff` says beside the weights, a line each."""
+    if found["equal"]:
+        return ["the two are the same mixture"]
+    said = [f"{found['distance']:.2%} of the draws go to another collection"]
+    said += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in found["prompts"]]
+    said += [f"run, {s['setting']}: {s['a']} -> {s['b']}" for s in found["run"]]
+    return said
+
+
+def _head(mixture: SavedMixture) -> dict[str, Any]:
+    return {"reference": mixture.reference, "id": mixture.spec.id, "note": mixture.note, "run_id": mixture.run_id,
+            "parents": list(mixture.parents)}  # fmt: skip
+
+
+def _components(
+    a: SavedMixture, b: SavedMixture, facts_a: Mapping[str, PinnedFacts], facts_b: Mapping[str, PinnedFacts]
+) -> list[dict[str, Any]]:
+    ours, theirs = ({c.collection: c for c in m.spec.components} for m in (a, b))
+    rows = []
+    for name in sorted(ours | theirs):
+        x, y = ours.get(name), theirs.get(name)
+        rows.append({
+            "collection": name,
+            "change": ", ".join(_changes(x, y)),
+            "weight_a": x.weight if x else None,
+            "weight_b": y.weight if y else None,
+            "difference": (y.weight if y else 0.0) - (x.weight if x else 0.0),
+            "loss_weight_a": x.loss_weight if x else None,
+            "loss_weight_b": y.loss_weight if y else None,
+            "examples_a": facts_a[name].num_examples if x else None,
+            "examples_b": facts_b[name].num_examples if y else None,
+            "digest_a": x.digest[:12] if x else None,
+            "digest_b": y.digest[:12] if y else None,
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: (-abs(row["difference"]), row["collection"]))
+
+
+def _changes(a: Component | None, b: Component | None) -> list[str]:
+    if a is None or b is None:
+        return ["added" if a is None else "dropped"]
+    parts = (("content", a.digest != b.digest), ("weight", a.weight != b.weight),
+             ("loss weight", a.loss_weight != b.loss_weight))  # fmt: skip
+    return [name for name, changed in parts if changed]
+
+
+def _prompts(a: Mapping[str, PinnedFacts], b: Mapping[str, PinnedFacts]) -> list[dict[str, Any]]:
+    rows = []
+    for name in sorted(a.keys() & b.keys()):
+        old, new = a[name].prompts, b[name].prompts
+        if old is not None and new is not None and old != new:
+            rows.append({"collection": name, "a": list(old), "b": list(new)})
+    return rows
+
+
+def _run(store: Store, mixture: SavedMixture) -> dict[str, Any]:
+    """What the run that made a mixture was asked to do; empty without one."""
+    rows = store.rows("SELECT kind, mixture, config FROM runs WHERE run_id = ?", [mixture.run_id])
+    if not rows:
+        return {}
+    return {"kind": rows[0]["kind"], "mixture": rows[0]["mixture"], **json.loads(rows[0]["config"] or "{}")}
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"setting": name, "a": a.get(name), "b": b.get(name)}
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
+
+
+def _joined(prompts: list[str]) -> str:
+    return " | ".join(prompts) or "none"

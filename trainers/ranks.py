@@ -1,0 +1,92 @@
+"""Several processes that train one model: who does what, and the few collectives that the loops need.
+
+Every rank computes the same global batch and the same losses; only the encoding of texts is shared out. A loss is
+therefore computed whole on each rank from all embeddings, of which a rank's own carry gradients; the sum of the ranks'
+parameter gradients is then the gradient of the global loss, and one reduction a step suffices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from torch.distributed import all_gather, all_reduce
+
+T = TypeVar("T")
+
+
+def state() -> PartialState:
+    """This process among those that `torchrun` or `accelerate launch` started; on CPU they talk over gloo."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=several and not torch.cuda.is_available())
+
+
+def is_main() -> bool:
+    """Whether this process writes to the store, to checkpoints and to the terminal."""
+    return state().is_main_process
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` returns on the main process, on all of them; what it raises is raised on all."""
+    if state().num_processes == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if is_main():
+        try:
+            outcome[0] = work()
+        except Exception as error:  # the others would wait for ever
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def share(count: int) -> Sequence[int]:
+    """Which of `count` things this rank takes: every R-th of R ranks. At least one, so that all ranks work alike."""
+    mine = range(state().process_index, count, state().num_processes)
+    return mine if len(mine) or not count else range(1)
+
+
+def gather(own: Tensor, count: int) -> Tensor:
+    """The embeddings of all ranks in the order that `share` dealt them: (count, D), gradients on this rank's own.
+
+    own: (len(share(count)), D)
+    """
+    ranks = state().num_processes
+    if ranks == 1:
+        return own
+    most = -(-count // ranks)
+    padded = torch.cat([own, own.new_zeros(most - len(own), own.shape[1])])
+    parts = [torch.empty_like(padded) for _ in range(ranks)]
+    all_gather(parts, padded.detach().contiguous())
+    parts[state().process_index] = padded
+    return torch.stack(parts, dim=1).reshape(most * ranks, -1)[:count]
+
+
+def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Sum the gradients over all ranks, in place, in one reduction for each data type."""
+    if state().num_processes == 1:
+        return
+    for parameter in parameters:  # a rank without texts of some kind has none
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for dtype in sorted({p.dtype for p in parameters}, key=str):
+        alike = [p.grad for p in parameters if p.dtype == dtype and p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in alike])
+        all_reduce(flat)
+        for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, in place."""
+    if state().num_processes > 1:
+        all_reduce(values)
+    return values

@@ -1,0 +1,95 @@
+"""The store's record of runs: what was asked, how it ended, the weights step by step. The first rank writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from mixture.store import Store
+from mixture.store.write import append
+from trainers import ranks
+from trainers.settings import TrainingSettings
+
+
+@contextmanager
+def recorded(
+    store: Store, run: str, kind: str, mixture: str, settings: TrainingSettings, **more: Any
+) -> Iterator[dict[str, Any]]:
+    """The row of a run in `runs`: running; then finished, or failed.
+
+    What the body puts into the dictionary it gets: `result` (a reference or folder), and anything else, which joins the
+    row's config.
+    """
+    config = asdict(settings) | more
+    row = {"run_id": run, "kind": kind, "status": "running", "mixture": mixture,
+           "config": json.dumps(config, sort_keys=True), "started_at": datetime.now(UTC)}  # fmt: skip
+
+    def begin(connection: Any) -> None:
+        connection.execute("DELETE FROM runs WHERE run_id = ?", [run])
+        append(connection, "runs", [row])
+
+    def end(status: str, result: str | None) -> None:
+        values = [status, result, json.dumps(config | found, sort_keys=True), run]
+        store.transaction(
+            lambda connection: connection.execute(
+                "UPDATE runs SET status = ?, result = ?, config = ?, finished_at = now() WHERE run_id = ?", values
+            )
+        )
+
+    ranks.on_main(lambda: store.transaction(begin))
+    found: dict[str, Any] = {}
+    try:
+        yield found
+    except Exception:  # whatever it was is raised again; a kill or Ctrl-C leaves "running", to be resumed
+        if ranks.is_main():
+            end("failed", None)
+        raise
+    result = found.pop("result", None)
+    ranks.on_main(lambda: end("finished", result))
+
+
+def finished_config(store: Store, run: str) -> dict[str, Any] | None:
+    """The config of a run that is finished, with what it found; None where it is not."""
+    rows = ranks.on_main(lambda: store.rows("SELECT config FROM runs WHERE run_id = ? AND status = 'finished'", [run]))
+    return dict(json.loads(rows[0]["config"])) if rows else None
+
+
+def set_result(store: Store, run: str, result: str) -> None:
+    """Say what a finished run made, where that is not said yet."""
+
+    def work() -> None:
+        if store.rows("SELECT 1 FROM runs WHERE run_id = ? AND result IS NULL", [run]):
+            store.transaction(lambda c: c.execute("UPDATE runs SET result = ? WHERE run_id = ?", [result, run]))
+
+    ranks.on_main(work)
+
+
+def record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Append the steps that the store does not have yet: a resumed run writes none twice."""
+
+    def work(connection: Any) -> None:
+        found = connection.execute("SELECT coalesce(max(step), 0) FROM weight_history WHERE run_id = ?", [run])
+        last = found.fetchone()[0]
+        new = [{"run_id": run, **row} for row in rows if row["step"] > last]
+        append(connection, "weight_history", pa.Table.from_pylist(new) if new else [])
+
+    store.transaction(work)
+
+
+def last_weights(store: Store, run: str) -> dict[str, dict[str, float]]:
+    """ "current", "mean", "ema" -> collection -> weight after the last step that the store has."""
+    rows = ranks.on_main(
+        lambda: store.rows(
+            """SELECT collection, weight, mean_weight, ema_weight FROM weight_history WHERE run_id = $run
+               AND step = (SELECT max(step) FROM weight_history WHERE run_id = $run) ORDER BY collection""",
+            {"run": run},
+        )
+    )
+    columns = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
+    return {average: {row["collection"]: row[column] for row in rows} for average, column in columns.items()}

@@ -1,0 +1,172 @@
+"""Learning weights over a store: the reference, one run a seed, and the mixtures they make. What the command calls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from mixture import registry
+from mixture.materialised import MaterialisedMixture
+from mixture.registry import SavedMixture
+from mixture.specs import MixtureSpec
+from mixture.store import Store
+from mixture.store.materialise import materialise
+from trainers import ranks
+from trainers.base_model import resolve_model
+from trainers.encoder import model_identity
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.loop import RECORD
+from trainers.loop import Progress
+from trainers.runs import finished_config, last_weights, record_history, recorded, set_result
+from trainers.settings import TrainingSettings, run_id
+from trainers.tdro.config import TdroSettings
+from trainers.tdro.loop import Watch, learn_weights, uses_reference
+
+# Names a long stage and gives its progress callback.
+Stage = Callable[[str], Progress | None]
+RESTLESS = 0.02
+
+
+def silent(_: str) -> Progress | None:
+    return None
+
+
+@dataclass(frozen=True)
+class LearnedMixtures:
+    """What learning made.
+
+    mixtures: one for each average asked for, the first under the name given
+    facts:    drift, at_floor and at_cap by run (see `trainers.tdro.loop.Learned`), and the spread over seeds by
+              collection (mean, std, min, max), empty for one seed
+    """
+
+    mixtures: tuple[SavedMixture, ...]
+    facts: dict[str, Any]
+
+    @property
+    def first(self) -> SavedMixture:
+        return self.mixtures[0]
+
+    def lines(self) -> list[str]:
+        """The facts for people, a line each."""
+        found = []
+        for run, facts in self.facts["runs"].items():
+            last, before = facts["drift"]
+            rest = "; still moving, more steps would change them" if last > RESTLESS and last > before / 2 else ""
+            found.append(
+                f"run {run}: weights moved by {last:.4f} (total variation) in the last 10 % of the steps,"
+                f" {before:.4f} in the 10 % before{rest}"
+            )
+            for what, bound in (("floor held up", facts["at_floor"]), ("epoch cap held down", facts["at_cap"])):
+                steps = ", ".join(f"{name} ({count} steps)" for name, count in bound.items())
+                found += [f"run {run}: the {what} {steps}"] * bool(bound)
+        return found
+
+
+def materialised(store: Store, spec: MixtureSpec) -> MaterialisedMixture:
+    """A mixture's data: the first rank writes what is missing, the others open it."""
+    ranks.on_main(lambda: materialise(store, spec).folder)
+    return materialise(store, spec)
+
+
+def learn(
+    store: Store, mixture: SavedMixture, name: str, proxy: str, reference: str | None, settings: TdroSettings,
+    *, stage: Stage = silent, watch: Watch | None = None,
+) -> LearnedMixtures:  # fmt: skip
+    """Learn weights for a mixture's collections, and save them as new mixtures: `name`, and with all averages also
+    `name-mean` and `name-ema`. Over several seeds a mixture is the mean of their weights.
+
+    Without `reference` one is fine-tuned first from the proxy on the same collections, equally weighted, with the
+    proxy's settings; all seeds share it. Killed, the same call goes on where it was; finished, it finds its mixtures.
+    """
+    data = materialised(store, mixture.spec)
+    model = resolve_model(store.root, data, proxy, seed=settings.seed)
+    folder, identity = _reference(store, mixture.spec, model, proxy, reference, settings, stage)
+    runs, found = [], {}
+    for number in range(settings.seeds):
+        one = settings.of_seed(number)
+        identified = {"proxy": model_identity(model), "reference": identity}
+        run = run_id("tdro", mixture.spec.id, one.identity, **identified)
+        runs.append(run)
+        config = finished_config(store, run)
+        if config is None:
+            title = "tDRO" if one.algorithm == "tdro" else one.algorithm
+            title += f", seed {one.seed}" if settings.seeds > 1 else ""
+            with recorded(store, run, "tdro", mixture.spec.id, one, proxy=model, reference=folder, name=name) as config:
+                learned = learn_weights(
+                    data, model, folder, one, store.root / "runs" / run, progress=stage(title), watch=watch,
+                    record=partial(record_history, store, run) if ranks.is_main() else None,
+                )  # fmt: skip
+                config |= {"drift": list(learned.drift), "at_floor": learned.at_floor, "at_cap": learned.at_cap}
+        found[run] = {key: config[key] for key in ("drift", "at_floor", "at_cap")}
+    return _saved(store, mixture, name, settings, runs, found)
+
+
+def _reference(
+    store: Store, spec: MixtureSpec, model: str, proxy: str, reference: str | None, settings: TdroSettings,
+    stage: Stage,
+) -> tuple[str | None, str]:  # fmt: skip
+    """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
+    if not uses_reference(settings):
+        return None, "none"
+    if reference is not None:
+        return reference, model_identity(reference)
+    shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
+    chosen = FinetuneSettings(**shared)
+    # It is named by what it is trained on, so that a finished run is found without training one.
+    uniform = spec.with_weights(dict.fromkeys(spec.weights, 1.0))
+    identity = run_id("reference", uniform.id, chosen, model=proxy)
+    out = store.root / "runs" / f"reference-{identity}"
+    if not ranks.on_main(lambda: (out / RECORD).is_file()):
+        with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
+            finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
+            row["result"] = str(out)
+    return str(out), identity
+
+
+def _saved(
+    store: Store, mixture: SavedMixture, name: str, settings: TdroSettings, runs: list[str], found: dict[str, Any]
+) -> LearnedMixtures:
+    """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
+    run, spread = runs[0], {}
+    weights = {run: last_weights(store, run) for run in runs}
+    if settings.seeds > 1:
+        average = settings.averages[0]
+        run = run_id("tdro-seeds", mixture.spec.id, settings.identity, runs=",".join(runs), average=average)
+        spread = _spread([weights[one][average] for one in runs])
+        if finished_config(store, run) is None:
+            with recorded(store, run, "tdro-seeds", mixture.spec.id, settings, runs=runs) as row:
+                row["spread"] = spread
+    saved = []
+    for place, average in enumerate(settings.averages):
+        by_seed = [weights[one][average] for one in runs]
+        mean = {c: statistics.fmean(w[c] for w in by_seed) for c in by_seed[0]}
+        note = f"{settings.algorithm}, {average} weights after {settings.steps} steps"
+        if spread:
+            widest = max(spread, key=lambda c: spread[c]["std"])
+            note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
+        title = name if place == 0 else f"{name}-{average}"
+        spec = mixture.spec.with_weights(mean)
+        saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
+    set_result(store, run, ", ".join(m.reference for m in saved))
+    return LearnedMixtures(tuple(saved), {"runs": found, "spread": spread})
+
+
+def _save(store: Store, spec: MixtureSpec, name: str, parent: str, run: str, note: str) -> SavedMixture:
+    """Save under `name`, or find what the same run saved there before, whatever came under that name since."""
+    query = "SELECT version FROM mixtures WHERE name = ? AND mixture = ? AND run_id = ? ORDER BY version"
+    before = store.rows(query, [name, spec.id, run])
+    if before:
+        return registry.resolve(store, f"{name}:{before[-1]['version']}")
+    return registry.save(store, spec, name, parents=[parent], run_id=run, note=note)
+
+
+def _spread(by_seed: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    columns = {name: [weights[name] for weights in by_seed] for name in by_seed[0]}
+    return {
+        name: {"mean": statistics.fmean(v), "std": statistics.stdev(v), "min": min(v), "max": max(v)}
+        for name, v in columns.items()
+    }

@@ -113,7 +113,7 @@ UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newe
 def dedup(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all; their order is the priority")] = None,
     method: Annotated[str, typer.Option("--method", help="simhash, minhash or exact")] = "simhash",
-    distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7")] = 3,
+    distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7; --verify decides")] = 3,
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
     verify: Annotated[float, typer.Option("--verify", help="Least n-gram Jaccard similarity; 0 for none")] = 0.8,
     across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,

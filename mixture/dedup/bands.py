@@ -21,10 +21,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.dedup.blocks import Words, _popcount
+from mixture.dedup.blocks import Words, popcount
 from mixture.dedup.compiled import compiled, in_threads
 from mixture.dedup.normal import Tables, normal_codes, parts_of, room, tables
-from mixture.dedup.simhash import _majority, chained, gram_hashes, text_hash
+from mixture.dedup.simhash import chained, gram_hashes, majority, text_hash
 from mixture.dedup.text import Column, Texts, one_column
 
 NUM_FINGERPRINTS = 16
@@ -53,7 +53,7 @@ def _sign(offsets: NDArray[np.int64], data: NDArray[np.uint8], t: Tables, out: W
         for number in range(out.shape[1]):
             for index in range(size):
                 seeded[index] = chained(grams[index], np.uint32(number + 1))
-            out[row, number] = _majority(seeded, size, planes)
+            out[row, number] = majority(seeded, size, planes)
 
 
 def _signed(column: Column, first: int, end: int) -> Words:
@@ -113,12 +113,12 @@ def _compare(
             differ = value ^ near[0, j]
             if differ & mask != 0:
                 break
-            if np.int64(_popcount(differ)) + np.int64(_popcount(following ^ near[1, j])) > limits[0]:
+            if np.int64(popcount(differ)) + np.int64(popcount(following ^ near[1, j])) > limits[0]:
                 continue
             first, second = prints[order[i]], prints[order[j]]
             bits = np.int64(0)
             for other in range(len(first)):
-                bits += np.int64(_popcount(first[other] ^ second[other]))
+                bits += np.int64(popcount(first[other] ^ second[other]))
             if bits <= limits[1] and not _agrees_before(first, second, number, shift, width):
                 low, high = min(order[i], order[j]), max(order[i], order[j])
                 out[count] = np.uint64(low) << np.uint64(32) | np.uint64(high)

@@ -57,7 +57,7 @@ def _popcount_code(context: Any, value: Any) -> Any:
     return types.uint64(types.uint64), code
 
 
-_popcount: Any = intrinsic(_popcount_code)
+popcount: Any = intrinsic(_popcount_code)
 """The number of set bits of a uint64, as the processor's instruction."""
 
 
@@ -148,7 +148,7 @@ def _any_near(value: np.uint64, others: Words, distance: int) -> bool:
     """Whether any of the others is within `distance` bits; written so that it becomes vector instructions."""
     negative = np.int64(0)
     for place in range(len(others)):
-        negative |= np.int64(_popcount(value ^ others[place])) - np.int64(distance) - 1
+        negative |= np.int64(popcount(value ^ others[place])) - np.int64(distance) - 1
     return bool(negative < 0)
 
 
@@ -180,7 +180,7 @@ def _compare(
                 continue
             for j in range(first, end):
                 differ = value ^ values[j]
-                if np.int64(_popcount(differ)) <= distance:
+                if np.int64(popcount(differ)) <= distance:
                     wanted = True
                     for mask in masks:
                         wanted &= differ & mask != 0

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numba
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -41,12 +42,24 @@ def in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     tasks = chain(few, tasks)
     if threads == 1 or len(few) < 2:  # a pool costs 0.1 ms
         yield from (task() for task in tasks)
-        return
+    else:
+        yield from in_order(lambda task: task(), tasks, threads, ahead=2 * threads)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int, *, ahead: int | None = None
+) -> Iterator[Result]:
+    """`work` of each item on some threads, results in the order of the items, at most `ahead` + 1 items (default: one
+    more than there are threads) taken before their turn."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
-        for task in tasks:
-            waiting.append(pool.submit(task))
-            if len(waiting) > 2 * threads:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > (threads if ahead is None else ahead):
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

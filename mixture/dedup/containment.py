@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.dedup.compiled import compiled, in_threads
-from mixture.dedup.decontaminate import checked_count
+from mixture.dedup.decontaminate import checked_count, test_columns
 from mixture.dedup.duplicates import id_array
 from mixture.dedup.hashtable import hash_table, slot_of
 from mixture.dedup.letters import letter_codes
@@ -212,14 +212,6 @@ def _make_index(tests: Texts, gram: int, gram_cjk: int, share: float) -> Passage
     )
 
 
-def _test_columns(table: pa.Table) -> pa.Table:
-    """The columns used; a UsageError when one is absent."""
-    missing = [name for name in ("suite", "doc_id", "text") if name not in table.column_names]
-    if missing:
-        raise UsageError(f"test passages: no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
-    return table.select(["suite", "doc_id", "text"]).sort_by([("suite", "ascending"), ("doc_id", "ascending")])
-
-
 def _searched(
     column: Column, first: int, end: int, widths: tuple[int, int], index: PassageIndex
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -258,7 +250,7 @@ def find_contained(
     widths = checked_count("gram", gram, 2, _LONGEST_GRAM), checked_count("gram_cjk", gram_cjk, 2, _LONGEST_GRAM)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise UsageError(f"share {share!r}: allowed are numbers above 0, at most 1")
-    tests = _test_columns(test_passages)
+    tests = test_columns(test_passages, ("suite", "doc_id", "text"), what="test passages")
     index = _make_index(tests["text"], *widths, share)
     tasks = (
         partial(_searched, column, first, end, widths, index)

@@ -60,13 +60,13 @@ def checked_count(name: str, value: int, least: int, most: int) -> int:
     return int(value)
 
 
-def _test_columns(table: pa.Table) -> pa.Table:
-    """The columns used; a UsageError when one is absent."""
-    missing = [name for name in ("suite", "query_id", "query") if name not in table.column_names]
+def test_columns(table: pa.Table, names: tuple[str, str, str], *, what: str) -> pa.Table:
+    """The columns used, suite, id and text, in the order of the first two; a UsageError when one is absent."""
+    missing = [name for name in names if name not in table.column_names]
     if missing:
-        raise UsageError(f"test queries: no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
-    # In this order the first of several equally near test queries is the one to report.
-    return table.select(["suite", "query_id", "query"]).sort_by([("suite", "ascending"), ("query_id", "ascending")])
+        raise UsageError(f"{what}: no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
+    # In this order the first of several equally near test texts is the one to report.
+    return table.select(names).sort_by([(name, "ascending") for name in names[:2]])
 
 
 def _searched(column: Column, first: int, end: int, index: Index) -> NDArray[np.int64]:
@@ -102,7 +102,7 @@ def find_contaminated(
     distance = checked_count("distance", distance, 0, MOST_DISTANCE)
     shortest = checked_count("shortest", shortest, LEAST_SHORTEST, MOST_LETTERS)
     letters_per_edit = checked_count("letters_per_edit", letters_per_edit, LEAST_PER_EDIT, MOST_LETTERS)
-    tests = _test_columns(test_queries)
+    tests = test_columns(test_queries, ("suite", "query_id", "query"), what="test queries")
     first_row: dict[str, int] = {}
     for row, letters in enumerate(letters_of(tests["query"], what="test queries")):
         if letters:

@@ -8,7 +8,7 @@ share a template and a pair was missed (`mixture.dedup.bands`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
-from mixture.dedup.neighbours import connected, near_duplicate_groups, near_duplicates
+from mixture.dedup.neighbours import connected, joined, near_duplicate_groups, near_duplicates
 from mixture.dedup.normal import normalise_texts
 from mixture.dedup.simhash import simhash_fingerprints
 from mixture.dedup.text import Texts, text_list
@@ -91,20 +91,7 @@ def _near(forms: pa.Array, distance: int, verify: float | None) -> NDArray[np.in
     if distance == 0:
         return place[equal]
     proposed = proposed_pairs(many_fingerprints(forms), min(distance + 1, MOST_BLOCKS), verify)
-    return _link_accepted(place[equal], proposed, verifier)
-
-
-def _link_accepted(
-    group: NDArray[np.int64], proposed: Iterable[NDArray[np.uint64]], verifier: Verifier
-) -> NDArray[np.int64]:
-    """Join groups by those of the proposed pairs (packed) that the verifier accepts. group, result: (u,)."""
-    for packed in proposed:
-        pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
-        pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
-        if len(pairs):
-            known = np.stack([np.arange(len(group)), group], axis=1)
-            group = connected(np.concatenate([known, pairs[verifier.accept_pairs(pairs)]]), len(group))
-    return group
+    return joined(place[equal], proposed, verifier.accept_pairs)
 
 
 def _of_equal_fingerprints(fingerprints: NDArray[np.uint64], verifier: Verifier) -> NDArray[np.int64]:

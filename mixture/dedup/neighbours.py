@@ -245,6 +245,22 @@ def near_duplicate_groups(fingerprints: ArrayLike, distance: int, accept: Accept
     return parent
 
 
+def joined(group: Rows, parts: Iterable[Fingerprints], accept: Accept | None = None) -> Rows:
+    """Groups, for each row the smallest row of its group, joined by pairs that are packed as i << 32 | j.
+
+    accept: which pairs of rows, shape (p, 2), count; it is not asked about pairs of one group. Returns (n,).
+    """
+    parent = group.copy()
+    for packed in parts:
+        if accept is None:
+            pairs = _unpacked(packed)
+            _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+        else:
+            _link_accepted(parent, packed, accept)
+    _flatten(parent)
+    return parent
+
+
 def connected(pairs: Pairs, n: int) -> NDArray[np.int64]:
     """For each of n rows the smallest row that it hangs together with through the pairs, shape (p, 2); returns (n,)."""
     parent = np.arange(n, dtype=np.int64)

@@ -102,7 +102,7 @@ def _sum3(a: np.uint64, b: np.uint64, c: np.uint64) -> tuple[np.uint64, np.uint6
 
 
 @compiled
-def _majority(grams: NDArray[np.uint64], count: int, planes: NDArray[np.uint64]) -> np.uint64:
+def majority(grams: NDArray[np.uint64], count: int, planes: NDArray[np.uint64]) -> np.uint64:
     """The bits that more than half of the first `count` grams have set.
 
     The 64 counters stand upright: planes[k] holds bit k of each, so one operation on a word works on all of them.
@@ -144,7 +144,7 @@ def _fingerprints(offsets: NDArray[np.int64], data: NDArray[np.uint8], t: Tables
     for row in range(len(out)):
         count = normal_codes(data, offsets[row], offsets[row + 1], t, codes)
         size = gram_hashes(codes, count, t, grams)
-        out[row] = text_hash(codes, count) if size < SHORT_TEXT else _majority(grams, size, planes)
+        out[row] = text_hash(codes, count) if size < SHORT_TEXT else majority(grams, size, planes)
 
 
 def _column_fingerprints(column: Column, first: int, end: int) -> NDArray[np.uint64]:

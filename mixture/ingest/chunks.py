@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled
+from mixture.dedup.compiled import compiled, in_order
 from mixture.ingest.columns import Columns
 from mixture.ingest.formats import jsonl
 from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
@@ -30,8 +28,6 @@ from mixture.ingest.formats.unpack import packing
 from mixture.ingest.tables import NotColumns, columns_of
 from mixture.rows import RawExample, Reject
 
-T = TypeVar("T")
-R = TypeVar("R")
 Item = Columns | RawExample | Reject
 
 CHUNK_BYTES = 64 * 2**20
@@ -83,22 +79,6 @@ def read(path: Path) -> Iterator[Item]:
         if isinstance(items, StreamDamaged):
             raise items
         yield from items
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """`work` of each item on some threads, results in the order of the items, at most threads + 1 items ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _chunks(path: Path) -> Iterator[_Chunk | StreamDamaged]:

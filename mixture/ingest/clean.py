@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mixture import rows
 from mixture.dedup.compiled import compiled
+from mixture.dedup.text import one_column
 
 # Above this no table is kept: such characters (rare ideographs, mostly) are looked at in Python.
 TABLE_SIZE = 0x20000
@@ -24,7 +25,7 @@ def cleaned(texts: pa.StringArray) -> pa.StringArray:
     """
     if texts.null_count:
         texts = texts.fill_null("")
-    offsets, data = string_buffers(texts)
+    offsets, data = one_column(texts)
     doubtful = np.flatnonzero(_doubtful(offsets, data, _table()))
     if not len(doubtful):
         return texts
@@ -37,15 +38,6 @@ def cleaned(texts: pa.StringArray) -> pa.StringArray:
     where[doubtful[changed]] = len(texts) + np.arange(changed.sum())
     fresh = pa.array([text for text, other in zip(new, changed, strict=True) if other], pa.string())
     return pa.concat_arrays([texts, fresh]).take(pa.array(where))
-
-
-def string_buffers(texts: pa.StringArray) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Offsets (n + 1,) and bytes of a string array, without a copy."""
-    _, offsets, data = texts.buffers()
-    if len(texts) == 0 or offsets is None:
-        return np.zeros(1, np.int32), np.zeros(0, np.uint8)
-    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return places, np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
 
 
 @functools.cache
@@ -71,7 +63,7 @@ def _table() -> NDArray[np.uint8]:
 
 
 @compiled
-def _doubtful(offsets: NDArray[np.int32], data: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _doubtful(offsets: NDArray[np.int64], data: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Texts that may not be NFC (quick check of Unicode annex 15, section 9) or begin or end with white space."""
     found = np.zeros(len(offsets) - 1, np.bool_)
     for index in range(len(found)):

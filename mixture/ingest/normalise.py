@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture import rows
-from mixture.ingest.chunks import THREADS, in_order
+from mixture.dedup.compiled import in_order
+from mixture.ingest.chunks import THREADS
 from mixture.ingest.clean import cleaned
 from mixture.ingest.columns import Columns, Side, from_rows
 from mixture.ingest.formats.damage import start_of

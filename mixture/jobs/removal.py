@@ -19,7 +19,7 @@ from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
 from mixture.dedup.containment import find_contained
 from mixture.dedup.decontaminate import DEFAULT_DISTANCE
 from mixture.dedup.duplicates import DEFAULT_VERIFY, METHODS, duplicate_groups, fingerprint_distances
-from mixture.dedup.neighbours import connected
+from mixture.dedup.neighbours import joined
 from mixture.dedup.query_lists import read_test_passages
 from mixture.errors import UsageError
 from mixture.store import Store, read
@@ -159,12 +159,7 @@ def _with_proposed(
     ]
     if not prints:
         return group
-    for packed in proposed_pairs(np.concatenate(prints), min(distance + 1, MOST_BLOCKS), verify):
-        pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
-        pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
-        if len(pairs):
-            group = connected(np.concatenate([np.stack([np.arange(len(group)), group], axis=1), pairs]), len(group))
-    return group
+    return joined(group, proposed_pairs(np.concatenate(prints), min(distance + 1, MOST_BLOCKS), verify))
 
 
 def _prints(store: Store, kind: str, rows: pa.Table) -> NDArray[np.uint64]:
@@ -266,8 +261,8 @@ def _contaminated(store: Store, collection: str, queries: pa.Table, passages: pa
     }  # fmt: skip
     if passages.num_rows:
         hits = _containing(store, collection, passages)
-        for example, passage in zip(*(read.positives_of(store, [collection])[c].to_pylist()
-                                      for c in ("example_id", "passage_id")), strict=True):  # fmt: skip
+        links = read.positives_of(store, [collection])
+        for example, passage in zip(links["example_id"].to_pylist(), links["passage_id"].to_pylist(), strict=True):
             if passage in hits:
                 rows.setdefault(example, hits[passage])
     return pa.Table.from_pylist(

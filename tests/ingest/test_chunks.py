@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mixture.dedup.compiled import in_order
 from mixture.ingest import chunks
 from mixture.ingest.columns import Columns, Side
 from mixture.ingest.formats import jsonl
@@ -151,6 +152,6 @@ def test_one_text_of_two_megabytes_among_others(tmp_path: Path, monkeypatch: pyt
 
 
 def test_results_come_in_the_order_of_the_items_and_an_error_reaches_the_caller() -> None:
-    assert list(chunks.in_order(lambda n: n * n, range(50), 3)) == [n * n for n in range(50)]
+    assert list(in_order(lambda n: n * n, range(50), 3)) == [n * n for n in range(50)]
     with pytest.raises(ZeroDivisionError):
-        list(chunks.in_order(lambda n: 1 // (n - 20), range(50), 3))
+        list(in_order(lambda n: 1 // (n - 20), range(50), 3))

@@ -7,16 +7,14 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixture import catalogue, jobs, registry, specs
-from mixture.cards import card_for, check_cards, load_cards
+from mixture import registry, specs
 from mixture.commands import app as artifact_commands
 from mixture.commands import show_mixture as _show
 from mixture.errors import UsageError
-from mixture.new_card import draft_card, write_card
 from mixture.options import JsonOption, StoreOption
 from mixture.options import chosen as _chosen
 from mixture.options import open_store as _open
@@ -25,6 +23,10 @@ from mixture.store import read
 from mixture.store.limits import Limits, parse_bytes
 from mixture.terminal import PlainErrors, bar, stages
 
+if TYPE_CHECKING:
+    from mixture import jobs
+
+# Jobs, cards and models are imported by the commands that need them: they take longer to load than most answers.
 app = typer.Typer(
     cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
     help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
@@ -64,6 +66,8 @@ def ingest(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
+    from mixture import jobs
+
     with _open(store, create=True) as lake, bar("ingest") as progress:
         results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
                               max_rejects=max_rejects, progress=progress)  # fmt: skip
@@ -84,6 +88,10 @@ def cards(
 
     A collection can therefore not be called new or check.
     """
+    from mixture import catalogue
+    from mixture.cards import card_for, check_cards, load_cards
+    from mixture.new_card import draft_card, write_card
+
     if name == "new" and new_name is not None and source is not None:
         path = write_card(draft_card(new_name, source), out)
         print_rows([{"card": new_name, "file": str(path), "next": "write prompts, license and text"}], as_json=as_json)
@@ -121,6 +129,8 @@ def dedup(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take near-equal examples out of each collection; the table removals says which and why."""
+    from mixture import jobs
+
     with _open(store) as lake, bar("dedup") as progress:
         if undo:
             results = jobs.undo(lake, [jobs.DUPLICATE])
@@ -148,6 +158,8 @@ def decontaminate(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take out examples whose query is a test query, or nearly, or whose positive holds most of a test passage."""
+    from mixture import jobs
+
     if not against and not undo:
         raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
     with _open(store) as lake, bar("decontaminate") as progress:
@@ -167,6 +179,8 @@ def mine(
     seed: SeedOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
+    from mixture import jobs
+
     with _open(store) as lake, bar("mine") as progress:
         encode = None
         if miner != "bm25":

@@ -21,7 +21,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 from mixture.errors import MixtureError, UsageError
 from trainers import ranks
 from trainers.data import TextBatch
-from trainers.encoder import embed
+from trainers.embedding import embed
 from trainers.settings import TrainingSettings
 
 # Called after each step with (step, number of steps, one line to show).

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from mixture.errors import UsageError
-from trainers.encoder import add_lora, append_end_token, embed, load_encoder, merge_lora, model_identity
+from trainers.embedding import embed
+from trainers.encoder import add_lora, append_end_token, load_encoder, merge_lora, model_identity
 from trainers.settings import TrainingSettings
 from trainers.tiny import build_tiny
 

@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers.data import BatchSource, TextBatch
-from trainers.encoder import add_lora, embed, load_encoder
+from trainers.embedding import embed
+from trainers.encoder import add_lora, load_encoder
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
 from trainers.gradient_cache import embed_tokens, micro_batches

@@ -94,8 +94,7 @@ def one_seed(folder: Path, seed: int, steps: int) -> dict[str, Any]:
         reference = folder / "reference"
         finetune(data, base, FinetuneSettings(**COMMON, steps=2 * steps, seed=seed), reference)
         for measurement in EXPECTED:
-            settings = TdroSettings(**COMMON, steps=steps, seed=seed, measurement=measurement,
-                                    reference_floor=0.2 / COMMON["batch_size"])  # fmt: skip
+            settings = TdroSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
             made = learn(store, uniform, measurement, base, str(reference), settings)
             last = store.sql(
                 """SELECT collection, avg(proxy_loss) AS proxy, avg(reference_loss) AS reference,

@@ -35,7 +35,6 @@ max_passage_tokens = 96
 negatives = {negatives}
 """
 TDRO_RECIPE = """weights_learning_rate = 0.1  # a fifth of the paper's steps, five times its rate
-reference_floor = 0.00625    # 0.2 / batch_size: the release's share of the mean loss
 """
 
 

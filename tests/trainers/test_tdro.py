@@ -159,6 +159,16 @@ def test_wrong_values_are_refused_at_once() -> None:
         replace(SETTINGS, average="nonsense")
     with pytest.raises(UsageError, match="measurement is excces; allowed: relative"):
         replace(SETTINGS, measurement="excces")
+    for worst_case in ({"algorithm": "chi2"}, {"algorithm": "cvar", "unit": "example"}):
+        with pytest.raises(UsageError, match="average is current; allowed: mean, ema or all with (chi2|cvar), whose"):
+            TdroSettings(average="current", **worst_case)
+    assert TdroSettings(average="current", algorithm="cvar", unit="collection").averages == ("current",)
+
+
+def test_the_floor_is_the_releases_share_of_the_mean_at_any_batch_size() -> None:
+    assert TdroSettings(batch_size=2048).reference_floor == pytest.approx(1e-4)
+    assert TdroSettings(batch_size=64).reference_floor == pytest.approx(3.2e-3)
+    assert TdroSettings(batch_size=64, reference_floor=1e-4).reference_floor == 1e-4
 
 
 @pytest.mark.parametrize("bf16", [False, True])

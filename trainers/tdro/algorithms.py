@@ -73,6 +73,7 @@ class WeightLearner(ABC):
 
     name:                  of `ALGORITHMS`
     average:               which weights the algorithm's authors take as its result: current, or mean over steps
+    current_is_a_result:   False where the current weights are those of one batch, with all its noise
     needs_reference:       whether `update` needs the reference's losses
     needs_group_gradients: whether `update` needs the inner products of the collections' gradients
     measured:              (G,) the numbers that drove the last update; None before the first
@@ -80,6 +81,7 @@ class WeightLearner(ABC):
 
     name: str
     average: str = "current"
+    current_is_a_result: bool = True
     needs_group_gradients: bool = False
 
     def __init__(self, num_groups: int) -> None:
@@ -262,6 +264,7 @@ class BatchWorstCase(WeightLearner):
     """
 
     average = "mean"
+    current_is_a_result = False
 
     def __init__(self, num_groups: int, name: str, *, fraction: float = 1.0, radius: float = 0.0) -> None:
         super().__init__(num_groups)

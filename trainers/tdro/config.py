@@ -9,6 +9,9 @@ from trainers.tdro.algorithms import ALGORITHMS, RATES, AlgorithmOptions, make_l
 from trainers.tdro.objective import MEASUREMENTS, REFERENCE_FLOOR
 
 AVERAGES = ("current", "mean", "ema")
+# The release's floor is a share of the batch's summed loss, chosen at this batch size: a fifth of the mean loss. Left
+# to itself the floor stays that share of the mean at any batch size, and is the release's number at its own.
+RELEASE_BATCH = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
     weights_learning_rate: float | None = None  # η_α; None: the algorithm's own, tDRO's is 0.02
     weights_max_norm: float = 1.0
     measurement: str = "relative"
-    reference_floor: float = REFERENCE_FLOOR  # share of the batch's reference loss; 0.2 / batch_size for small batches
+    reference_floor: float | None = None  # share of the batch's reference loss; None: the release's, see RELEASE_BATCH
     average: str | None = (
         None  # which weights become the mixture: current, mean, ema, or all; None: the algorithm's own
     )
@@ -32,6 +35,8 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
     def __post_init__(self) -> None:
         if self.weights_learning_rate is None:
             object.__setattr__(self, "weights_learning_rate", RATES.get(self.algorithm, 0.0))
+        if self.reference_floor is None and self.batch_size > 0:
+            object.__setattr__(self, "reference_floor", REFERENCE_FLOOR * RELEASE_BATCH / self.batch_size)
         if self.average is None and self.algorithm in ALGORITHMS:
             object.__setattr__(self, "average", make_learner(self.algorithm, 1, options=self).average)
         super().__post_init__()
@@ -44,12 +49,14 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
             found.append(("weights_learning_rate", "above 0"))
         if not self.weights_max_norm > 0:
             found.append(("weights_max_norm", "above 0"))
-        if not 0 <= self.reference_floor < 1:
+        if not 0 <= (self.reference_floor or 0.0) < 1:
             found.append(("reference_floor", "0 to below 1"))
         if self.measurement not in MEASUREMENTS:
             found.append(("measurement", ", ".join(MEASUREMENTS)))
         if self.average not in (*AVERAGES, "all"):
             found.append(("average", "current, mean, ema or all"))
+        elif self.average == "current" and not make_learner(self.algorithm, 1, options=self).current_is_a_result:
+            found.append(("average", f"mean, ema or all with {self.algorithm}, whose current weights are one batch's"))
         if not 0 <= self.min_weight < 1:
             found.append(("min_weight", "0 to below 1"))
         if not 0 <= self.max_epochs < float("inf"):

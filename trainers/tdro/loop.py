@@ -225,7 +225,7 @@ def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
         lr=settings.weights_learning_rate,
         max_norm=settings.weights_max_norm,
         measurement=settings.measurement,
-        floor=settings.reference_floor,
+        floor=float(settings.reference_floor or 0.0),
         options=settings,
     )
 

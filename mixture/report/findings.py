@@ -1,0 +1,263 @@
+"""What stands out in a mixture: sentences for the top of its report, each with the section that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mixture.report.facts import Component, Facts
+
+# A collection this many times above or below an equal share is named.
+FAR = 2.0
+# Weights that still move by more than this share of the draws in the last tenth of a run are not settled; it is what
+# `learn-weights` says too.
+RESTLESS = 0.02
+# A collection of which ingest and cleaning took more than this share is named.
+MUCH_TAKEN = 0.10
+SIGNIFICANT = 0.05
+UNDECLARED = ("unknown", "other")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`section` is the id of a section of the page. `warns`: something to look into before training."""
+
+    text: str
+    section: str
+    warns: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number for the top of the page: its name, the number, and what to hold it against."""
+
+    name: str
+    value: str
+    beside: str
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """What to know first, warnings first."""
+    found = [*_availability(facts), *_licenses(facts), *_repeats(facts), *_learning(facts), *_weights(facts),
+             *_taken_out(facts), *_scores(facts)]  # fmt: skip
+    return sorted(found, key=lambda finding: not finding.warns)
+
+
+def figures(facts: Facts) -> list[Figure]:
+    """Four to six numbers that describe the mixture."""
+    parts = facts.present
+    top = parts[0]
+    found = [
+        Figure("Collections", f"{len(parts)}",
+               f"as spread out as {facts.effective:.1f} equal ones" if len(parts) > 1 else "alone"),
+        Figure("Heaviest", percent(top.weight or 0.0), top.collection),
+    ]  # fmt: skip
+    if facts.num_examples is not None:
+        found.append(Figure("Examples", _short(facts.num_examples), f"{facts.steps * facts.batch_size:,} drawn in "
+                            f"{facts.steps:,} × {facts.batch_size:,}"))  # fmt: skip
+    if facts.distance is not None and facts.against is not None:
+        found.append(Figure("Draws moved", percent(facts.distance), f"against {facts.against.reference}"))
+    languages = [part for part in facts.composition if part.dimension == "language"]
+    known = [part for part in languages if part.value != "unknown"]
+    if known:
+        found.append(Figure("Languages", f"{len(known)}",
+                            f"{languages[0].value} has {percent(languages[0].weight)}"))  # fmt: skip
+    if facts.evaluation is not None:
+        metric = facts.evaluation.metrics[0]
+        rows = facts.evaluation.of(metric)
+        mean = sum(row.value for row in rows) / len(rows)
+        paired = [(row.value, row.against) for row in rows if row.against is not None]
+        beside = f"mean of {len(rows)} suites"
+        if len(paired) == len(rows) and facts.against is not None:
+            moved = sum(a - b for a, b in paired) / len(rows)
+            beside = f"{minus(f'{100 * moved:+.1f}')} against {facts.against.reference}, {len(rows)} suites"
+        found.append(Figure(metric_name(metric), f"{100 * mean:.1f}", beside))
+    return found
+
+
+def percent(share: float) -> str:
+    """A share for people: two figures at least, so that small weights are told apart.
+
+    >>> percent(0.1032), percent(0.0028), percent(0.00004), percent(0.0)
+    ('10.3 %', '0.28 %', '0.004 %', '0 %')
+    """
+    value = 100 * share
+    digits = ".1f" if abs(value) >= 9.995 else ".2f" if abs(value) >= 0.1 else ".1g"
+    return minus(f"{value:{digits}} %") if value else "0 %"
+
+
+def minus(text: str) -> str:
+    """A number with the sign that print uses.
+
+    >>> minus("-3.3")
+    '−3.3'
+    """
+    return text.replace("-", "−")
+
+
+def metric_name(metric: str) -> str:
+    """How the field writes it."""
+    name, _, cut = metric.partition("@")
+    written = {"ndcg": "nDCG", "recall": "Recall", "mrr": "MRR", "map": "MAP"}.get(name, name)
+    return f"{written}@{cut}" if cut else written
+
+
+def _weights(facts: Facts) -> Iterator[Finding]:
+    parts = facts.present
+    if len(parts) < 2:
+        return
+    equal = 1 / len(parts)
+    top, last = parts[0], parts[-1]
+    heaviest, lightest = top.weight or 0.0, last.weight or 0.0
+    if heaviest >= FAR * equal:
+        yield Finding(f"{top.collection} takes {percent(heaviest)} of the draws, {heaviest / equal:.1f} times an "
+                      f"equal share.", "weights")  # fmt: skip
+    if lightest <= equal / FAR:
+        light = sum((c.weight or 0.0) <= equal / FAR for c in parts)
+        yield Finding(f"{_count(light, 'collection')} {'has' if light == 1 else 'have'} less than half an equal share; "
+                      f"the lightest is {last.collection} with {percent(lightest)}.", "weights")  # fmt: skip
+    half, total = 0, 0.0
+    while total < 0.5:
+        total += parts[half].weight or 0.0
+        half += 1
+    if half <= len(parts) / 3:
+        yield Finding(f"Half of the draws come from {half} of {len(parts)} collections.", "weights")
+    if lightest < heaviest < FAR * equal and lightest > equal / FAR:
+        yield Finding(f"The weights are even: all between {percent(lightest)} and {percent(heaviest)}, where an equal "
+                      f"share is {percent(equal)}.", "weights")  # fmt: skip
+    yield from _moved(facts)
+
+
+def _moved(facts: Facts) -> Iterator[Finding]:
+    if facts.against is None or not facts.distance:
+        return
+    both = [c for c in facts.present if c.against is not None and c.against > 0]
+    up = max(both, key=lambda c: (c.weight or 0.0) - (c.against or 0.0), default=None)
+    down = min(both, key=lambda c: (c.weight or 0.0) - (c.against or 0.0), default=None)
+    if up is None or down is None or up is down:
+        return
+    yield Finding(
+        f"Against {facts.against.reference}, {up.collection} gains most ({_from_to(up)}) and {down.collection} loses "
+        f"most ({_from_to(down)}).", "weights",
+    )  # fmt: skip
+
+
+def _from_to(part: Component) -> str:
+    return f"{percent(part.against or 0.0)} → {percent(part.weight or 0.0)}"
+
+
+def _availability(facts: Facts) -> Iterator[Finding]:
+    if facts.missing:
+        text = (f"This store lacks {len(facts.missing)} of the {len(facts.present)} collections "
+                f"({_some(facts.missing)}): the mixture cannot be trained from it.")  # fmt: skip
+        yield Finding(text, "collections", True)
+    changed = [c.collection for c in facts.present
+               if c.num_today is not None and c.num_examples is not None and c.num_today != c.num_examples]  # fmt: skip
+    if changed:
+        yield Finding(f"{_count(len(changed), 'collection')} changed in the store since the mixture was made "
+                      f"({_some(changed)}).", "collections", True)  # fmt: skip
+    sliced = {c.collection for c in facts.mixture.spec.components}
+    dropped = [c.collection for c in facts.components if c.weight is None and c.collection not in sliced]
+    if dropped and facts.against is not None:
+        yield Finding(f"{_count(len(dropped), 'collection')} of {facts.against.reference} "
+                      f"{'is' if len(dropped) == 1 else 'are'} left out: {_some(dropped)}.", "weights")  # fmt: skip
+
+
+def _licenses(facts: Facts) -> Iterator[Finding]:
+    # Of collections that the store lacks no licence is known; that they are missing is said already.
+    held = [c for c in facts.present if c.num_today is not None]
+    unclear = [c for c in held if c.license is None or c.license in UNDECLARED]
+    if unclear:
+        yield Finding(f"{_drawn(unclear)} whose licence is unknown or none of the standard ones.", "composition", True)
+    closed = [c for c in held if c.license is not None and "nc" in c.license.lower().split("-")]
+    if closed:
+        yield Finding(f"{_drawn(closed)} under a licence that forbids commercial use.", "composition", True)
+
+
+def _drawn(parts: list[Component]) -> str:
+    share = percent(sum(c.weight or 0.0 for c in parts))
+    return f"{share} of the draws come from {_count(len(parts), 'collection')}"
+
+
+def _repeats(facts: Facts) -> Iterator[Finding]:
+    repeated = [row for row in facts.epochs if row.epochs is not None and row.epochs > 1]
+    if repeated:
+        most = repeated[0]
+        yield Finding(f"{facts.steps:,} steps of {facts.batch_size:,} repeat {len(repeated)} of {len(facts.epochs)} "
+                      f"collections, {most.collection} most: {most.epochs:,.1f} epochs.", "epochs", True)  # fmt: skip
+
+
+def _learning(facts: Facts) -> Iterator[Finding]:
+    learned = facts.learning
+    if learned is None:
+        return
+    if learned.status != "finished":
+        yield Finding(f"The run {learned.run_id} that learned the weights is {learned.status}.", "learning", True)
+    if learned.drift is not None and learned.drift[0] > RESTLESS and learned.drift[0] > learned.drift[1] / 2:
+        yield Finding(f"The weights still moved by {percent(learned.drift[0])} of the draws in the last tenth of the "
+                      f"run: more steps would change them.", "learning", True)  # fmt: skip
+    for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
+        if names:
+            yield Finding(f"While learning, {bound} {_some(list(names))}.", "learning")
+
+
+def _taken_out(facts: Facts) -> Iterator[Finding]:
+    read = sum(row.rows_read for row in facts.taken_out)
+    gone = sum(row.total for row in facts.taken_out)
+    if not read or not gone:
+        return
+    worst = max((row for row in facts.taken_out if row.rows_read), key=lambda row: row.total / row.rows_read)
+    share = worst.total / worst.rows_read
+    named = f", from {worst.collection} {percent(share)}" if share > MUCH_TAKEN else ""
+    yield Finding(f"{gone:,} of {read:,} rows read were left out as damaged, repeated or test data{named}.",
+                  "removed")  # fmt: skip
+
+
+def _scores(facts: Facts) -> Iterator[Finding]:
+    found = facts.evaluation
+    if found is None or facts.against is None:
+        return
+    metric = found.metrics[0]
+    test = found.tests.get(metric)
+    if test is None:
+        return
+    verdict = "more than chance between suites" if test.p < SIGNIFICANT else "within chance between suites"
+    moved = f"{100 * abs(test.difference):.1f} points {'higher' if test.difference > 0 else 'lower'} than"
+    moved = moved if test.difference else "the same as"
+    interval = minus(f"{100 * test.low:+.1f} to {100 * test.high:+.1f}")
+    yield Finding(
+        f"{metric_name(metric)} is {moved} with {facts.against.reference} over {test.num_pairs} suites, {verdict} "
+        f"(95 % interval {interval}, p\u00a0=\u00a0{test.p:.2g}).", "scores",
+    )  # fmt: skip
+
+
+def summary(facts: Facts) -> str:
+    """One sentence that says what the mixture is."""
+    parts = facts.present
+    slices = sum(c.slice is not None for c in facts.mixture.spec.components)
+    counts = ((len(parts) - slices, "collection"), (slices, "slice"))
+    said = " and ".join(_count(number, thing) for number, thing in counts if number)
+    if facts.num_examples is not None:
+        said += f" with {_count(facts.num_examples, 'example')}"
+    learned = facts.learning
+    if learned is not None and learned.own:
+        how = str(learned.settings.get("algorithm") or "tdro")
+        seeds = f", the mean of {learned.num_seeds} seeds" if learned.num_seeds > 1 else ""
+        said += f", weighted by {'tDRO' if how == 'tdro' else how} in {_count(learned.num_steps, 'step')}{seeds}"
+    elif max(c.weight or 0.0 for c in parts) == min(c.weight or 0.0 for c in parts) and len(parts) > 1:
+        said += ", equally weighted"
+    return said + "."
+
+
+def _short(number: int) -> str:
+    """A count in the room of a few digits; the tables have all of them."""
+    return f"{number:,}" if number < 1_000_000 else f"{number / 1e6:,.1f} M"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    """The first three, and how many more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

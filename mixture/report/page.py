@@ -1,0 +1,102 @@
+"""One HTML file of a report's charts and tables: styles, scripts and data inside, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from mixture.report import tables
+from mixture.report.charts import DIMENSIONS, Chart
+from mixture.report.facts import Facts
+from mixture.report.findings import figures, findings, percent, summary
+from mixture.report.learning import without_folder
+from mixture.report.palette import DARK, LIGHT
+from mixture.report.tables import Table
+
+TEMPLATES = resources.files("mixture.report") / "templates"
+# Vega's own functions are parsed, not compiled, so that the page needs no permission to evaluate text.
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
+# Settings of a run that its section shows, in this order; the rest is in the table runs of the store.
+TELLING = ("algorithm", "measurement", "steps", "batch_size", "learning_rate", "weights_learning_rate", "temperature",
+           "reference_floor", "min_weight", "max_epochs", "negatives", "seed", "proxy", "reference")  # fmt: skip
+
+
+@functools.cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    return str(vl_convert.javascript_bundle(SNIPPET))
+
+
+def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
+    """The page. Every text of the store goes through the template's escaping or through JSON, never into a script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixture.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = percent
+    environment.filters["csv_link"] = csv_link
+    scripts = [library(), (TEMPLATES / "page.js").read_text("utf-8")]
+    return environment.get_template("report.html").render(
+        facts=facts,
+        charts=charts,
+        specs={name: chart.spec for name, chart in charts.items()},
+        summary=summary(facts),
+        figures=figures(facts),
+        findings=findings(facts),
+        tables=_tables(facts),
+        dimensions=DIMENSIONS,
+        settings=_settings(facts),
+        without_folder=without_folder,
+        light=LIGHT,
+        dark=DARK,
+        # Our own files, and the library: none of them holds a text of the store.
+        style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=[_hash(script) for script in scripts],
+    )
+
+
+def csv_link(table: Table) -> str:
+    """The table as a link that holds it."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(table.csv().encode()).decode()
+
+
+def _hash(script: str) -> str:
+    """What the page's content security policy knows a script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _tables(facts: Facts) -> dict[str, Table]:
+    found = {
+        "weights": tables.weights_table(facts),
+        "collections": tables.collections_table(facts),
+        "epochs": tables.epochs_table(facts),
+        "removed": tables.removed_table(facts),
+        "reasons": tables.reasons_table(facts),
+    }
+    found |= {name: tables.composition_table(facts, name, title) for name, title in DIMENSIONS.items()}
+    if facts.learning is not None:
+        found["trajectories"] = tables.trajectories_table(facts.learning)
+        found["points"] = tables.points_table(facts.learning)
+        found["losses"] = tables.losses_table(facts.learning)
+    if facts.evaluation is not None:
+        against = facts.against.reference if facts.against else None
+        found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)
+        found["tests"] = tables.tests_table(facts.evaluation)
+    return found
+
+
+def _settings(facts: Facts) -> list[tuple[str, Any]]:
+    """The settings of the run that learned the weights, those that were given."""
+    if facts.learning is None:
+        return []
+    given = facts.learning.settings
+    return [(name.replace("_", " "), given[name]) for name in TELLING if given.get(name) not in (None, "", 0)]

@@ -1,0 +1,158 @@
+"""What models trained on a mixture scored, beside models trained on another, and whether the difference is chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from mixture.report.learning import without_folder
+from mixture.store import Store
+
+# With fewer suites no outcome at all could be significant at 5 %: 2^-4 of the signs are as extreme.
+FEWEST_SUITES = 6
+RESAMPLES = 9_999
+# Settings that say where a run was written, not how it trained; the mixture is what is compared.
+BESIDE = frozenset({"checkpoint_every", "name", "out"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over the queries of a suite, within 0 to 1. `against`: the other model's, on the same suite and corpus."""
+
+    suite: str
+    metric: str
+    corpus: str
+    value: float
+    against: float | None
+    num_queries: int
+    num_documents: int
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The mean difference over `num_pairs` suites.
+
+    low, high: its 95 % interval, by a bootstrap of the suites
+    p:         how often signs drawn at random give a mean as far from 0 (paired permutation test, two-sided)
+    """
+
+    num_pairs: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model of the mixture and, where there is one, a model of the other mixture.
+
+    tests:   by metric, where at least `FEWEST_SUITES` suites have both scores
+    differs: settings besides the mixture in which the two trainings differ: name, this one's, the other's
+    """
+
+    model: str
+    against: str | None
+    scores: tuple[Score, ...]
+    tests: dict[str, PairedTest]
+    differs: tuple[tuple[str, Any, Any], ...]
+
+    @property
+    def metrics(self) -> list[str]:
+        """nDCG first, which is what retrieval reports; then by name."""
+        return sorted({s.metric for s in self.scores}, key=lambda m: (not m.startswith("ndcg"), m))
+
+    def of(self, metric: str) -> list[Score]:
+        return [score for score in self.scores if score.metric == metric]
+
+
+def evaluation(store: Store, mixture: str, other: str | None) -> Evaluation | None:
+    """The newest scores of a mixture's model, against those of the other mixture's model that was trained most alike.
+
+    None where no model of the mixture was evaluated.
+    """
+    ours = _models(store, mixture)
+    theirs = _models(store, other) if other not in (None, mixture) else []
+    if not ours:
+        return None
+    ours.sort(key=lambda m: m["at"], reverse=True)
+    theirs.sort(key=lambda m: m["at"], reverse=True)
+    pairs = [(a, b) for a in ours for b in theirs if a["model"] != b["model"]]
+    # min takes the first of equals, and the newest stand first.
+    a, b = min(pairs, key=lambda pair: len(_differs(*pair))) if pairs else (ours[0], None)
+    scores = _scores(store, mixture, a["model"], other, b["model"] if b else None)
+    tests = {}
+    for metric in {s.metric for s in scores}:
+        paired = [(s.value, s.against) for s in scores if s.metric == metric and s.against is not None]
+        if len(paired) >= FEWEST_SUITES:
+            tests[metric] = paired_test([x for x, _ in paired], [y for _, y in paired])
+    return Evaluation(
+        model=_shown(a["model"]),
+        against=_shown(b["model"]) if b else None,
+        scores=scores,
+        tests=tests,
+        differs=tuple(_differs(a, b)) if b else (),
+    )
+
+
+def _models(store: Store, mixture: str | None) -> list[dict[str, Any]]:
+    rows = store.sql(
+        """SELECT e.model, max(e.evaluated_at) AS "at", arg_max(r.config, e.evaluated_at) AS config
+           FROM evaluations e LEFT JOIN runs r USING (run_id) WHERE e.mixture = $mixture AND e.step IS NULL
+           GROUP BY e.model""",
+        {"mixture": mixture},
+    ).to_pylist()
+    return [row | {"config": json.loads(row["config"] or "{}")} for row in rows]
+
+
+def _differs(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted((a["config"].keys() | b["config"].keys()) - BESIDE)
+    pairs = [(n, without_folder(a["config"].get(n)), without_folder(b["config"].get(n))) for n in names]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _scores(
+    store: Store, mixture: str, model: str, other: str | None, other_model: str | None
+) -> tuple[Score, ...]:  # fmt: skip
+    rows = store.sql(
+        """WITH newest AS (
+               SELECT * FROM evaluations WHERE step IS NULL -- others are of a training under way
+               QUALIFY row_number() OVER (PARTITION BY model, mixture, suite, corpus, metric
+                                          ORDER BY evaluated_at DESC) = 1)
+           SELECT a.suite, a.metric, a.corpus, a.value, b.value AS against, a.num_queries, a.num_documents
+           FROM newest a LEFT JOIN (FROM newest WHERE mixture = $other AND model = $other_model) b
+                ON a.suite = b.suite AND a.corpus = b.corpus AND a.metric = b.metric
+                   AND a.num_queries = b.num_queries AND a.num_documents = b.num_documents
+           WHERE a.mixture = $mixture AND a.model = $model
+           ORDER BY a.metric, a.suite, a.corpus""",
+        {"mixture": mixture, "model": model, "other": other, "other_model": other_model},
+    )
+    return tuple(Score(**row) for row in rows.to_pylist())
+
+
+def paired_test(ours: Sequence[float], theirs: Sequence[float]) -> PairedTest:
+    """Two-sided paired permutation test and bootstrap interval of the mean difference; n numbers each, seeded."""
+    # scipy.stats takes most of a second to load, and few reports get here.
+    from scipy import stats
+
+    difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    mean = float(difference.mean())
+    if not difference.any():
+        return PairedTest(len(difference), 0.0, 0.0, 0.0, 1.0)
+    drawn = stats.bootstrap((difference,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
+    permuted = stats.permutation_test(
+        (difference, np.zeros_like(difference)), lambda x, y, axis: np.mean(x - y, axis=axis), vectorized=True,
+        permutation_type="samples", n_resamples=RESAMPLES, rng=0,
+    )  # fmt: skip
+    low, high = drawn.confidence_interval
+    return PairedTest(len(difference), mean, float(low), float(high), float(permuted.pvalue))
+
+
+def _shown(model: str) -> str:
+    """A hub id as it is; of a folder its name."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model

@@ -1,0 +1,122 @@
+"""The charts: each compiles and draws, whatever its names; the colours can be told from the page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import vl_convert
+
+from mixture import Store, registry
+from mixture.report.build import picture
+from mixture.report.charts import LABELLED, MOST_BARS, charts
+from mixture.report.facts import gather
+from mixture.report.palette import DARK, LIGHT
+from tests.report.conftest import FORMULA, IMAGE, SCRIPT
+
+EVERY = ("weights", "trajectories", "losses", "measurements", "language", "category", "license", "epochs", "removed",
+         "scores")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_chart_draws(store: Store, name: str) -> None:
+    chart = charts(gather(store, registry.resolve(store, "learned")))[name]
+    assert "var(--" in json.dumps(chart.spec)
+    svg = picture(chart, "svg").decode()
+    assert "var(--" not in svg and chart.title.split()[0] in svg
+    assert "<script" not in svg and "<img" not in svg
+    if name in ("weights", "epochs", "losses"):
+        assert "&lt;img src=x" in svg and "&lt;/script&gt;" in svg and "=HYPERLINK" in svg
+
+
+def test_a_picture_is_a_picture(store: Store) -> None:
+    chart = charts(gather(store, registry.resolve(store, "learned")))["weights"]
+    assert picture(chart, "png").startswith(b"\x89PNG")
+
+
+def test_which_charts_a_mixture_has(store: Store) -> None:
+    def names(ref: str) -> tuple[str, ...]:
+        return tuple(charts(gather(store, registry.resolve(store, ref))))
+
+    assert names("learned") == EVERY
+    assert names("elsewhere") == ("weights", "epochs")
+    assert names("alone") == ("weights", "language", "category", "license", "epochs", "removed")
+
+
+def test_names_are_data_and_never_part_of_an_expression(store: Store) -> None:
+    for chart in charts(gather(store, registry.resolve(store, "learned"))).values():
+        compiled = vl_convert.vegalite_to_vega(chart.spec)
+        rest = json.dumps([compiled["marks"], compiled.get("signals"), compiled.get("scales"), compiled.get("axes")])
+        for name in (SCRIPT, IMAGE, FORMULA):
+            assert json.dumps(name)[1:-1] not in rest
+
+
+def test_a_hundred_collections_stay_readable(hundred: Store) -> None:
+    drawn = charts(gather(hundred, registry.resolve(hundred, "hundred")))
+    spec = drawn["weights"].spec
+    assert spec["height"] >= 100 * 13 and spec["encoding"]["x"]["axis"]["orient"] == "top"
+    lines = drawn["trajectories"].spec
+    assert len(lines["layer"][2]["data"]["values"]) == LABELLED
+    assert len(drawn["trajectories"].pickable) == 100
+    assert len(json.dumps(drawn["trajectories"].spec)) < 400_000
+
+
+def test_the_smallest_values_of_a_dimension_become_one_bar(hundred: Store) -> None:
+    from dataclasses import replace
+
+    from mixture.report.charts import composition
+    from mixture.report.facts import Part
+
+    facts = gather(hundred, registry.resolve(hundred, "hundred"))
+    parts = tuple(Part("language", f"l{i:02}", (20 - i) / 210, 20 - i, 1) for i in range(20))
+    chart = composition(replace(facts, composition=parts), "language", "Language")
+    assert chart is not None
+    rows = chart.spec["data"]["values"]
+    assert len(rows) == MOST_BARS and rows[-1]["name"] == "7 others"
+    assert sum(row["weight"] for row in rows) == pytest.approx(1) == sum(row["examples"] for row in rows)
+
+
+def _linear(colour: str) -> npt.NDArray[np.float64]:
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(a: str, b: str) -> float:
+    low, high = sorted(float(_linear(colour) @ (0.2126, 0.7152, 0.0722)) for colour in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_contrast(colours: dict[str, str]) -> None:
+    # WCAG 2.2: 1.4.3 for text (labels of lines are text), 1.4.11 for marks.
+    for role, colour in colours.items():
+        least = {"page": 0, "panel": 0, "line": 0, "grid": 0, "context": 3}.get(role, 4.5)
+        assert _contrast(colour, colours["page"]) >= least, role
+
+
+# What a reader without one kind of cone sees (Machado, Oliveira and Fernandes 2009, severity 1), on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def _lab(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """CIE L*a*b*, where a distance of 10 is plain to see."""
+    t = np.cbrt(XYZ @ np.clip(linear, 0.0, 1.0) / (0.95047, 1.0, 1.08883))
+    return np.array([116 * t[1] - 16, 500 * (t[0] - t[1]), 200 * (t[1] - t[2])])
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_are_told_apart(colours: dict[str, str], kind: str) -> None:
+    for roles in (("context", "series-1", "series-2", "series-3"), ("context", "accent", "warn", "series-3")):
+        for a, b in itertools.combinations(roles, 2):
+            seen = [_lab(np.asarray(BLINDNESS[kind]) @ _linear(colours[role])) for role in (a, b)]
+            assert np.linalg.norm(seen[0] - seen[1]) > 20, (a, b)

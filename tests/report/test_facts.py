@@ -1,0 +1,184 @@
+"""What a report says, held against SQL and against numbers worked by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixture import Store, UsageError, registry, slices
+from mixture.report.charts import apart
+from mixture.report.facts import Facts, gather
+from mixture.report.findings import findings, percent, summary
+from mixture.report.learning import FEWEST_STEPS, MOST_POINTS, thin
+from mixture.report.scores import paired_test
+from tests.report.conftest import COLLECTIONS, FORMULA, IMAGE, SCRIPT, SLICE, STEPS, WEIGHTS
+
+
+def _facts(store: Store, name: str, against: str | None = None, **training: int) -> Facts:
+    other = registry.resolve(store, against) if against else None
+    return gather(store, registry.resolve(store, name), other, **training)
+
+
+@pytest.fixture(scope="module")
+def learned(store: Store) -> Facts:
+    return _facts(store, "learned")
+
+
+def test_weights_are_held_against_the_first_parent(learned: Facts) -> None:
+    assert learned.against is not None and learned.against.reference == "base:1"
+    assert {c.collection: c.weight for c in learned.components} == pytest.approx(WEIGHTS)
+    assert [c.weight for c in learned.components] == sorted(WEIGHTS.values(), reverse=True)
+    assert {c.against for c in learned.components} == {0.2}
+    assert learned.distance == pytest.approx(0.3)
+    assert learned.effective == pytest.approx(math.exp(-sum(w * math.log(w) for w in WEIGHTS.values())))
+    assert learned.num_examples == sum(COLLECTIONS[name][3] for name in WEIGHTS)
+
+
+def test_another_mixture_can_be_asked_for_and_what_it_lacks_is_shown(store: Store) -> None:
+    facts = _facts(store, "top", "base")
+    dropped = {c.collection for c in facts.components if c.weight is None}
+    assert dropped == {SCRIPT, IMAGE, FORMULA}
+    assert any("3 collections of base:1 are left out" in f.text for f in findings(facts))
+
+
+def test_epochs_follow_from_steps_and_batch_size(store: Store) -> None:
+    facts = _facts(store, "learned", steps=10, batch_size=20)
+    epochs = {r.collection: r.epochs for r in facts.epochs}
+    assert epochs == pytest.approx({name: w * 200 / COLLECTIONS[name][3] for name, w in WEIGHTS.items()})
+    # Of 80, 60, 30, 20, 10 draws: forum, the script, the image and the formula pass 40, 20, 10, 5.
+    assert any("10 steps of 20 repeat 4 of 5 collections" in f.text for f in findings(facts))
+    with pytest.raises(UsageError, match="--steps is 0"):
+        _facts(store, "learned", steps=0)
+
+
+def test_taken_out_counts_each_kind(learned: Facts) -> None:
+    rows = {r.collection: r for r in learned.taken_out}
+    assert set(rows) == set(WEIGHTS)
+    wiki = rows["wiki"]
+    assert (wiki.rows_read, wiki.repeated, wiki.rejected, wiki.duplicates, wiki.tests) == (68, 4, 1, 2, 1)
+    assert {(r.what, r.reason, r.suite): (r.num_rows, r.num_collections) for r in learned.reasons} == {
+        ("rejected", "<u>not JSON</u>", None): (5, 5),
+        ("removed", "duplicate", None): (2, 1),
+        ("removed", "test query", "nq"): (1, 1),
+    }
+
+
+def test_the_run_is_the_mixtures_own(learned: Facts) -> None:
+    run = learned.learning
+    assert run is not None and run.own and run.run_id == "aaaa00000001"
+    assert (run.num_steps, run.num_seeds, run.average) == (STEPS, 1, "current")
+    assert run.ends()[1] == pytest.approx(WEIGHTS)
+    assert run.settings["proxy"] == "qwen" and "drift" not in run.settings
+    losses = {r.collection: r for r in run.losses}
+    # The last quarter has ten steps: all of them draw the first collection, every other one the rest.
+    assert [losses[name].num_examples for name in WEIGHTS] == [40, 20, 20, 20, 20]
+    assert [losses[name].proxy_loss for name in WEIGHTS] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [r.collection for r in run.losses] == list(WEIGHTS)
+
+
+def test_seeds_are_averaged_and_their_spread_is_shown(store: Store) -> None:
+    facts = _facts(store, "seeds")
+    run = facts.learning
+    assert run is not None and run.own and run.num_seeds == 2
+    assert run.ends()[1] == pytest.approx({c.collection: c.weight for c in facts.present})
+    assert {c.spread for c in facts.present} == {0.01}
+    assert run.drift == (0.03, 0.04)
+
+
+def test_a_mixture_made_of_a_learned_one_shows_that_run(store: Store) -> None:
+    run = _facts(store, "top").learning
+    assert run is not None and not run.own and run.made == "learned:1"
+
+
+def test_a_mixture_without_a_run_has_none(store: Store) -> None:
+    assert _facts(store, "base").learning is None
+
+
+def test_the_model_trained_most_alike_is_held_against(learned: Facts) -> None:
+    found = learned.evaluation
+    assert found is not None
+    assert (found.model, found.against, found.differs) == ("learned", "base", ())
+    test = found.tests["ndcg@10"]
+    # Six gains of one sign: 2 of the 64 ways to draw the signs are as far from 0.
+    assert test.p == pytest.approx(2 / 64)
+    assert test.difference == pytest.approx(0.035)
+    assert 0.01 < test.low < test.difference < test.high < 0.06
+    assert any("3.5 points higher than with base:1 over 6 suites, more than chance" in f.text
+               for f in findings(learned))  # fmt: skip
+
+
+def test_equal_scores_are_no_difference() -> None:
+    test = paired_test([0.1] * 6, [0.1] * 6)
+    assert (test.difference, test.low, test.high, test.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_an_imported_mixture_that_is_nowhere_here(store: Store) -> None:
+    facts = _facts(store, "elsewhere")
+    assert facts.missing == ["farther", "far"]
+    assert facts.num_examples is None
+    assert {r.collection: r.epochs for r in facts.epochs} == {"far": 16.0, "farther": None}
+    assert (facts.taken_out, facts.reasons, facts.evaluation) == ((), (), None)
+    assert any("lacks 2 of the 2 collections" in f.text for f in findings(facts))
+
+
+def test_a_name_with_brackets_is_a_name(store: Store) -> None:
+    facts = _facts(store, "plain")
+    assert facts.missing == []
+    assert {(p.value, p.num_examples) for p in facts.composition if p.dimension == "language"} == {
+        ("en", 40), ("zh", 30)}  # fmt: skip
+    assert {c.collection for c in facts.present} == {SLICE, "forum"}
+
+
+def test_the_first_lines_say_what_it_is(learned: Facts) -> None:
+    assert summary(learned) == "5 collections with 135 examples, weighted by tDRO in 40 steps."
+    said = [f.text for f in findings(learned)]
+    assert [f.warns for f in findings(learned)] == sorted((f.warns for f in findings(learned)), reverse=True)
+    # Unknown: 0.15 of the draws; other: 0.1.
+    assert "25.0 % of the draws come from 2 collections whose licence is unknown or none of the standard ones." in said
+    assert "30.0 % of the draws come from 1 collection under a licence that forbids commercial use." in said
+    assert any(text.startswith("The weights still moved by 3.00 %") for text in said)
+    assert f"While learning, the floor held up {FORMULA}." in said
+    assert "forum takes 40.0 % of the draws, 2.0 times an equal share." in said
+
+
+@given(st.integers(1, 5_000), st.integers(2, 200))
+def test_thinning_keeps_both_ends_and_the_limit(steps: int, most: int) -> None:
+    kept = thin(range(1, steps + 1), most)
+    assert kept == sorted(set(kept)) and len(kept) == min(steps, most)
+    assert (kept[0], kept[-1]) == (1, steps)
+
+
+def test_long_histories_are_thinned(hundred: Store) -> None:
+    run = _facts(hundred, "hundred").learning
+    assert run is not None
+    assert run.steps_shown == max(FEWEST_STEPS, MOST_POINTS // 100)
+    assert {p.step for p in run.points} >= {1, 300}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
+def test_labels_keep_their_order_and_distance(values: list[float], gap: float) -> None:
+    places = apart(sorted(values, reverse=True), gap)
+    assert all(a - b >= gap * (1 - 1e-6) for a, b in itertools.pairwise(places))
+
+
+def test_small_shares_keep_a_figure() -> None:
+    shares = (0.0, 0.00004, 0.0028, 0.0999, 0.1, -0.05, 1.0)
+    assert [percent(share) for share in shares] == [
+        "0 %", "0.004 %", "0.28 %", "9.99 %", "10.0 %", "−5.00 %", "100.0 %"]  # fmt: skip
+
+
+def test_slices_are_components_of_their_own(small_store: Store) -> None:
+    lake = small_store
+    whole = registry.save(lake, registry.weighted(registry.pin(lake), {"easy": 1.0, "hard": 1.0}), "whole")
+    ids = lake.sql("SELECT example_id FROM examples WHERE collection = 'easy' ORDER BY 1 LIMIT 7")["example_id"]
+    parts = slices.freeze(lake, [slices.slice_of("easy", "seven", "the first seven", ids.to_pylist())])
+    facts = gather(lake, registry.save(lake, registry.weighted(parts, dict.fromkeys(parts, 1.0)), "sliced"), whole)
+    (part,) = facts.present
+    assert (part.num_examples, part.num_today) == (7, 7)
+    assert [r.collection for r in facts.taken_out] == ["easy"]
+    assert summary(facts).startswith("1 slice with 7 examples")
+    assert any("1 collection of whole:1 is left out: hard" in f.text for f in findings(facts))

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from mixture import cleanup, compare, exchange, lineage, portable, registry
+from mixture import registry
 from mixture.errors import UsageError
 from mixture.options import JsonOption, StoreOption, open_store
 from mixture.output import print_json, print_rows
 from mixture.store import Store
 from mixture.terminal import bar
-from mixture.verify import require_whole, verify
 
+# What a list needs is imported here, the rest by the command that needs it.
 app = typer.Typer()
+# A table of a thousand takes longer to draw than to find, and nobody reads it.
+LISTED = 100
 RefArgument = Annotated[str, typer.Argument(help="An id or its beginning, a name, name:version, or a tag")]
 
 
@@ -26,7 +27,10 @@ RefArgument = Annotated[str, typer.Argument(help="An id or its beginning, a name
 def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the mixtures, newest first."""
     with open_store(store) as lake:
-        print_rows(registry.listing(lake), as_json=as_json)
+        rows = registry.listing(lake)
+    print_rows(rows if as_json else rows[:LISTED], as_json=as_json)
+    if len(rows) > LISTED and not as_json:
+        sys.stderr.write(f"{len(rows) - LISTED:,} older ones; --json prints all\n")
 
 
 @app.command()
@@ -53,6 +57,8 @@ def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> 
 @app.command()
 def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Compare two mixtures: weights, contents, prompts, and how each was made."""
+    from mixture import compare
+
     with open_store(store) as lake:
         found = compare.diff(lake, registry.resolve(lake, a), registry.resolve(lake, b))
     if as_json:
@@ -78,6 +84,10 @@ def tag(
 @app.command()
 def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show where a mixture comes from, as a tree: parents, runs, imports."""
+    from rich.console import Console
+
+    from mixture import lineage
+
     with open_store(store) as lake:
         found = lineage.lineage(lake, registry.resolve(lake, ref))
     if as_json:
@@ -92,6 +102,8 @@ def verify_store(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check that what mixtures pin is still there and whole: contents, data files, materialised files."""
+    from mixture.verify import require_whole, verify
+
     with open_store(store) as lake, bar("verify") as progress:
         result = verify(lake, ref, progress=progress)
     if as_json:
@@ -110,6 +122,8 @@ def gc(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Remove what no mixture needs: materialised files, tiny models, run folders. Never a collection or a mixture."""
+    from mixture import cleanup
+
     with open_store(store) as lake:
         found = cleanup.unneeded(lake) if dry_run else cleanup.collect(lake)
     print_rows([asdict(thing) for thing in found], as_json=as_json, title="would be removed" if dry_run else "removed")
@@ -128,6 +142,8 @@ def export(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store."""
+    from mixture import exchange, portable
+
     if sum(given is not None for given in (fmt, materialised, hf_dataset, batches)) > 1:
         raise UsageError("give one of --format, --materialised, --hf-dataset, --batches")
     if (batches is not None and out is None) or (out is not None and (materialised or hf_dataset)):
@@ -154,6 +170,33 @@ def export(
     print_rows([result], as_json=as_json)
 
 
+@app.command()
+def report(
+    ref: RefArgument,
+    against: Annotated[str | None, typer.Option("--against", help="A mixture to compare with [its parent]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file [report-NAME-VERSION.html]")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the training whose epochs are shown")] = 1000,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a step of that training")] = 64,
+    fmt: Annotated[str, typer.Option("--format", help="html; with --chart png or svg")] = "html",
+    chart: Annotated[str | None, typer.Option("--chart", help="One chart alone, by name: weights, epochs, …")] = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write a mixture's report: one page of charts and tables that opens anywhere, or one chart as a picture."""
+    from mixture.report import write_report
+
+    with open_store(store) as lake:
+        mixture = registry.resolve(lake, ref)
+        other = registry.resolve(lake, against) if against is not None else None
+        name = f"{mixture.name}-{mixture.version}" + (f"-{chart}" if chart is not None else "")
+        result = write_report(lake, mixture, out or Path(f"report-{name}.{fmt}"), against=other, steps=steps,
+                              batch_size=batch_size, chart=chart, fmt=fmt)  # fmt: skip
+    row = {"mixture": mixture.spec.id, "against": result.against, "file": str(result.file)}
+    if as_json:
+        print_json(row | {"charts": list(result.charts)})
+    else:
+        print_rows([row], as_json=False)
+
+
 @app.command("import")
 def import_mixture(
     file: Annotated[Path, typer.Argument(help="A mixture's JSON, the tDRO release's JSON, or CSV")],
@@ -161,6 +204,8 @@ def import_mixture(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Save the mixture of a file. It may name collections that the store lacks; only training needs them."""
+    from mixture import exchange
+
     with open_store(store, create=True) as lake:
         imported = exchange.import_file(lake, file, name)
         show_mixture(imported, lake, as_json)

@@ -17,8 +17,8 @@ def diff(store: Store, a: SavedMixture, b: SavedMixture) -> dict[str, Any]:
 
     equal:      whether they are the same mixture, by id
     distance:   total variation between the weights, 0 to 1: the share of the draws that goes elsewhere
-    components: a row a collection, the largest change of weight first. `change` is what changed: added, dropped,
-                content, weight, loss weight; empty where nothing did
+    components: a row a collection or slice, the largest change of weight first. `change` is what changed: added,
+                dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
     prompts:    the collections whose prompts differ, where both are known
     run:        settings that differ between the runs that made them
     """
@@ -53,10 +53,11 @@ def _head(mixture: SavedMixture) -> dict[str, Any]:
 def _components(
     a: SavedMixture, b: SavedMixture, facts_a: Mapping[str, PinnedFacts], facts_b: Mapping[str, PinnedFacts]
 ) -> list[dict[str, Any]]:
-    ours, theirs = ({c.collection: c for c in m.spec.components} for m in (a, b))
+    # A collection can be called as a slice of another one is.
+    ours, theirs = ({(c.name, c.slice or ""): c for c in m.spec.components} for m in (a, b))
     rows = []
-    for name in sorted(ours | theirs):
-        x, y = ours.get(name), theirs.get(name)
+    for key in sorted(ours | theirs):
+        name, x, y = key[0], ours.get(key), theirs.get(key)
         rows.append({
             "collection": name,
             "change": ", ".join(_changes(x, y)),
@@ -69,6 +70,9 @@ def _components(
             "examples_b": facts_b[name].num_examples if y else None,
             "digest_a": x.digest[:12] if x else None,
             "digest_b": y.digest[:12] if y else None,
+            "slice_of": next((c.collection for c in (x, y) if c and c.slice), None),
+            "rule_a": facts_a[name].rule if x else None,
+            "rule_b": facts_b[name].rule if y else None,
         })  # fmt: skip
     return sorted(rows, key=lambda row: (-abs(row["difference"]), row["collection"]))
 
@@ -76,8 +80,8 @@ def _components(
 def _changes(a: Component | None, b: Component | None) -> list[str]:
     if a is None or b is None:
         return ["added" if a is None else "dropped"]
-    parts = (("content", a.digest != b.digest), ("weight", a.weight != b.weight),
-             ("loss weight", a.loss_weight != b.loss_weight))  # fmt: skip
+    parts = (("examples", a.selection != b.selection), ("content", a.digest != b.digest),
+             ("weight", a.weight != b.weight), ("loss weight", a.loss_weight != b.loss_weight))  # fmt: skip
     return [name for name, changed in parts if changed]
 
 

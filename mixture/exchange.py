@@ -6,27 +6,38 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mixture import registry
-from mixture.cards import load_cards
+import pyarrow as pa
+
+from mixture import registry, slices
 from mixture.errors import UsageError
 from mixture.registry import Origin, PinnedFacts, SavedMixture
+from mixture.slices import Slice
 from mixture.specs import SUM_TOLERANCE, Component, MixtureSpec, normalise
 from mixture.store import Store, read
 
 COLUMNS = ("collection", "weight", "loss_weight", "num_examples", "digest")
+SLICE_COLUMNS = ("slice", "selection")
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What a file says. A component's digest is None where the format carries none."""
+    """What a file says.
 
-    components: dict[str, tuple[float, float, str | None]]
+    components: by name, with weights of any scale
+    facts:      by name, of components
+    loose:      components whose digest the file does not give
+    slices:     those whose examples it lists
+    """
+
+    components: dict[str, Component]
     facts: dict[str, PinnedFacts]
+    loose: frozenset[str] = frozenset()
+    slices: tuple[Slice, ...] = ()
     parents: tuple[str, ...] = ()
     run_id: str | None = None
     note: str | None = None
@@ -35,11 +46,23 @@ class _Read:
 def export_text(store: Store, mixture: SavedMixture, fmt: str) -> str:
     """A mixture in one of `FORMATS`: mixture (JSON, all of it), tdro (the release's JSON) or csv.
 
+    Only the first lists the examples of slices; the other two need them in the store that imports.
+
     Raises `UsageError` for another format, and for loss weights that the release's format cannot hold.
     """
     if fmt not in FORMATS:
         raise UsageError(f"format {fmt!r}; allowed: {', '.join(FORMATS)}")
-    return FORMATS[fmt](mixture, registry.pinned_facts(store, mixture.spec))
+    text = FORMATS[fmt](mixture, registry.pinned_facts(store, mixture.spec))
+    kept = slices.kept(store, mixture.spec) if fmt == "mixture" else {}
+    return _with_examples(text, kept) if kept else text
+
+
+def _with_examples(text: str, kept: Mapping[str, Slice]) -> str:
+    """Our own JSON with the example ids of the slices. Each list is one text: a line an id would bury the rest."""
+    body = json.loads(text)
+    for name, part in kept.items():
+        body["about"]["collections"][name] |= {"rule": part.rule, "example_ids": " ".join(part.example_ids.to_pylist())}
+    return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 
 
 def _own_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
@@ -57,13 +80,16 @@ def _own_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
 
 def _tdro_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
     """The release's keys and names. `size` and `epoch` (weight x all examples / size) need every size to be known."""
-    odd = [c.collection for c in mixture.spec.components if c.loss_weight != 1.0]
+    odd = [c.name for c in mixture.spec.components if c.loss_weight != 1.0]
     if odd:
         raise UsageError(
             f"the tdro format has no place for loss weights ({odd[0]} has one); use --format mixture or csv"
         )
+    from mixture.cards import load_cards
+
     names = {card.name: card.name_in_release for card in load_cards().values()}
-    parts = [(names.get(c.collection, c.collection), c.weight, facts[c.collection]) for c in mixture.spec.components]
+    parts = [(names.get(c.name, c.name) if c.slice is None else c.name, c.weight, facts[c.name])
+             for c in mixture.spec.components]  # fmt: skip
     body: dict[str, Any] = {
         "domain_ids": {name: place for place, (name, *_) in enumerate(parts)},
         "domain_weights": {name: weight for name, weight, _ in parts},
@@ -79,10 +105,11 @@ def _tdro_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
 def _csv(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(COLUMNS)
+    sliced = any(c.slice is not None for c in mixture.spec.components)
+    writer.writerow([*COLUMNS, *(SLICE_COLUMNS if sliced else ())])
     for c in mixture.spec.components:
-        size = facts[c.collection].num_examples
-        writer.writerow([c.collection, float(c.weight), float(c.loss_weight), size, c.digest])
+        values = [c.collection, float(c.weight), float(c.loss_weight), facts[c.name].num_examples, c.digest]
+        writer.writerow([*values, *((c.slice, c.selection) if sliced else ())])
     return text.getvalue()
 
 
@@ -110,15 +137,21 @@ def import_file(store: Store, file: Path, name: str) -> SavedMixture:
         found = _read_json(text) if text.lstrip().startswith("{") else _read_csv(text)
     except (UsageError, csv.Error) as error:
         raise UsageError(f"{file}: {error}") from error
-    held = {info.collection: PinnedFacts(info.num_examples, info.prompts) for info in read.collections(store)}
-    if any(digest is None for *_, digest in found.components.values()):
+    pins: dict[str, Component] = {}
+    if found.loose:
+        held = read.names(store)
         found = _with_names_of_the_store(found, held)
-    unpinned = [name for name, (*_, digest) in found.components.items() if digest is None and name in held]
-    spec, scaled = _spec(found, registry.pin(store, unpinned) if unpinned else {})
+        unpinned = sorted(found.loose & held)
+        pins = registry.pin(store, unpinned) if unpinned else {}
+        pins |= slices.pin_named(store, found.loose - held)
+    spec, scaled = _spec(found, pins)
+    if found.slices:
+        slices.keep(store, found.slices)
     notes = [found.note, f"its weights summed to {scaled!r}" if scaled is not None else None]
+    facts = found.facts | registry.facts_today(store, list(pins.values()))
     return registry.save(
         store, spec, name, parents=found.parents, run_id=found.run_id, note="; ".join(filter(None, notes)) or None,
-        origin=Origin(file.name, found.facts | {collection: held[collection] for collection in unpinned}),
+        origin=Origin(file.name, facts),
     )  # fmt: skip
 
 
@@ -138,17 +171,30 @@ def _read_own(text: str, body: Mapping[str, Any]) -> _Read:
     spec = MixtureSpec.from_json(text)
     about = body.get("about") or {}
     try:
+        known = {str(name): dict(one) for name, one in (about.get("collections") or {}).items()}
         facts = {
-            str(name): PinnedFacts(known.get("num_examples"),
-                                   None if known.get("prompts") is None else tuple(known["prompts"]))
-            for name, known in (about.get("collections") or {}).items()
+            name: PinnedFacts(one.get("num_examples"),
+                              None if one.get("prompts") is None else tuple(one["prompts"]), one.get("rule"))
+            for name, one in known.items()
         }  # fmt: skip
-        return _Read(
-            {c.collection: (c.weight, c.loss_weight, c.digest) for c in spec.components},
-            facts, tuple(map(str, about.get("parents") or ())), about.get("run_id"), about.get("note"),
-        )  # fmt: skip
-    except (AttributeError, TypeError) as error:
+        listed = tuple(
+            Slice(c.collection, c.slice, known[c.name]["rule"], pa.array(known[c.name]["example_ids"].split()))
+            for c in spec.components
+            if c.slice is not None and "example_ids" in known.get(c.name, {})
+        )
+        parents = tuple(map(str, about.get("parents") or ()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"what stands under about is not as the export writes it: {error}") from error
+    _check_listed(spec, listed)
+    return _Read({c.name: c for c in spec.components}, facts, slices=listed, parents=parents,
+                 run_id=about.get("run_id"), note=about.get("note"))  # fmt: skip
+
+
+def _check_listed(spec: MixtureSpec, listed: Sequence[Slice]) -> None:
+    selections = {c.name: c.selection for c in spec.components}
+    odd = [part.name for part in listed if selections.get(part.name) != part.selection]
+    if odd:
+        raise UsageError(f"the examples listed for {odd[0]!r} are not those of its selection: the file was edited")
 
 
 def _read_tdro(body: Mapping[str, Any]) -> _Read:
@@ -160,56 +206,67 @@ def _read_tdro(body: Mapping[str, Any]) -> _Read:
     odd = sorted(set(body.get("domain_ids") or weights) ^ set(weights))
     if odd or not weights:
         raise UsageError(f"domain_ids and domain_weights differ in: {', '.join(odd) or 'both are empty'}")
-    return _Read({n: (w, 1.0, None) for n, w in weights.items()},
-                 {n: PinnedFacts(size, None) for n, size in sizes.items() if n in weights})  # fmt: skip
+    facts = {name: PinnedFacts(size, None) for name, size in sizes.items() if name in weights}
+    return _Read({name: Component(name, "", weight) for name, weight in weights.items()}, facts, frozenset(weights))
 
 
 def _read_csv(text: str) -> _Read:
-    """A header line; collection and weight are needed, the other `COLUMNS` may follow in any order."""
+    """A header line; collection and weight are needed, the others of `COLUMNS` and `SLICE_COLUMNS` may follow in any
+    order."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    header = rows.fieldnames or []
-    if not {"collection", "weight"} <= set(header) or not set(header) <= set(COLUMNS):
-        raise UsageError(f"the first line must name the columns, of these: {', '.join(COLUMNS)}; found: {header}")
-    components: dict[str, tuple[float, float, str | None]] = {}
-    facts = {}
+    header, allowed = rows.fieldnames or [], COLUMNS + SLICE_COLUMNS
+    if not {"collection", "weight"} <= set(header) or not set(header) <= set(allowed):
+        raise UsageError(f"the first line must name the columns, of these: {', '.join(allowed)}; found: {header}")
+    components: dict[str, Component] = {}
+    facts, loose = {}, set()
     for row in rows:
-        name = row["collection"]
         try:
             weight, loss_weight = float(row["weight"]), float(row.get("loss_weight") or 1.0)
             size = int(row["num_examples"]) if row.get("num_examples") else None
         except (TypeError, ValueError) as error:
             raise UsageError(f"line {rows.line_num}: {error}") from error
-        if not name or name in components or None in row:
-            raise UsageError(f"line {rows.line_num}: collection {name!r} is empty, named twice, or has too many values")
-        components[name] = (weight, loss_weight, row.get("digest") or None)
+        part = Component(row["collection"], row.get("digest") or "", weight, loss_weight, row.get("slice") or None,
+                         row.get("selection") or None)  # fmt: skip
+        if not part.collection or part.name in components or None in row:
+            raise UsageError(
+                f"line {rows.line_num}: collection {part.name!r} is empty, named twice, or has too many values"
+            )
+        components[part.name] = part
+        loose |= set() if part.digest else {part.name}
         if size is not None:
-            facts[name] = PinnedFacts(size, None)
-    return _Read(components, facts)
+            facts[part.name] = PinnedFacts(size, None)
+    return _Read(components, facts, frozenset(loose))
 
 
 def _with_names_of_the_store(found: _Read, held: Container[str]) -> _Read:
     """Collections under the names that the store has for them, where a datacard knows their name in the release."""
+    from mixture.cards import load_cards
+
     ours = {card.name_in_release: card.name for card in load_cards().values()}
-    new = {name: ours[name] if name not in held and ours.get(name) in held else name for name in found.components}
+    new = {
+        name: ours[name] if c.slice is None and name not in held and ours.get(name) in held else name
+        for name, c in found.components.items()
+    }
     if len(set(new.values())) < len(new):
         return found
-    return _Read(
-        {new[name]: part for name, part in found.components.items()},
-        {new[name]: known for name, known in found.facts.items()},
-        found.parents, found.run_id, found.note,
+    return replace(
+        found,
+        components={n: replace(found.components[old], collection=n) if n != old else found.components[old]
+                    for old, n in new.items()},
+        facts={new[name]: known for name, known in found.facts.items()},
+        loose=frozenset(new[name] for name in found.loose),
     )  # fmt: skip
 
 
 def _spec(found: _Read, pins: Mapping[str, Component]) -> tuple[MixtureSpec, float | None]:
     """The mixture that a file means, and what its weights summed to where they had to be scaled."""
-    weights = {name: weight for name, (weight, *_) in found.components.items()}
+    weights = {name: c.weight for name, c in found.components.items()}
     total = math.fsum(weights.values())
     scaled = None if abs(total - 1.0) <= SUM_TOLERANCE else total
     if scaled is not None:
         weights = normalise(weights)
-    parts = []
-    for name, (_, loss_weight, digest) in found.components.items():
-        pinned = pins[name].digest if name in pins else digest or ""
-        # -0.0 is a weight of 0, and must not make another id.
-        parts.append(Component(name, pinned, weights[name] + 0.0, loss_weight + 0.0))
+    parts = [
+        replace(pins.get(name, c) if name in found.loose else c, weight=weights[name], loss_weight=c.loss_weight)
+        for name, c in found.components.items()
+    ]
     return MixtureSpec(tuple(parts)), scaled

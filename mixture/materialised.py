@@ -7,7 +7,7 @@ Layout: `<folder>/<mixture id>.json` (the spec), `<folder>/components/<digest>/{
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.errors import UsageError
+from mixture.sampling import Lists, Positives
 from mixture.specs import MixtureSpec
 
 
@@ -38,6 +39,7 @@ class ComponentData:
         facts: dict[str, Any] = json.loads((folder / "component.json").read_text("utf-8"))
         self.collection: str = facts["collection"]
         self.prompts: tuple[str, ...] = tuple(facts["prompts"])
+        self.symmetric: bool = facts.get("symmetric", False)  # folders of older versions do not say
         self._examples = _map(folder / "examples.arrow")
         self._passages = _map(folder / "passages.arrow")
         self.num_examples: int = self._examples.num_rows
@@ -57,14 +59,12 @@ class ComponentData:
         title, text = self._passages["title"][row].as_py(), self._passages["text"][row].as_py()
         return f"{title} {text}" if title else text
 
-    def positives(self) -> list[np.ndarray]:
-        """For every example the row numbers of its positives, (num_examples,) arrays of int64."""
-        lists = self._examples["positives"].combine_chunks()
-        if isinstance(lists, pa.ChunkedArray):
-            lists = lists.chunk(0) if lists.num_chunks else pa.array([], pa.list_(pa.int32()))
-        values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
-        return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    def positives(self) -> Lists:
+        """For every example the row numbers of its positives: num_examples lists."""
+        column = self._examples["positives"]
+        offsets = np.zeros(self.num_examples + 1, dtype=np.int64)
+        np.cumsum(pc.list_value_length(column).to_numpy(), out=offsets[1:])
+        return Lists(pc.list_flatten(column).to_numpy(), offsets)
 
     def without_candidates(self) -> int:
         """How many examples have no negative, and no passage in the collection that could serve as one."""
@@ -86,7 +86,7 @@ class ComponentData:
 
 @dataclass(frozen=True)
 class MaterialisedMixture:
-    """A mixture and the data of its components, by collection, in the order of the spec."""
+    """A mixture and the data of its components, by name, in the order of the spec."""
 
     folder: Path
     spec: MixtureSpec
@@ -98,14 +98,14 @@ class MaterialisedMixture:
         if not file.is_file():
             raise UsageError(f"no materialised mixture {mixture!r} in {folder}")
         spec = MixtureSpec.from_json(file.read_text("utf-8"))
-        parts = {c.collection: ComponentData(folder / "components" / c.digest) for c in spec.components}
+        parts = {c.name: ComponentData(folder / "components" / c.digest) for c in spec.components}
         return cls(folder, spec, parts)
 
     @property
     def sizes(self) -> dict[str, int]:
         return {name: part.num_examples for name, part in self.components.items()}
 
-    def positives(self) -> dict[str, Sequence[np.ndarray]]:
+    def positives(self) -> Positives:
         return {name: part.positives() for name, part in self.components.items()}
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -66,11 +64,15 @@ def print_table(table: pa.Table, fmt: str) -> None:
     elif fmt == "json":
         print_json(table.to_pylist())
     elif fmt == "csv":
-        pyarrow.csv.write_csv(_flat(table), sys.stdout.buffer)
+        from pyarrow import csv
+
+        csv.write_csv(_flat(table), sys.stdout.buffer)
     elif sys.stdout.isatty():
         raise UsageError("Parquet is binary; send it to a file: mixture sql … --format parquet > result.parquet")
     else:
-        pyarrow.parquet.write_table(table, sys.stdout.buffer)
+        from pyarrow import parquet
+
+        parquet.write_table(table, sys.stdout.buffer)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mixture.cards import load_cards, render_card
 from mixture.errors import UsageError
 from mixture.exchange import export_text
 from mixture.materialised import ComponentData, MaterialisedMixture
 from mixture.registry import SavedMixture
 from mixture.sampling import BatchPlan, generator
-from mixture.store import Store, read
+from mixture.store import Store
 from mixture.store.materialise import materialise
 
 # What training puts before a query; `trainers.data.query_prefix` has the same form, and a test compares the two.
@@ -39,11 +38,14 @@ def export_materialised(store: Store, mixture: SavedMixture, folder: Path) -> Ma
 
     What the folder holds already is kept: several mixtures of the same contents share them.
     """
+    from mixture.cards import load_cards, render_card
+
     data = materialise(store, mixture.spec, folder)
     (folder / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
     known = load_cards()
-    named = [i.card for i in read.collections(store, list(data.components)) if i.card in known]
-    for name in named:
+    used = {c.collection for c in data.spec.components}
+    cards = {row["card"] for row in store.rows("SELECT collection, card FROM collections") if row["collection"] in used}
+    for name in sorted(cards & known.keys()):
         (folder / "cards").mkdir(exist_ok=True)
         (folder / "cards" / f"{name}.md").write_text(render_card(known[name]), "utf-8")
     return data

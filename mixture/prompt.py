@@ -41,7 +41,8 @@ class Names:
         self._store = store
         self._columns: dict[str, list[str]] = {}
         self.tables = self._column("SHOW TABLES", "name")
-        saved = "SELECT name || ':' || version AS name FROM mixtures UNION SELECT name FROM mixtures ORDER BY ALL"
+        saved = """SELECT name || ':' || version AS name FROM mixtures UNION SELECT name FROM mixtures
+                   UNION SELECT tag FROM mixture_tags ORDER BY ALL"""
         self.mixtures = self._column(saved, "name")
         self.collections = self._column("SELECT collection FROM collections ORDER BY ALL", "collection")
 

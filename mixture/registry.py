@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from mixture import slices
 from mixture.errors import UsageError, unknown_name
 from mixture.specs import Component, MixtureSpec, normalise
 from mixture.store import Store, files, read
@@ -15,6 +16,11 @@ from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
+# Components of saved mixtures with what else is known of them.
+WITH_RULES = """
+SELECT w.*, s.rule FROM mixture_weights w LEFT JOIN (
+    SELECT selection, any_value(rule ORDER BY created_at) AS rule FROM selections GROUP BY selection
+) s USING (selection)"""
 NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
 
 
@@ -39,10 +45,14 @@ class SavedMixture:
 
 @dataclass(frozen=True)
 class PinnedFacts:
-    """What is known of a component's content beside its digest; None where it is not known."""
+    """What is known of a component's content beside its digest; None where it is not known.
+
+    rule: how the examples of a slice were chosen; None for a whole collection
+    """
 
     num_examples: int | None
     prompts: tuple[str, ...] | None
+    rule: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def weighted(components: Mapping[str, Component], weights: Mapping[str, float]) 
         if name not in components:
             raise unknown_name("collection", name, components)
     scaled = normalise(weights)
-    return MixtureSpec(tuple(Component(name, components[name].digest, w) for name, w in scaled.items()))
+    return MixtureSpec(tuple(replace(components[name], weight=w) for name, w in scaled.items()))
 
 
 def save(
@@ -93,9 +103,10 @@ def save(
     parents: ids of the mixtures that it was made from
     origin:  for an imported mixture
 
-    Raises `UsageError` for a name that could not be referred to, or that is a tag.
+    Raises `UsageError` for a name that could not be referred to, or that is a tag, and for slices that overlap.
     """
     _check_name("mixture name", name)
+    slices.check_disjoint(store, spec)
 
     def work(connection: Any) -> int:
         # The versions are read in the transaction that adds one: of two that save at once, one is repeated.
@@ -110,10 +121,12 @@ def save(
             append(connection, "mixture_weights", _weight_rows(spec, facts))
         row = {"mixture": spec.id, "name": name, "version": version, "spec": spec.to_json(), "parents": list(parents),
                "run_id": run_id, "snapshot": snapshot, "created_at": datetime.now(UTC), "note": note,
-               "imported_from": None if origin is None else origin.source}  # fmt: skip
+               "imported_from": None if origin is None else origin.source, "num_components": len(spec.components),
+               "heaviest": heaviest.name, "heaviest_weight": heaviest.weight}  # fmt: skip
         append(connection, "mixtures", [row])
         return int(version)
 
+    heaviest = max(spec.components, key=lambda c: c.weight)
     facts = _facts(store, spec, origin, parents)
     snapshot = store.snapshot()
     files.record_hashes(store, [c.collection for c in spec.components])
@@ -189,12 +202,9 @@ def saved_mixtures(store: Store) -> list[SavedMixture]:
 def listing(store: Store) -> list[dict[str, Any]]:
     """Every saved mixture, newest first: reference, id, tags, collections, heaviest, created, parents."""
     rows = store.rows(
-        """SELECT m.name || ':' || m.version AS reference, m.mixture AS id, count(*) AS collections,
-                  arg_max(w.collection, w.weight) AS heaviest, max(w.weight) AS heaviest_weight,
-                  m.parents AS parents, strftime(m.created_at, '%Y-%m-%d %H:%M') AS created, m.note AS note
-           FROM mixtures m JOIN mixture_weights w USING (mixture)
-           GROUP BY m.name, m.version, m.mixture, m.parents, m.created_at, m.note
-           ORDER BY m.created_at DESC, m.name"""
+        """SELECT name || ':' || version AS reference, mixture AS id, num_components AS collections, heaviest,
+                  heaviest_weight, parents, strftime(created_at, '%Y-%m-%d %H:%M') AS created, note
+           FROM mixtures ORDER BY created_at DESC, name"""
     )
     tagged = tags(store)
     return [{"reference": r.pop("reference"), "id": r["id"], "tags": tagged.get(r.pop("id"), [])} | r for r in rows]
@@ -202,13 +212,16 @@ def listing(store: Store) -> list[dict[str, Any]]:
 
 def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
     """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made;
-    `missing` are the collections that the store does not hold."""
+    `missing` are the collections that the store does not hold. Where the mixture has slices, each component says what
+    it is a slice of, and by which rule."""
     facts = pinned_facts(store, mixture.spec)
-    held = {row["collection"] for row in store.rows("SELECT collection FROM collections")}
+    held = read.names(store)
+    sliced = any(c.slice is not None for c in mixture.spec.components)
     components = [
-        {"collection": c.collection, "weight": c.weight, "loss_weight": c.loss_weight,
-         "num_examples": facts[c.collection].num_examples, "digest": c.digest[:12]}
-        for c in sorted(mixture.spec.components, key=lambda c: (-c.weight, c.collection))
+        {"collection": c.name, "weight": c.weight, "loss_weight": c.loss_weight,
+         "num_examples": facts[c.name].num_examples, "digest": c.digest[:12]}
+        | ({"slice_of": c.collection if c.slice else None, "rule": facts[c.name].rule} if sliced else {})
+        for c in sorted(mixture.spec.components, key=lambda c: (-c.weight, c.name))
     ]  # fmt: skip
     return {
         "id": mixture.spec.id,
@@ -220,27 +233,28 @@ def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
         "snapshot": mixture.snapshot,
         "imported_from": mixture.imported_from,
         "note": mixture.note,
-        "missing": sorted(set(mixture.spec.weights) - held),
+        "missing": sorted({c.collection for c in mixture.spec.components} - held),
         "components": components,
     }
 
 
 def pinned_facts(store: Store, spec: MixtureSpec) -> dict[str, PinnedFacts]:
-    """Sizes and prompts of a saved mixture's collections, as they were when it was made."""
-    rows = store.rows("SELECT collection, num_examples, prompts FROM mixture_weights WHERE mixture = ?", [spec.id])
+    """Sizes and prompts of a saved mixture's components by name, as they were when it was made."""
+    rows = store.rows(f"{WITH_RULES} WHERE mixture = ?", [spec.id])
     found = {r["collection"]: _pinned(r) for r in rows}
-    return {c.collection: found.get(c.collection, PinnedFacts(None, None)) for c in spec.components}
+    return {c.name: found.get(c.name, PinnedFacts(None, None)) for c in spec.components}
 
 
 def _pinned(row: Mapping[str, Any]) -> PinnedFacts:
-    return PinnedFacts(row["num_examples"], None if row["prompts"] is None else tuple(row["prompts"]))
+    prompts = None if row["prompts"] is None else tuple(row["prompts"])
+    return PinnedFacts(row["num_examples"], prompts, row["rule"])
 
 
 def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[dict[str, Any]]:
     return [
-        {"mixture": spec.id, "collection": c.collection, "digest": c.digest, "weight": c.weight,
-         "loss_weight": c.loss_weight, "num_examples": facts[c.collection].num_examples,
-         "prompts": facts[c.collection].prompts}
+        {"mixture": spec.id, "collection": c.name, "digest": c.digest, "weight": c.weight,
+         "loss_weight": c.loss_weight, "num_examples": facts[c.name].num_examples, "prompts": facts[c.name].prompts,
+         "slice_of": None if c.slice is None else c.collection, "selection": c.selection}
         for c in spec.components
     ]  # fmt: skip
 
@@ -251,20 +265,30 @@ def _facts(store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequ
     saved = {
         (r["collection"], r["digest"]): _pinned(r)
         for r in store.rows(
-            """SELECT collection, digest, num_examples, prompts FROM mixture_weights
-               WHERE digest <> '' OR list_contains(?, mixture)""",
-            [list(parents)],
+            f"""{WITH_RULES} WHERE list_contains(?, digest) AND digest <> '' OR list_contains(?, mixture)""",
+            [[c.digest for c in spec.components], list(parents)],
         )
     }
-    today = {}
-    if origin is None:
-        today = {i.collection: PinnedFacts(i.num_examples, i.prompts) for i in read.collections(store)}
-    unknown = PinnedFacts(None, None)
+    found = {c.name: (origin.facts.get(c.name) if origin else None) or saved.get((c.name, c.digest))
+             for c in spec.components}  # fmt: skip
+    unknown = [c for c in spec.components if found[c.name] is None]
+    today = facts_today(store, unknown) if origin is None and any(c.digest for c in unknown) else {}
     return {
-        c.collection: (origin.facts.get(c.collection) if origin is not None else None)
-        or saved.get((c.collection, c.digest))
-        or (today.get(c.collection, unknown) if c.digest else unknown)
+        c.name: found[c.name] or (today.get(c.name) if c.digest else None) or PinnedFacts(None, None)
         for c in spec.components
+    }
+
+
+def facts_today(store: Store, components: Sequence[Component]) -> dict[str, PinnedFacts]:
+    """What the components hold today, by name; without those that the store does not hold."""
+    sizes = slices.sizes(store, components)
+    stored = store.rows("SELECT collection, prompts FROM collections")
+    prompts = {row["collection"]: tuple(row["prompts"] or ()) for row in stored}
+    rules = {row["selection"]: row["rule"] for row in store.rows("SELECT selection, rule FROM selections")}
+    return {
+        c.name: PinnedFacts(sizes[c.name], prompts[c.collection], rules.get(c.selection))
+        for c in components
+        if c.name in sizes and c.collection in prompts
     }
 
 

@@ -1,7 +1,7 @@
 """What a mixture is: its canonical form, its id, and how one mixture is made from another. Pure: no store, no files.
 
 Weights without training: `temperature_weights` (uniform and proportional are its ends), `unimax_weights`. From one
-mixture to another: `select_top`, `reweight`, `loss_reweight`, `temper`, `blend`, `with_floor`.
+mixture to another: `select_top`, `reweight`, `loss_reweight`, `temper`, `blend`, `with_floor`, `without`, `with_fixed`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mixture.bounds import bounded, epoch_caps
-from mixture.errors import UsageError
+from mixture.errors import UsageError, unknown_name
 
 SCHEMA_VERSION = 1
 ID_DIGITS = 12
@@ -27,12 +27,27 @@ SUM_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Component:
-    """A collection in a mixture. `weight` is its sampling probability α; `loss_weight` scales its loss."""
+    """A collection in a mixture, or a slice of one. `weight` is its sampling probability α; `loss_weight` scales its
+    loss.
+
+    slice:     what the slice is called within its collection, such as language=zh; None for a whole collection
+    selection: id of the set of examples that the slice is (`mixture.slices`); None for a whole collection
+
+    >>> Component("xquad", "0" * 64, 0.5, slice="language=zh", selection="1" * 64).name
+    'xquad[language=zh]'
+    """
 
     collection: str
     digest: str
     weight: float
     loss_weight: float = 1.0
+    slice: str | None = None
+    selection: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What weights, histories and batches call it; no two components of a mixture have the same."""
+        return self.collection if self.slice is None else f"{self.collection}[{self.slice}]"
 
 
 @dataclass(frozen=True)
@@ -53,19 +68,23 @@ class MixtureSpec:
     def __post_init__(self) -> None:
         if not self.components:
             raise UsageError("a mixture needs at least one collection")
-        names = [c.collection for c in self.components]
+        names = [c.name for c in self.components]
         repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             raise UsageError(f"collections named twice in a mixture: {', '.join(repeated)}")
         for c in self.components:
             if not (math.isfinite(c.weight) and 0.0 <= c.weight <= 1.0):
-                raise UsageError(f"weight of {c.collection!r} is {c.weight}; allowed: 0 to 1")
+                raise UsageError(f"weight of {c.name!r} is {c.weight}; allowed: 0 to 1")
             if not (math.isfinite(c.loss_weight) and c.loss_weight >= 0.0):
-                raise UsageError(f"loss weight of {c.collection!r} is {c.loss_weight}; allowed: 0 or more")
+                raise UsageError(f"loss weight of {c.name!r} is {c.loss_weight}; allowed: 0 or more")
+            if (c.slice is None) != (c.selection is None):
+                raise UsageError(f"component {c.name!r}: a slice needs both a name and a selection of examples")
         total = math.fsum(c.weight for c in self.components)
         if abs(total - 1.0) > SUM_TOLERANCE:
             raise UsageError(f"the weights of a mixture sum to {total!r}; they must sum to 1")
-        object.__setattr__(self, "components", tuple(sorted(self.components, key=lambda c: c.collection)))
+        # -0.0 is a weight of 0, and must not make another id.
+        plain = (replace(c, weight=c.weight + 0.0, loss_weight=c.loss_weight + 0.0) for c in self.components)
+        object.__setattr__(self, "components", tuple(sorted(plain, key=lambda c: c.name)))
 
     @cached_property
     def id(self) -> str:
@@ -73,12 +92,14 @@ class MixtureSpec:
 
     @property
     def weights(self) -> dict[str, float]:
-        return {c.collection: c.weight for c in self.components}
+        return {c.name: c.weight for c in self.components}
 
     def _canonical(self) -> str:
         parts = [
             {"collection": c.collection, "digest": c.digest, "loss_weight": float(c.loss_weight),
              "weight": float(c.weight)}
+            # Keys that only slices have: a mixture of whole collections keeps the id that it always had.
+            | ({} if c.slice is None else {"slice": c.slice, "selection": c.selection})
             for c in self.components
         ]  # fmt: skip
         return json.dumps({"components": parts}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -108,9 +129,7 @@ class MixtureSpec:
             odd = sorted(set(weights) ^ set(self.weights))
             raise UsageError(f"weights and collections of the mixture differ in {', '.join(odd)}")
         scaled = normalise(weights)
-        return MixtureSpec(
-            tuple(Component(c.collection, c.digest, scaled[c.collection], c.loss_weight) for c in self.components)
-        )
+        return MixtureSpec(tuple(replace(c, weight=scaled[c.name]) for c in self.components))
 
 
 def normalise(weights: Mapping[str, float]) -> dict[str, float]:
@@ -179,15 +198,13 @@ def select_top(spec: MixtureSpec, percent: float) -> MixtureSpec:
     if not 0 < percent <= 100:
         raise UsageError(f"--top is {percent}; allowed: above 0 to 100 (percent of the collections)")
     count = max(1, math.floor(len(spec.components) * percent / 100 + 1e-9))
-    kept = sorted(spec.components, key=lambda c: (-c.weight, c.collection))[:count]
+    kept = sorted(spec.components, key=lambda c: (-c.weight, c.name))[:count]
     return uniform(kept)
 
 
 def uniform(components: Sequence[Component]) -> MixtureSpec:
     """The same collections with equal weights."""
-    return MixtureSpec(
-        tuple(Component(c.collection, c.digest, 1.0 / len(components), c.loss_weight) for c in components)
-    )
+    return MixtureSpec(tuple(replace(c, weight=1.0 / len(components)) for c in components))
 
 
 def reweight(spec: MixtureSpec, weights_of: MixtureSpec) -> MixtureSpec:
@@ -203,7 +220,7 @@ def loss_reweight(spec: MixtureSpec) -> MixtureSpec:
     """
     count = len(spec.components)
     return MixtureSpec(
-        tuple(Component(c.collection, c.digest, 1.0 / count, c.loss_weight * c.weight * count) for c in spec.components)
+        tuple(replace(c, weight=1.0 / count, loss_weight=c.loss_weight * c.weight * count) for c in spec.components)
     )
 
 
@@ -223,10 +240,10 @@ def blend(spec: MixtureSpec, other: MixtureSpec, share: float) -> MixtureSpec:
     """
     if not 0 < share < 1:
         raise UsageError(f"the share of a blend is {share}; allowed: above 0 and below 1")
-    ours = {c.collection: c for c in spec.components}
-    theirs = {c.collection: c for c in other.components}
+    ours = {c.name: c for c in spec.components}
+    theirs = {c.name: c for c in other.components}
     both = ours.keys() & theirs.keys()
-    changed = sorted(name for name in both if ours[name].digest != theirs[name].digest)
+    changed = sorted(n for n in both if _content(ours[n]) != _content(theirs[n]))
     if changed:
         raise UsageError(
             f"the two mixtures hold different content of {', '.join(changed)}; make both anew from the same store"
@@ -240,10 +257,53 @@ def blend(spec: MixtureSpec, other: MixtureSpec, share: float) -> MixtureSpec:
         for name in ours | theirs
     }
     scaled = normalise(weights)
-    return MixtureSpec(tuple(Component(n, c.digest, scaled[n], c.loss_weight) for n, c in (ours | theirs).items()))
+    return MixtureSpec(tuple(replace(c, weight=scaled[n]) for n, c in (ours | theirs).items()))
+
+
+def _content(c: Component) -> tuple[str, str, str | None]:
+    return c.collection, c.digest, c.selection
 
 
 def with_floor(spec: MixtureSpec, floor: float) -> MixtureSpec:
     """No collection under `floor`; the others are scaled down together to make room (`mixture.bounds.bounded`)."""
     weights, _ = bounded(np.array([c.weight for c in spec.components]), floor)
-    return spec.with_weights(dict(zip((c.collection for c in spec.components), weights.tolist(), strict=True)))
+    return spec.with_weights(dict(zip((c.name for c in spec.components), weights.tolist(), strict=True)))
+
+
+def without(spec: MixtureSpec, names: Collection[str]) -> MixtureSpec:
+    """The mixture without these collections or slices; the others keep their proportions."""
+    _known(spec, names)
+    kept = {name: weight for name, weight in spec.weights.items() if name not in names}
+    if not any(kept.values()):
+        raise UsageError(f"nothing with a weight is left without {', '.join(sorted(names))}")
+    scaled = normalise(kept)
+    return MixtureSpec(tuple(replace(c, weight=scaled[c.name]) for c in spec.components if c.name in scaled))
+
+
+def with_fixed(spec: MixtureSpec, fixed: Mapping[str, float]) -> MixtureSpec:
+    """These collections or slices at these weights; the others share what is left in their proportions.
+
+    >>> spec = MixtureSpec((Component("a", "", 0.5), Component("b", "", 0.3), Component("c", "", 0.2)))
+    >>> with_fixed(spec, {"a": 0.0}).weights
+    {'a': 0.0, 'b': 0.6, 'c': 0.4}
+    """
+    _known(spec, fixed)
+    for name, weight in fixed.items():
+        if not 0.0 <= weight <= 1.0:
+            raise UsageError(f"the weight of {name!r} is set to {weight}; allowed: 0 to 1")
+    left = 1.0 - math.fsum(fixed.values())
+    if left < -SUM_TOLERANCE:
+        raise UsageError(f"the weights that are set sum to {1.0 - left:g}; allowed: up to 1")
+    left = max(0.0, left)
+    others = {name: weight for name, weight in spec.weights.items() if name not in fixed}
+    if left > SUM_TOLERANCE and not any(others.values()):
+        raise UsageError(f"nothing with a weight is left to share the other {left:g}; set weights that sum to 1")
+    shares = {name: left * share for name, share in normalise(others).items()} if any(others.values()) else others
+    weights = {**shares, **fixed}
+    return MixtureSpec(tuple(replace(c, weight=weights[c.name]) for c in spec.components))
+
+
+def _known(spec: MixtureSpec, names: Collection[str]) -> None:
+    for name in names:
+        if name not in spec.weights:
+            raise unknown_name("component", name, spec.weights)

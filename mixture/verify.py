@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mixture.errors import StoreError
 from mixture.registry import SavedMixture, resolve, saved_mixtures
@@ -38,10 +39,20 @@ class Verified:
         return [finding for finding in self.findings if finding.fault]
 
 
+class _Content(NamedTuple):
+    """What a component pins: a collection, or a selection of its examples, with a digest."""
+
+    collection: str
+    selection: str | None
+    digest: str
+
+
 @dataclass
 class _Pinned:
-    """A content that mixtures pin: the snapshots they were made at, their names, whether all were imported."""
+    """A content that mixtures pin: what they call it, the snapshots they were made at, their names, whether all were
+    imported."""
 
+    name: str
     snapshots: set[int]
     mixtures: list[str]
     imported: bool = True
@@ -96,12 +107,11 @@ def require_whole(result: Verified) -> None:
         )
 
 
-def _pinned(mixtures: Sequence[SavedMixture]) -> dict[tuple[str, str], _Pinned]:
-    """By (collection, digest)."""
-    found: dict[tuple[str, str], _Pinned] = {}
+def _pinned(mixtures: Sequence[SavedMixture]) -> dict[_Content, _Pinned]:
+    found: dict[_Content, _Pinned] = {}
     for mixture in mixtures:
         for c in mixture.spec.components:
-            content = found.setdefault((c.collection, c.digest), _Pinned(set(), []))
+            content = found.setdefault(_Content(c.collection, c.selection, c.digest), _Pinned(c.name, set(), []))
             content.mixtures.append(mixture.reference)
             content.imported &= mixture.imported_from is not None
             if mixture.snapshot is not None:
@@ -109,39 +119,39 @@ def _pinned(mixtures: Sequence[SavedMixture]) -> dict[tuple[str, str], _Pinned]:
     return found
 
 
-def _contents(store: Store, pinned: dict[tuple[str, str], _Pinned], whole: set[str]) -> list[Finding]:
-    today = {collection: files.digest(store, collection) for collection in sorted({name for name, _ in pinned})}
+def _contents(store: Store, pinned: dict[_Content, _Pinned], whole: set[str]) -> list[Finding]:
+    today = {part: files.digest(store, *part) for part in dict.fromkeys(content[:2] for content in pinned)}
     found = []
-    loose = [collection for collection, digest in pinned if not digest]
+    loose = [known.name for content, known in pinned.items() if not content.digest]
     if loose:
         says = "not pinned: imported without digests, and the store lacked these collections"
         found.append(Finding("content", ", ".join(sorted(loose)), says, False))
-    for (collection, digest), content in pinned.items():
-        if digest and digest != today[collection]:
-            found.append(_elsewhere(store, collection, digest, content, digest in whole))
+    for content, known in pinned.items():
+        if content.digest and content.digest != today[content[:2]]:
+            found.append(_elsewhere(store, content, known, content.digest in whole))
     return found
 
 
-def _elsewhere(store: Store, collection: str, digest: str, content: _Pinned, materialised: bool) -> Finding:
+def _elsewhere(store: Store, content: _Content, known: _Pinned, materialised: bool) -> Finding:
     """What to say of a content that today's rows do not give."""
-    named = f"{collection} as pinned by {', '.join(content.mixtures[:3])}{', …' * (len(content.mixtures) > 3)}"
+    named = f"{known.name} as pinned by {', '.join(known.mixtures[:3])}{', …' * (len(known.mixtures) > 3)}"
     if materialised:
         return Finding("content", named, "is no longer today's; its materialised files are whole", False)
-    for snapshot in sorted(content.snapshots, reverse=True):
+    for snapshot in sorted(known.snapshots, reverse=True):
         try:
             with files.at_version(store, snapshot) as old:
-                if files.digest(old, collection) == digest:
+                if files.digest(old, content.collection, content.selection) == content.digest:
                     return Finding("content", named, f"is no longer today's; version {snapshot} holds it", False)
         except StoreError:
             continue
-    if content.imported:
+    if known.imported:
         return Finding("content", named, "is not in this store; the mixture was imported", False)
-    return Finding("content", named, f"is gone: no rows give the digest {digest[:12]}", True)
+    return Finding("content", named, f"is gone: no rows give the digest {content.digest[:12]}", True)
 
 
-def _components(root: Path, pinned: dict[tuple[str, str], _Pinned] | None) -> list[Path]:
+def _components(root: Path, pinned: dict[_Content, _Pinned] | None) -> list[Path]:
     """The materialised components, or those of these contents."""
-    digests = None if pinned is None else {digest for _, digest in pinned}
+    digests = None if pinned is None else {content.digest for content in pinned}
     folders = sorted(p for p in (root / "components").glob("[!.]*") if p.is_dir())
     return [folder for folder in folders if digests is None or folder.name in digests]
 

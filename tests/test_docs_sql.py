@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mixture import Store, jobs, registry
+from mixture import Store, jobs, registry, slices
 from mixture.fixtures import write_fixtures
 from mixture.output import print_table
 from mixture.store.surface import MACROS, VIEWS
@@ -42,6 +42,15 @@ def build_store(folder: Path) -> Store:
     jobs.decontaminate(store, [str(folder / "test_queries.jsonl")])
     _save(store, "all", None)
     _save(store, "all", WEIGHTS)
+    sliced = slices.freeze(store, slices.by_column(store, "miracl:language"))
+    sliced |= slices.freeze(store, slices.by_predicate(store, "collection = 'nq' AND length(query) > 40"))
+    registry.save(store, registry.weighted(sliced, dict.fromkeys(sliced, 1.0)), "sliced")
+    insert_rows(store, "run_draws", [
+        {"run_id": "4ab1f0e2c9d3", "collection": name, "digest": part.digest, "num_examples": num_examples,
+         "batches": 10, "examples_drawn": drawn, "epochs": 640 / num_examples}
+        for part in registry.resolve(store, "all").spec.components
+        for name, num_examples, drawn in (("nq", 279, 638), ("squad_pairs", 237, 640)) if part.name == name
+    ])  # fmt: skip
     values = {"raw": (0.31, 0.28), "all:1": (0.33, 0.29), "all:2": (0.32, 0.34)}
     insert_rows(store, "evaluations", [
         {"model": reference, "mixture": registry.resolve(store, reference).spec.id, "suite": suite, "metric": "ndcg@10",

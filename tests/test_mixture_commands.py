@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from mixture import Store
+from mixture.commands import LISTED
+from mixture.store.write import insert_rows
 
 WEIGHTS = {"easy": 0.7, "hard": 0.2, "middle": 0.1}
 
@@ -93,3 +96,14 @@ def test_mistakes_get_a_plain_line(small_store: Store, learned: Any, capfd: pyte
         assert caught.value.code == 2
         assert message in " ".join(err.split())
         assert "Traceback" not in err
+
+
+def test_a_long_list_is_cut_for_people_and_whole_as_json(small_store: Store) -> None:
+    rows = [{"mixture": f"{n:012x}", "name": f"m{n}", "version": 1, "spec": "{}", "created_at": datetime.now(UTC)}
+            for n in range(LISTED + 7)]  # fmt: skip
+    insert_rows(small_store, "mixtures", rows)
+    printed = CliRunner().invoke(app, ["--store", str(small_store.root), "list"])
+    assert printed.stdout.count("m1") >= 10
+    assert sum(f"{n:012x}" in printed.stdout for n in range(LISTED + 7)) == LISTED
+    assert printed.stderr == "7 older ones; --json prints all\n"
+    assert len(_run(small_store, "list")) == LISTED + 7

@@ -35,6 +35,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
                 c.execute(f"INSERT INTO collections (collection, added_at) VALUES ('forum', '{times}')"),
                 c.execute(f"""INSERT INTO mixtures (mixture, name, version, spec, created_at)
                               VALUES ('aaaa11112222', 'tdro', 1, '{{}}', '{times}')"""),
+                c.execute(f"INSERT INTO mixture_tags VALUES ('tested', 'aaaa11112222', '{times}')"),
             ]
         )
         insert_rows(lake, "test_queries", [{"suite": "s", "query_id": str(i), "query": f"q{i}"} for i in range(3)])
@@ -144,6 +145,7 @@ def test_queries_are_remembered_for_the_next_time(typed: Typed, tmp_path: Path) 
         ("from collection_", ["collection_facts", "collection_languages"]),
         ("FROM mixtu", ["mixture_tags", "mixture_weights", "mixtures", "mixture("]),
         ("FROM mixture('td", ["tdro", "tdro:1"]),
+        ("FROM mixture('te", ["tested"]),
         ("FROM examples WHERE collection = 'fo", ["forum"]),
         ("SELECT sui| FROM test_queries", ["suite"]),
         ("SELECT q.quer| FROM test_queries q", ["query_id", "query"]),

@@ -18,7 +18,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mixture.errors import MixtureError, StoreError
 from mixture.rows import content_ids, example_ids, passage_messages
@@ -95,6 +94,8 @@ def fault(store: Store, file: DataFile) -> str | None:
 
 
 def _content_fault(path: Path, file: DataFile) -> str | None:
+    import pyarrow.parquet as pq
+
     parquet = pq.ParquetFile(path)
     if file.num_rows is not None and parquet.metadata.num_rows != file.num_rows:
         return f"has {parquet.metadata.num_rows:,} rows; the catalog says {file.num_rows:,}"
@@ -125,10 +126,10 @@ def _example_ids(batch: pa.RecordBatch) -> pa.Array:
     return example_ids(batch["query"], offsets, ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids)
 
 
-def digest(store: Store, collection: str) -> str | None:
+def digest(store: Store, collection: str, selection: str | None = None) -> str | None:
     """`read.digest`; None where the collection is not there, or its files cannot be read."""
     try:
-        return read.digest(store, collection)
+        return read.digest(store, collection, selection)
     except (MixtureError, duckdb.Error):
         return None
 

@@ -1,4 +1,4 @@
-"""Writes a mixture's collections to memory-mapped Arrow, once, keyed by content digest."""
+"""Writes a mixture's collections and slices to memory-mapped Arrow, once, keyed by content digest."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from mixture.store.files import sha256
 
 BATCH_ROWS = 16_384
 
+# `own` and `against` are the component's examples and their negatives (`read.part`).
 # Only passages that the digest pins: those that an example names. What removed examples left behind stays out.
-USED = """(SELECT unnest(positives).passage_id AS passage_id FROM examples WHERE collection = $c
-           UNION SELECT passage_id FROM negatives WHERE collection = $c)"""
+USED = """(SELECT unnest(positives).passage_id AS passage_id FROM own UNION SELECT passage_id FROM against)"""
 PASSAGES = f"""SELECT passage_id, title, text FROM passages SEMI JOIN {USED} USING (passage_id)
                WHERE collection = $c ORDER BY passage_id"""
 # Passages by their row number in passages.arrow; lists keep a stated order so that draws by index are reproducible.
-EXAMPLES = f"""
-WITH place AS (SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::INTEGER AS row
-               FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c),
-     positive AS (SELECT example_id, list(row ORDER BY row) AS rows FROM (
-                      SELECT example_id, unnest(positives).passage_id AS passage_id
-                      FROM examples WHERE collection = $c) JOIN place USING (passage_id) GROUP BY example_id),
-     negative AS (SELECT example_id, list(row ORDER BY miner, rank, passage_id) AS rows
-                  FROM negatives JOIN place USING (passage_id) WHERE collection = $c GROUP BY example_id)
-SELECT e.example_id, e.query, e.language, positive.rows AS positives,
+EXAMPLES = """SELECT own.example_id, own.query, own.language, positive.rows AS positives,
        coalesce(negative.rows, []::INTEGER[]) AS negatives
-FROM examples e JOIN positive USING (example_id) LEFT JOIN negative USING (example_id)
-WHERE e.collection = $c ORDER BY e.example_id"""
+FROM own JOIN (
+    SELECT example_id, list(row ORDER BY row) AS rows
+    FROM (SELECT example_id, unnest(positives).passage_id AS passage_id FROM own) JOIN place USING (passage_id)
+    GROUP BY example_id) positive USING (example_id)
+LEFT JOIN (
+    SELECT example_id, list(row ORDER BY miner, rank, passage_id) AS rows FROM against JOIN place USING (passage_id)
+    GROUP BY example_id) negative USING (example_id)
+ORDER BY own.example_id"""
+PLACES = f"""SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::INTEGER AS row
+             FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c"""
 
 
 def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> MaterialisedMixture:
@@ -46,11 +46,11 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     Raises `UsageError` where the store lacks a collection, or holds other content than the mixture pins.
     """
     root = folder or store.root / "materialised"
-    have = {info.collection for info in read.collections(store)}
-    missing = [c.collection for c in spec.components if c.collection not in have]
+    have = read.names(store)
+    missing = sorted({c.collection for c in spec.components if c.collection not in have})
     if missing:
         raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
-    loose = [c.collection for c in spec.components if not c.digest]
+    loose = [c.name for c in spec.components if not c.digest]
     if loose:
         raise UsageError(
             f"mixture {spec.id} does not say which content of {', '.join(loose)} it means: it was imported when the "
@@ -61,6 +61,7 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
         if not target.exists():
             # One transaction: all reads see one snapshot, whatever others write meanwhile.
             store.transaction(lambda _, c=component, t=target: _write_component(store, c, t))  # type: ignore[misc]
+        _keep_symmetric(target / "component.json", _symmetric(store, component.collection))
     index = root / f"{spec.id}.json"
     if not index.exists():
         _write_atomically(index, spec.to_json())
@@ -68,25 +69,23 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
 
 
 def _write_component(store: Store, component: Component, target: Path) -> None:
-    now = read.digest(store, component.collection)
-    if now != component.digest:
-        raise UsageError(
-            f"collection {component.collection!r} has changed since the mixture was made "
-            f"(pinned {component.digest[:12]}, now {now[:12]}); create the mixture anew from today's store"
-        )
+    num_examples = _checked(store, component)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
-        params = {"c": component.collection}
-        _write_arrow(store, PASSAGES, params, scratch / "passages.arrow")
-        num_examples = _write_arrow(store, EXAMPLES, params, scratch / "examples.arrow")
-        info = read.collections(store, [component.collection])[0]
+        own, against = (read.part(table, component.selection) for table in ("examples", "negatives"))
+        rows = f"WITH own AS {own}, against AS {against}"
+        params = read.part_parameters(component.collection, component.selection)
+        _write_arrow(store, f"{rows} {PASSAGES}", params, scratch / "passages.arrow")
+        written = _write_arrow(store, f"{rows}, place AS ({PLACES}) {EXAMPLES}", params, scratch / "examples.arrow")
+        if written != num_examples:
+            raise StoreError(f"wrote {written} of {num_examples} examples of {component.name}")
+        (stored,) = store.rows("SELECT prompts FROM collections WHERE collection = ?", [component.collection])
         hashes = {name: sha256(scratch / name) for name in ("examples.arrow", "passages.arrow")}
-        facts = {"collection": component.collection, "prompts": info.prompts, "num_examples": num_examples,
+        facts = {"collection": component.collection, "prompts": stored["prompts"] or [],
+                 "symmetric": _symmetric(store, component.collection), "num_examples": num_examples,
                  "files": hashes}  # fmt: skip
         (scratch / "component.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
-        if num_examples != info.num_examples:
-            raise StoreError(f"wrote {num_examples} of {info.num_examples} examples of {component.collection}")
         try:
             scratch.rename(target)
         except OSError:
@@ -95,6 +94,43 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
             # Another process wrote the same content first.
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _symmetric(store: Store, collection: str) -> bool:
+    rows = store.rows("SELECT is_symmetric FROM collections WHERE collection = ?", [collection])
+    return bool(rows and rows[0]["is_symmetric"])
+
+
+def _keep_symmetric(file: Path, symmetric: bool) -> None:
+    """The digest does not cover what the card says of symmetry, so a folder written before may say otherwise."""
+    facts = json.loads(file.read_text("utf-8"))
+    if facts.get("symmetric") != symmetric:
+        _write_atomically(file, json.dumps(facts | {"symmetric": symmetric}, ensure_ascii=False, indent=1))
+
+
+def _checked(store: Store, component: Component) -> int:
+    """How many examples a component has. Raises `UsageError` where the store's content is not what it pins."""
+    kind, gone = "collection", ""
+    held = store.rows(
+        f"SELECT count(*) AS n FROM {read.part('examples', component.selection)}",
+        read.part_parameters(component.collection, component.selection),
+    )[0]["n"]
+    if component.selection is not None:
+        pinned = store.rows("SELECT num_examples AS n FROM selections WHERE selection = ?", [component.selection])
+        if not pinned:
+            raise UsageError(
+                f"the store does not know which examples {component.name!r} holds: the mixture was imported without "
+                "them; export it as --format mixture where it was made, and import that"
+            )
+        kind, lost = "slice", pinned[0]["n"] - held
+        gone = f"; {lost} of its {pinned[0]['n']} examples are gone" if lost else ""
+    now = read.digest(store, component.collection, component.selection)
+    if now != component.digest:
+        raise UsageError(
+            f"{kind} {component.name!r} has changed since the mixture was made (pinned {component.digest[:12]}, now "
+            f"{now[:12]}{gone}); create the mixture anew from today's store"
+        )
+    return int(held)
 
 
 def _write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:

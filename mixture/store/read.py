@@ -47,21 +47,39 @@ def collections(store: Store, names: Sequence[str] = ()) -> list[CollectionInfo]
     return [infos[name] for name in dict.fromkeys(names)]
 
 
-def digest(store: Store, collection: str) -> str:
+def names(store: Store) -> set[str]:
+    """The collections of the store."""
+    return {row["collection"] for row in store.rows("SELECT collection FROM collections")}
+
+
+def part(table: str, selection: str | None) -> str:
+    """Rows of `examples` or `negatives` of a collection, to stand in FROM: all, or those of a selection of examples.
+
+    `part_parameters` has the values of what it refers to.
+    """
+    chosen = "SEMI JOIN (SELECT example_id FROM selected_examples WHERE selection = $s) USING (example_id)"
+    return f"(SELECT * FROM {table} {chosen if selection else ''} WHERE collection = $c)"
+
+
+def part_parameters(collection: str, selection: str | None) -> dict[str, str]:
+    return {"c": collection} | ({"s": selection} if selection else {})
+
+
+def digest(store: Store, collection: str, selection: str | None = None) -> str:
     """SHA-256 of what training reads of a collection: prompts, example ids (query and positives), negatives in order.
 
-    It depends on neither the order of ingestion nor the store.
+    It depends on neither the order of ingestion nor the store. With `selection`, of a slice: of those examples only.
     """
     prompts = store.rows("SELECT prompts FROM collections WHERE collection = ?", [collection])
     if not prompts:
         raise UsageError(f"no collection {collection!r} in the store")
     result = hashlib.sha256(json.dumps(prompts[0]["prompts"], ensure_ascii=False).encode())
     reader = store.connection.execute(
-        """SELECT e.example_id || coalesce(n.hash, '') AS line FROM examples e LEFT JOIN (
+        f"""SELECT e.example_id || coalesce(n.hash, '') AS line FROM {part("examples", selection)} e LEFT JOIN (
                SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY miner, rank, passage_id)) AS hash
-               FROM negatives WHERE collection = $c GROUP BY example_id) n USING (example_id)
-           WHERE e.collection = $c ORDER BY e.example_id""",
-        {"c": collection},
+               FROM {part("negatives", selection)} GROUP BY example_id) n USING (example_id)
+           ORDER BY e.example_id""",
+        part_parameters(collection, selection),
     ).to_arrow_reader(100_000)
     for batch in reader:
         result.update(("\n".join(batch.column(0).to_pylist()) + "\n").encode())

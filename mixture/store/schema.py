@@ -77,7 +77,31 @@ ALTER TABLE mixtures ADD COLUMN imported_from VARCHAR;
 ALTER TABLE mixture_weights ADD COLUMN prompts VARCHAR[]
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4)
+# What each training run drew, so that a model can be asked which rows it saw; scores during training have a step.
+V5 = """
+CREATE TABLE run_draws (run_id VARCHAR NOT NULL, collection VARCHAR NOT NULL, slice_of VARCHAR, selection VARCHAR,
+    digest VARCHAR NOT NULL, num_examples BIGINT NOT NULL, batches BIGINT NOT NULL, examples_drawn BIGINT NOT NULL,
+    epochs DOUBLE NOT NULL);
+ALTER TABLE evaluations ADD COLUMN step INTEGER
+"""
+
+# Slices: frozen sets of example ids. `slice_of` is the collection of a component that is a slice. What a list of all
+# mixtures shows stands beside them: their weights lie in as many files as there are mixtures.
+V6 = """
+CREATE TABLE selections (selection VARCHAR NOT NULL, collection VARCHAR NOT NULL, slice VARCHAR NOT NULL,
+    rule VARCHAR NOT NULL, num_examples BIGINT NOT NULL, created_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE selected_examples (selection VARCHAR NOT NULL, example_id VARCHAR NOT NULL);
+ALTER TABLE mixture_weights ADD COLUMN slice_of VARCHAR;
+ALTER TABLE mixture_weights ADD COLUMN selection VARCHAR;
+ALTER TABLE mixtures ADD COLUMN num_components INTEGER;
+ALTER TABLE mixtures ADD COLUMN heaviest VARCHAR;
+ALTER TABLE mixtures ADD COLUMN heaviest_weight DOUBLE;
+UPDATE mixtures SET num_components = w.n, heaviest = w.heaviest, heaviest_weight = w.heaviest_weight
+    FROM (SELECT mixture, count(*) AS n, arg_max(collection, weight) AS heaviest, max(weight) AS heaviest_weight
+          FROM mixture_weights GROUP BY mixture) w WHERE w.mixture = mixtures.mixture
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:
@@ -85,10 +109,13 @@ def stored_version(read: Callable[[str], pa.Table]) -> int | None:
 
     Raises `StoreError` for a store of a newer version of the toolkit.
     """
-    known = read("SELECT 1 FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'store_versions'")
-    version = 0
-    if known.num_rows:
+    try:
         version = read("SELECT coalesce(max(version), 0) AS v FROM store_versions")["v"][0].as_py()
+    except StoreError as error:
+        # Asked for rather than looked up: DuckDB's list of tables takes 0.1 s on a store of many files.
+        if "store_versions does not exist" not in str(error):
+            raise
+        version = 0
     if version > len(MIGRATIONS):
         raise StoreError(f"the store has version {version}, this toolkit knows {len(MIGRATIONS)}; install a newer one")
     return version if version == len(MIGRATIONS) else None

@@ -68,27 +68,37 @@ FROM (SELECT any_value(reference) AS reference, any_value(asked) AS asked, any_v
 MACROS: dict[str, Macro] = {
     "mixture": Macro(
         "mixture(ref)",
-        "a mixture's components",
+        "a mixture's components; `slice_of` is the collection of one that is a slice",
         # LEFT JOIN: the reference is looked up, and refused, even where no mixture has any weights.
         """SELECT w.mixture, w.collection, w.weight, w.loss_weight, w.num_examples, w.digest, c.category, c.license,
-                  c.languages
+                  c.languages, w.slice_of, w.selection
            FROM (SELECT mixture_id(ref) AS mixture) LEFT JOIN lake.main.mixture_weights w USING (mixture)
-           LEFT JOIN lake.main.collections c USING (collection)
+           LEFT JOIN lake.main.collections c ON c.collection = coalesce(w.slice_of, w.collection)
            ORDER BY w.weight DESC, w.collection""",
     ),
     "composition": Macro(
         "composition(ref)",
         "a mixture by category, license and language",
-        """WITH parts AS (FROM mixture(ref)), split AS (
-               SELECT 'category' AS dimension, coalesce(nullif(category, ''), 'unknown') AS value, collection, weight,
+        """WITH parts AS (SELECT *, coalesce(slice_of, collection) AS whole FROM mixture(ref)), languages AS (
+               SELECT p.collection, l.language, l.share
+               FROM parts p JOIN collection_languages l ON p.slice_of IS NULL AND l.collection = p.collection
+               UNION ALL
+               SELECT p.collection, coalesce(e.language, CASE WHEN len(any_value(p.languages)) = 1
+                                                              THEN any_value(p.languages)[1] END, 'unknown'),
+                      count(*) / sum(count(*)) OVER (PARTITION BY p.collection)
+               FROM parts p JOIN lake.main.selected_examples s USING (selection)
+               JOIN lake.main.examples e ON e.collection = p.slice_of AND e.example_id = s.example_id
+               GROUP BY p.collection, e.language),
+           split AS (
+               SELECT 'category' AS dimension, coalesce(nullif(category, ''), 'unknown') AS value, whole, weight,
                       num_examples FROM parts
-               UNION ALL SELECT 'license', coalesce(nullif(license, ''), 'unknown'), collection, weight, num_examples
+               UNION ALL SELECT 'license', coalesce(nullif(license, ''), 'unknown'), whole, weight, num_examples
                FROM parts
-               UNION ALL SELECT 'language', coalesce(l.language, 'unknown'), p.collection,
+               UNION ALL SELECT 'language', coalesce(l.language, 'unknown'), p.whole,
                                 p.weight * coalesce(l.share, 1), p.num_examples * coalesce(l.share, 1)
-               FROM parts p LEFT JOIN collection_languages l USING (collection))
+               FROM parts p LEFT JOIN languages l USING (collection))
            SELECT dimension, value, sum(weight) AS weight, round(sum(num_examples))::BIGINT AS num_examples,
-                  count(DISTINCT collection) AS num_collections
+                  count(DISTINCT whole) AS num_collections
            FROM split GROUP BY dimension, value ORDER BY dimension, weight DESC, value""",
     ),
     "epochs": Macro(
@@ -98,6 +108,29 @@ MACROS: dict[str, Macro] = {
                   weight * steps * batch_size / nullif(num_examples, 0) AS epochs,
                   coalesce(weight * steps * batch_size > num_examples, weight > 0) AS repeats
            FROM mixture(ref) ORDER BY epochs DESC, collection""",
+    ),
+    "seen_by": Macro(
+        "seen_by(run)",
+        "the rows that a trained model saw, how often at least and at most",
+        # A batch leaves out a row that would repeat a positive; which rows those were is not kept, only how many.
+        """WITH draws AS (
+               SELECT d.*, ceil(d.epochs)::BIGINT AS at_most, d.examples_drawn / d.num_examples AS on_average,
+                      greatest(0, floor(d.epochs) - (round(d.epochs * d.num_examples) - d.examples_drawn))::BIGINT
+                      AS at_least
+               FROM (SELECT coalesce(any_value(run_id),
+                                     error('run ''' || any_value(asked) || ''' drew no rows')) AS run_id
+                     FROM (SELECT run::VARCHAR AS asked) LEFT JOIN lake.main.run_draws ON run_id = asked)
+               JOIN lake.main.run_draws d USING (run_id) WHERE d.batches > 0),
+           rows AS (
+               SELECT d.collection, e.example_id, e.query, at_least, on_average, at_most, num_examples
+               FROM draws d JOIN lake.main.examples e USING (collection) WHERE d.selection IS NULL
+               UNION ALL
+               SELECT d.collection, e.example_id, e.query, at_least, on_average, at_most, num_examples
+               FROM draws d JOIN lake.main.selected_examples s USING (selection)
+               JOIN lake.main.examples e ON e.collection = d.slice_of AND e.example_id = s.example_id)
+           SELECT collection, example_id, query, at_least, on_average, at_most,
+                  count(*) OVER (PARTITION BY collection) = num_examples AS as_many_rows_as_then
+           FROM rows ORDER BY collection, example_id""",
     ),
 }
 
@@ -136,15 +169,16 @@ VIEWS: dict[str, View] = {
         """SELECT m.name, m.version, m.mixture, w.num_collections, w.heaviest, w.heaviest_weight, m.parents, m.run_id,
                   m.created_at, m.note
            FROM lake.main.mixtures m LEFT JOIN (
-               SELECT mixture, count(*) AS num_collections, arg_max(collection, weight) AS heaviest,
-                      max(weight) AS heaviest_weight FROM lake.main.mixture_weights GROUP BY mixture) w USING (mixture)
+               SELECT mixture, count(DISTINCT coalesce(slice_of, collection)) AS num_collections,
+                      arg_max(collection, weight) AS heaviest, max(weight) AS heaviest_weight
+               FROM lake.main.mixture_weights GROUP BY mixture) w USING (mixture)
            QUALIFY row_number() OVER (PARTITION BY m.name ORDER BY m.version DESC) = 1
            ORDER BY m.name""",
     ),
     "newest_evaluations": View(
-        "the newest value of each model, suite, corpus and metric",
+        "the newest value of each finished model, suite, corpus and metric",
         """SELECT model, mixture, suite, metric, value, num_queries, num_documents, corpus, prompt, evaluated_at
-           FROM lake.main.evaluations
+           FROM lake.main.evaluations WHERE step IS NULL
            QUALIFY row_number() OVER (PARTITION BY model, suite, corpus, metric ORDER BY evaluated_at DESC) = 1
            ORDER BY suite, metric, value DESC, model""",
     ),

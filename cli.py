@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixture import registry, specs
+from mixture import registry
 from mixture.commands import app as artifact_commands
 from mixture.commands import show_mixture as _show
 from mixture.errors import UsageError
+from mixture.make import app as making_commands
 from mixture.options import JsonOption, StoreOption
 from mixture.options import chosen as _chosen
 from mixture.options import open_store as _open
 from mixture.output import print_json, print_rows, print_table
-from mixture.store import read
 from mixture.store.limits import Limits, parse_bytes
 from mixture.terminal import PlainErrors, bar, stages
 
@@ -32,7 +30,8 @@ app = typer.Typer(
     help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
 )  # fmt: skip
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML recipe of settings")]
+ConfigOption = Annotated[str | None, typer.Option(
+    "--config", help="Settings: a shipped recipe (paper, laptop, llama3-8b, ...) or a TOML file")]  # fmt: skip
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, again for more")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
@@ -40,6 +39,7 @@ RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak 
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 
 
+app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 
 
@@ -199,96 +199,6 @@ def mine(
     print_rows([asdict(r) for r in results], as_json=as_json)
 
 
-@app.command()
-def create(
-    name: Annotated[str, typer.Argument(help="The mixture's name")],
-    uniform: Annotated[bool, typer.Option("--uniform", help="Equal weights (the default)")] = False,
-    proportional: Annotated[bool, typer.Option("--proportional", help="Weights as sizes")] = False,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as size^(1/T)")] = None,
-    unimax: Annotated[float | None, typer.Option("--unimax", help="Equal, but so many epochs of each at most")] = None,
-    budget: Annotated[int | None, typer.Option("--budget", help="With --unimax: steps x batch size of the run")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="JSON: collection to weight")] = None,
-    collection: Annotated[list[str] | None, typer.Option("--collection", help="Default: all; again for more")] = None,
-    min_examples: Annotated[int, typer.Option("--min-examples", help="Leave out smaller collections")] = 1,
-    store: StoreOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Make a mixture of today's collections."""
-    if sum((uniform, proportional, temperature is not None, unimax is not None, weights is not None)) > 1:
-        raise UsageError("give one of --uniform, --proportional, --temperature, --unimax, --weights")
-    if (unimax is None) != (budget is None):
-        raise UsageError("--unimax EPOCHS and --budget EXAMPLES go together; a run's budget is its steps x batch size")
-    given = _read_weights(weights) if weights is not None else None
-    with _open(store) as lake:
-        parts = registry.pin(lake, collection or list(given or ()), min_examples=min_examples)
-        sizes = {i.collection: i.num_examples for i in read.collections(lake, list(parts))}
-        scale, note = 1.0 if proportional else temperature if temperature is not None else math.inf, None
-        if unimax is not None and budget is not None:
-            given = specs.unimax_weights(sizes, budget, unimax)
-            note = f"UniMax, {unimax:g} epochs at most in {budget} examples"
-        spec = registry.weighted(parts, specs.temperature_weights(sizes, scale) if given is None else given)
-        _show(registry.save(lake, spec, name, note=note), lake, as_json)
-
-
-def _read_weights(file: Path) -> dict[str, float]:
-    try:
-        body = json.loads(file.read_text("utf-8"))
-        weights = {str(k): float(v) for k, v in body.get("domain_weights", body).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(f"{file}: not a JSON object of collection to weight ({error})") from error
-    if not weights:
-        raise UsageError(f"{file}: no weights in it")
-    return weights
-
-
-@app.command()
-def select(
-    ref: Annotated[str, typer.Argument(help="A mixture")],
-    name: Annotated[str, typer.Option("--name", help="The new mixture's name")],
-    top: Annotated[float | None, typer.Option("--top", help="The heaviest percent of the collections, equally")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as weight^(1/T)")] = None,
-    reweight: Annotated[str | None, typer.Option("--reweight", help="The weights of another mixture")] = None,
-    loss_reweight: Annotated[bool, typer.Option("--loss-reweight", help="Draw equally, weigh the losses")] = False,
-    blend: Annotated[str | None, typer.Option("--blend", help="REF:SHARE, another mixture and its share")] = None,
-    floor: Annotated[float | None, typer.Option("--floor", help="The least weight of a collection")] = None,
-    store: StoreOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Make a mixture from another one, in one way."""
-    if sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight != 1:
-        raise UsageError("give one of --top, --temperature, --reweight, --loss-reweight, --blend, --floor")
-    with _open(store) as lake:
-        parent, other = registry.resolve(lake, ref), None
-        if reweight is not None:
-            other = registry.resolve(lake, reweight)
-            spec = specs.reweight(parent.spec, other.spec)
-            note = f"{parent.reference} with the weights of {other.reference}"
-        elif blend is not None:
-            second, share = _parse_blend(blend)
-            other = registry.resolve(lake, second)
-            spec = specs.blend(parent.spec, other.spec, share)
-            note = f"{1 - share:g} of {parent.reference}, {share:g} of {other.reference}"
-        elif top is not None:
-            spec, note = specs.select_top(parent.spec, top), f"top {top:g} % of {parent.reference}"
-        elif temperature is not None:
-            spec, note = specs.temper(parent.spec, temperature), f"{parent.reference} at temperature {temperature:g}"
-        elif floor is not None:
-            spec, note = specs.with_floor(parent.spec, floor), f"{parent.reference} with a floor of {floor:g}"
-        else:
-            spec, note = specs.loss_reweight(parent.spec), f"losses weighed as {parent.reference}"
-        parents = [mixture.spec.id for mixture in (parent, other) if mixture is not None]
-        _show(registry.save(lake, spec, name, parents=parents, note=note), lake, as_json)
-
-
-def _parse_blend(text: str) -> tuple[str, float]:
-    """`tdro:2:0.3` -> (`tdro:2`, 0.3)."""
-    second, _, share = text.rpartition(":")
-    try:
-        if second:
-            return second, float(share)
-    except ValueError:
-        pass
-    raise UsageError(f"--blend is {text!r}; allowed: another mixture and its share, as tdro:0.3 or tdro:2:0.3")
-
-
 @app.command("learn-weights")
 def learn_weights(
     mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
@@ -335,26 +245,39 @@ def learn_weights(
 
 @app.command()
 def train(
-    mix: Annotated[str, typer.Option("--mix", help="The mixture to train on")],
+    mix: Annotated[str, typer.Option("--mix", help="The mixture to train on, or a folder of a materialised one")],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Fine-tune a retriever on a mixture, each batch from one collection."""
+    """Fine-tune a retriever on a mixture, each batch from one collection. Killed or stopped, the same command goes on.
+
+    --set evaluate_every=100 evaluates while it trains; --set final=best then takes the best step.
+    """
     from trainers import jobs as trainer_jobs
     from trainers.finetune import FinetuneSettings
+    from trainers.folder import open_folder, train_on_folder
     from trainers.settings import resolve
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = resolve(FinetuneSettings, config, options, settings or ())
-    with _open(store) as lake, stages() as stage:
-        mixture = registry.resolve(lake, mix)
-        trainer_jobs.known_model(model)
+    suites = [Path(s) for s in suite or ()]
+    with stages() as stage:
         shown = stage if trainer_jobs.is_main() else trainer_jobs.silent
-        run = trainer_jobs.train(lake, mixture, model, resolved, out, stage=shown)
-    result = {"model": str(out), "mixture": mixture.spec.id, "run": run, "steps": resolved.steps}
+        if Path(mix).is_dir():
+            data = open_folder(Path(mix))
+            spec = data.spec
+            run = train_on_folder(data, model, resolved, out, suites=suites, progress=shown("training"))
+        else:
+            with _open(store) as lake:
+                mixture = registry.resolve(lake, mix)
+                spec = mixture.spec
+                trainer_jobs.known_model(model)
+                run = trainer_jobs.train(lake, mixture, model, resolved, out, suites=suites, stage=shown)
+    result = {"model": str(out), "mixture": spec.id, "run": run, "steps": resolved.steps}
     if trainer_jobs.is_main():
         print_rows([result], as_json=as_json)
 

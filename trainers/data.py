@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mixture.errors import UsageError
 from mixture.materialised import ComponentData, Example, MaterialisedMixture
 from mixture.sampling import BatchPlan, draw_passages, generator
+from trainers import ranks
+from trainers.embedding import Tokens
+from trainers.settings import TrainingSettings
 
 DEFAULT_PROMPT = "Given a query, retrieve relevant passages that answer the query"
+
+
+# How many queries of a collection are looked at for its prompt's length, and the share of them that may be cut by it.
+SAMPLED = 256
+CUT = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 def query_prefix(prompt: str) -> str:
@@ -32,6 +44,7 @@ class TextBatch:
     rows:        row numbers within the collections, (B,)
     examples:    the examples' ids, B texts
     names:       the plan's collections
+    tokens:      queries and then passages, tokenised in the background for the model that is trained; else None
     """
 
     collections: np.ndarray
@@ -41,6 +54,7 @@ class TextBatch:
     rows: np.ndarray
     examples: list[str]
     names: tuple[str, ...]
+    tokens: Tokens | None = None
 
     def describe(self, places: Sequence[int] | None = None) -> str:
         """Collections and example ids of some of the batch (default: all), for an error message."""
@@ -58,10 +72,13 @@ def _some(kind: str, names: Sequence[str], shown: int) -> str:
 class BatchSource:
     """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, step)."""
 
-    def __init__(self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int) -> None:
+    def __init__(
+        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False
+    ) -> None:
         self.mixture = mixture
         self.plan = plan
         self.negatives = negatives
+        self.symmetric_prompts = symmetric_prompts
         stuck = [name for name, part in mixture.components.items() if part.without_candidates()]
         if stuck:
             raise UsageError(
@@ -116,8 +133,13 @@ class BatchSource:
             numbers += positive + (hard or _random_passages(part, example, self.negatives, random))
         prompts = part.prompts or (DEFAULT_PROMPT,)
         choice = generator(seed, "prompt", *key).integers(0, len(prompts), size=len(examples))
-        queries = [query_prefix(prompts[c]) + e.query for c, e in zip(choice, examples, strict=True)]
-        return queries, [part.passage(n) for n in numbers], numbers
+        prefixes = [query_prefix(prompts[c]) for c in choice]
+        queries = [prefix + e.query for prefix, e in zip(prefixes, examples, strict=True)]
+        passages = [part.passage(n) for n in numbers]
+        if self.symmetric_prompts and part.symmetric:
+            # As the tDRO release does: an example's passages get the prompt of its query.
+            passages = [prefixes[i // (1 + self.negatives)] + text for i, text in enumerate(passages)]
+        return queries, passages, numbers
 
 
 def _random_passages(part: ComponentData, example: Example, count: int, random: np.random.Generator) -> list[int]:
@@ -128,3 +150,41 @@ def _random_passages(part: ComponentData, example: Example, count: int, random: 
         if number not in example.positives:
             drawn.append(number)
     return drawn
+
+
+def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, settings: TrainingSettings) -> None:
+    """Whether `max_query_tokens` leaves room for the queries behind their prompts, in the tokens of `encoder`.
+
+    Raises `UsageError` where a collection's prompt alone fills the limit. Where a prompt costs more than a tenth of the
+    queries their end, a line to the log says so, once a collection; queries that are too long by themselves do not
+    count.
+    """
+    limit = min(settings.max_query_tokens, encoder.max_seq_length or settings.max_query_tokens)
+    full: dict[str, int] = {}
+    for name, part in mixture.components.items():
+        lengths = {p: _num_tokens(encoder, [query_prefix(p).rstrip()])[0] for p in part.prompts or (DEFAULT_PROMPT,)}
+        prompt = max(lengths, key=lambda p: lengths[p])
+        if lengths[prompt] >= limit:
+            full[name] = lengths[prompt]
+            continue
+        rows = np.linspace(0, part.num_examples - 1, min(SAMPLED, part.num_examples)).astype(int)
+        queries = [part.example(int(row)).query for row in rows]
+        alone = _num_tokens(encoder, queries)
+        together = _num_tokens(encoder, [query_prefix(prompt) + query for query in queries])
+        cut = sum(one <= limit < both for one, both in zip(alone, together, strict=True))
+        if cut > CUT * len(queries) and ranks.is_main():
+            logger.warning(
+                "%s: the prompt takes %d of the %d tokens of a query, and %d %% of the queries lose their end; "
+                "--set max_query_tokens=%d would keep them",
+                name, lengths[prompt], limit, round(100 * cut / len(queries)), max(together),
+            )  # fmt: skip
+    if full:
+        longest = max(full, key=lambda name: full[name])
+        raise UsageError(
+            f"max_query_tokens is {limit}, which the prompt alone fills in {_some('collection', list(full), 3)} "
+            f"({full[longest]} tokens in {longest}); --set max_query_tokens={2 * full[longest]} would leave room"
+        )
+
+
+def _num_tokens(encoder: SentenceTransformer, texts: list[str]) -> list[int]:
+    return [len(ids) for ids in encoder.tokenizer(texts, truncation=False, padding=False)["input_ids"]]

@@ -30,7 +30,7 @@ steps = {steps}
 batch_size = 32
 learning_rate = 1e-3
 temperature = 0.05
-max_query_tokens = 48
+max_query_tokens = 96
 max_passage_tokens = 96
 negatives = {negatives}
 """

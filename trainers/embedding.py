@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from trainers import ranks
-from trainers.gradient_cache import embed_tokens
+from trainers.gradient_cache import TokenBudget, embed_tokens
 
 
-def embed(
-    encoder: SentenceTransformer,
-    texts: Sequence[str],
-    *,
-    max_tokens: int | Sequence[int],
-    tokens_per_pass: int,
-    cached: bool = True,
-) -> Tensor:
-    """Embeddings (len(texts), D) with gradients where the encoder has them.
+@dataclass(frozen=True)
+class Tokens:
+    """N texts as one rank encodes them.
 
-    Equal texts are encoded once, in micro-batches of `tokens_per_pass` padded tokens (`gradient_cache.embed_tokens`).
-    On several ranks all call it with the same texts; each tokenises and encodes its share of them, and all get all
-    embeddings, of which a rank's own carry gradients.
-
-    max_tokens: the longest text, end token included; one number, or one a text
+    ids:          token ids of this rank's share of the distinct texts
+    num_distinct: distinct texts, of all ranks together
+    places:       (N,) int64, which of the distinct texts each text is
     """
-    limits = [max_tokens] * len(texts) if isinstance(max_tokens, int) else list(max_tokens)
-    model_limit = encoder.max_seq_length or max(limits)
-    limited = [(text, min(limit, model_limit)) for text, limit in zip(texts, limits, strict=True)]
+
+    ids: list[list[int]]
+    num_distinct: int
+    places: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that this rank encodes, without padding."""
+        return sum(map(len, self.ids))
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int]) -> Tokens:
+    """Texts with the most tokens each may have, end token included, which truncation keeps.
+
+    On several ranks all call it with the same texts; each tokenises its share of them.
+    """
+    limited = list(zip(texts, limits, strict=True))
     # By length in characters, so that ranks get equal shares of long and short ones.
-    unique = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
-    own = [unique[i] for i in ranks.share(len(unique))]
-    embeddings = embed_tokens(encoder, _tokenise(encoder, own), tokens_per_pass=tokens_per_pass, cached=cached)
-    place = {item: i for i, item in enumerate(unique)}
-    places = torch.tensor([place[item] for item in limited], device=embeddings.device)
-    return ranks.gather(embeddings, len(unique)).index_select(0, places)
+    distinct = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
+    place = {item: i for i, item in enumerate(distinct)}
+    own = [distinct[i] for i in ranks.share(len(distinct))]
+    return Tokens(_ids(tokenizer, own), len(distinct), torch.tensor([place[item] for item in limited]))
 
 
-def _tokenise(encoder: SentenceTransformer, limited: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Token ids of (text, limit) pairs. The limit counts the end token, which truncation keeps."""
+def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
+    """Embeddings (N, D) with gradients where the encoder has them; a collective of all ranks.
+
+    All ranks get all embeddings, of which a rank's own carry gradients.
+    """
+    own = embed_tokens(encoder, tokens.ids, budget)
+    return ranks.gather(own, tokens.num_distinct).index_select(0, tokens.places.to(own.device))
+
+
+def _ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[list[int]]:
     found: dict[int, list[int]] = {}
     for limit in sorted({limit for _, limit in limited}):
         places = [i for i, item in enumerate(limited) if item[1] == limit]
         texts = [limited[i][0] for i in places]
-        ids = encoder.tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+        ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
         found |= dict(zip(places, ids, strict=True))
     return [found[i] for i in range(len(limited))]

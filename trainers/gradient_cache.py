@@ -1,6 +1,6 @@
-"""Embeds token lists in micro-batches, keeping activations for one of them only (gradient cache, Gao et al. 2021,
-2101.06983): the loss is computed on all embeddings at once, and each micro-batch is encoded a second time when its turn
-in the backward pass comes.
+"""Embeds token lists in micro-batches, keeping the activations of as many as memory holds; the others are encoded a
+second time when their turn in the backward pass comes (gradient cache, Gao et al. 2021, 2101.06983). The loss is
+computed on all embeddings at once.
 
 That second pass is `torch.utils.checkpoint` around the encoder: it runs with the random state and the precision of the
 first, so that dropout drops the same, and frees a micro-batch's activations before the next is encoded.
@@ -9,6 +9,8 @@ first, so that dropout drops the same, and frees a micro-batch's activations bef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,35 +18,48 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trainers import sharding
+from trainers.encoder import as_features
 
-def embed_tokens(
-    encoder: SentenceTransformer, ids: Sequence[Sequence[int]], *, tokens_per_pass: int, cached: bool = True
-) -> Tensor:
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """How much a rank encodes and keeps, in padded tokens.
+
+    per_pass: of a micro-batch, at most (or one text)
+    kept:     of the micro-batches whose activations are kept at once, at most (or one micro-batch)
+    """
+
+    per_pass: int
+    kept: int
+
+
+def embed_tokens(encoder: SentenceTransformer, ids: Sequence[Sequence[int]], budget: TokenBudget) -> Tensor:
     """Embeddings (len(ids), D) of texts given as token ids, with gradients where the encoder has them.
 
-    tokens_per_pass: padded tokens in a micro-batch, at most (or one text); texts are sorted by length, so that padding
-                     is little
-    cached:          False keeps the activations of all micro-batches: faster by one forward pass, and as large as the
-                     batch. Where everything fits one micro-batch both are the same.
+    Texts are sorted by length, so that padding is little. A batch within `budget.kept` is encoded once.
     """
     lengths = np.array([len(text) for text in ids])
     order = np.argsort(-lengths, kind="stable")
-    groups = micro_batches(lengths[order], tokens_per_pass)
+    groups = micro_batches(lengths[order], budget.per_pass)
+    again = num_encoded_again(lengths[order], groups, budget.kept) if torch.is_grad_enabled() else 0
+    batches = [[ids[i] for i in order[group]] for group in groups]
+    if sharding.is_sharded(encoder):
+        batches, again = sharding.agreed(batches, again, encoder.device)
     parts = []
-    for number, group in enumerate(groups):
-        features = encoder.tokenizer.pad({"input_ids": [ids[i] for i in order[group]]}, return_tensors="pt")
-        inputs = {name: value.to(encoder.device) for name, value in features.items()}
-        # The last micro-batch is the first in the backward pass: encoded again, it would be where it already is.
-        if cached and torch.is_grad_enabled() and number < len(groups) - 1:
+    for number, batch in enumerate(batches):
+        inputs = as_features(encoder, batch)
+        if number < again:
             parts.append(checkpoint(_encode, encoder, inputs, use_reentrant=False))
         else:
             parts.append(_encode(encoder, inputs))
+    # Embeddings of what only fills up are left out here: their gradients are 0.
     back = np.empty(len(order), dtype=np.int64)
     back[order] = np.arange(len(order))
     return torch.cat(parts).index_select(0, torch.from_numpy(back).to(parts[0].device))
 
 
-def _encode(encoder: SentenceTransformer, inputs: dict[str, Tensor]) -> Tensor:
+def _encode(encoder: SentenceTransformer, inputs: dict[str, Any]) -> Tensor:
     # The modules add their results to the dictionary they are given.
     embeddings: Tensor = encoder(dict(inputs))["sentence_embedding"]
     return embeddings
@@ -59,3 +74,18 @@ def micro_batches(lengths: np.ndarray, tokens_per_pass: int) -> list[slice]:
         groups.append(slice(start, min(start + count, len(lengths))))
         start += count
     return groups
+
+
+def num_encoded_again(lengths: np.ndarray, groups: Sequence[slice], kept: int) -> int:
+    """How many of the first micro-batches do not keep their activations.
+
+    The last ones keep theirs: the backward pass comes to them first, and has freed them when it encodes the others
+    again, one at a time. The last of all would be needed at once, so it is always kept.
+    """
+    total = 0
+    for number in range(len(groups) - 1, -1, -1):
+        group = groups[number]
+        total += (group.stop - group.start) * int(lengths[group.start])
+        if total > kept:
+            return min(number + 1, len(groups) - 1)
+    return 0

@@ -13,31 +13,42 @@ from mixture.store import Store
 from mixture.store.write import insert_rows
 from trainers import ranks
 from trainers.base_model import known_model, resolve_model
-from trainers.encoder import load_encoder, model_identity
+from trainers.encoder import load_encoder
 from trainers.evaluation.evaluate import SuiteResult, document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.loop import finished
+from trainers.finetune.loop import identity
+from trainers.finetune.output import finished, record_of
+from trainers.finetune.scores import Scores
 from trainers.loop import Progress
-from trainers.runs import recorded
-from trainers.settings import run_id
+from trainers.runs import finished_config, record_training, recorded
 from trainers.tdro.job import LearnedMixtures, Stage, learn, materialised, silent
+from trainers.trackers import chosen as tracker_name
 
 __all__ = ["LearnedMixtures", "evaluate", "is_main", "known_model", "learn", "silent", "train"]
 is_main = ranks.is_main
 
 
 def train(
-    store: Store, mixture: SavedMixture, model: str, settings: FinetuneSettings, out: Path, *, stage: Stage = silent
-) -> str:
-    """Fine-tune `model` on a mixture into the folder `out`; the run is in the store. Returns the run's id."""
+    store: Store, mixture: SavedMixture, model: str, settings: FinetuneSettings, out: Path, *,
+    suites: Sequence[Path] = (), stage: Stage = silent,
+) -> str:  # fmt: skip
+    """Fine-tune `model` on a mixture into the folder `out`, evaluating on `suites` as the settings say; the run, what
+    it drew and what it scored are in the store. Returns the run's id.
+
+    A run that is finished is not run again; where a kill came between its end and the store's record, that is made up.
+    """
+    tracker_name(settings.tracker)
+    loaded = [load_suite(folder) for folder in (find_suites(suites) if suites else ())]
+    Scores(loaded, settings)  # what does not fit is said before anything long starts
     data = materialised(store, mixture.spec)
     base = resolve_model(store.root, data, model, seed=settings.seed)
-    run = run_id("finetune", mixture.spec.id, settings, model=model_identity(base))
-    if ranks.on_main(lambda: finished(out, run)):
+    run = identity(data, base, settings, loaded)
+    if finished_config(store, run) is not None and ranks.on_main(lambda: finished(out, run)):
         return run
     with recorded(store, run, "finetune", mixture.spec.id, settings, model=base, out=str(out.resolve())) as row:
-        finetune(data, base, settings, out, progress=stage("training"))
+        finetune(data, base, settings, out, suites=loaded, progress=stage("training"))
+        record_training(store, run, record_of(out), out)
         row["result"] = str(out.resolve())
     return run
 

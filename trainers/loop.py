@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,23 +18,17 @@ from torch import Tensor
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from mixture.errors import MixtureError, UsageError
-from trainers import ranks
+from trainers import ranks, sharding, stopping
+from trainers.checkpoints import Checkpoints, Stateful
 from trainers.data import TextBatch
-from trainers.embedding import embed
+from trainers.embedding import Tokens, embed, tokenise
+from trainers.memory import token_budget
 from trainers.settings import TrainingSettings
 
 # Called after each step with (step, number of steps, one line to show).
 Progress = Callable[[int, int, str], None]
 WATCHED = 10
 EXPLODED = 5.0
-
-
-class Stateful(Protocol):
-    """What a checkpoint can carry beside model and optimiser."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -85,7 +78,8 @@ class TrainingLoop:
     """Model, AdamW and schedule under `accelerate`, with atomic checkpoints in `folder`; on one rank or several.
 
     A checkpoint holds everything that moves: model, optimiser, schedule, random states, and what is given in `also`.
-    On several ranks all hold the same model and take the same step; the first writes the checkpoints.
+    On several ranks all take the same step. They hold the same model, and the first writes the checkpoints; with
+    `fsdp` they hold a slice of it each (`sharding`), and write that.
     """
 
     def __init__(
@@ -97,12 +91,14 @@ class TrainingLoop:
         self.accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise UsageError(f"training under {kind.value}; each rank holds the whole model: launch with torchrun")
+            raise UsageError(f"training under {kind.value}; launch with torchrun, and shard with --set fsdp=true")
         # Ranks encode different texts, and drop different units of them.
         set_seed(settings.seed + self.accelerator.process_index)
-        parameters = [p for p in encoder.parameters() if p.requires_grad]
+        self.sharded = settings.fsdp and ranks.state().num_processes > 1
+        self.encoder = self._placed(encoder)
+        self.parameters = [p for p in encoder.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            parameters,
+            self.parameters,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=self.accelerator.device.type == "cuda",
@@ -113,18 +109,37 @@ class TrainingLoop:
             num_training_steps=settings.steps,
             min_lr_rate=settings.min_learning_rate_ratio,
         )
-        # Not wrapped for DDP, which would reduce gradients once a micro-batch: `descend` does it once a step.
-        self.encoder: SentenceTransformer = self.accelerator.prepare_model(encoder, evaluation_mode=True)
-        self.optimizer = self.accelerator.prepare(optimizer)
+        self.optimizer = optimizer if self.sharded else self.accelerator.prepare(optimizer)
+        self._tokenizer = copy.deepcopy(encoder.tokenizer)  # a tokenizer must not be used by two threads
         self._watch = LossWatch()
-        self.accelerator.register_for_checkpointing(self.schedule, self._watch, *also)
+        self.checkpoints = Checkpoints(
+            self.accelerator, self.encoder, folder, keep=settings.keep_checkpoints,
+            also=(self.schedule, self._watch, *also), sharded=optimizer if self.sharded else None,
+        )  # fmt: skip
         self.step = 0
-        self.parameters = parameters
+        # Of the last step; the norm is that before clipping.
+        self.gradient_norm, self.learning_rate = 0.0, 0.0
+
+    def _placed(self, encoder: SentenceTransformer) -> SentenceTransformer:
+        """The encoder on this rank's device, sharded where that is asked for; its token budget is found before."""
+        if self.sharded:
+            encoder.to(self.accelerator.device)
+        else:
+            # Not wrapped for DDP, which would reduce gradients once a micro-batch: `descend` does it once a step.
+            encoder = self.accelerator.prepare_model(encoder, evaluation_mode=True)
+        self.budget = ranks.on_main(lambda: token_budget(encoder, self.settings, self.folder))
+        if self.sharded:
+            sharding.shard(encoder, self.accelerator.device, bf16=self.settings.bf16)
+        return encoder
 
     def embed(self, encoder: SentenceTransformer, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Queries (B, D) and passages (B·N, D) in float32: a loss in bf16 would be off by a nat at τ = 0.002."""
-        both = self.embed_texts(encoder, *self.limited(batch))
+        both = self.embed_tokens(encoder, batch.tokens or self.tokens(encoder, *self.limited(batch)))
         return both[: len(batch.queries)], both[len(batch.queries) :]
+
+    def prepared(self, batch: TextBatch) -> TextBatch:
+        """A batch with its tokens for the model that is trained; safe in another thread."""
+        return replace(batch, tokens=self.tokens(self.encoder, *self.limited(batch), tokenizer=self._tokenizer))
 
     def limited(self, batch: TextBatch) -> tuple[list[str], list[int]]:
         """A batch's queries and then passages, and how many tokens each may have."""
@@ -132,21 +147,28 @@ class TrainingLoop:
         limits += [self.settings.max_passage_tokens] * len(batch.passages)
         return batch.queries + batch.passages, limits
 
-    def embed_texts(self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
-        """(len(texts), D) float32; a collective of all ranks."""
-        with self.accelerator.autocast():
-            return embed(
-                encoder, texts, max_tokens=limits, tokens_per_pass=self.settings.tokens_per_pass,
-                cached=self.settings.gradient_cache,
-            ).float()  # fmt: skip
+    def tokens(
+        self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int], *, tokenizer: Any = None
+    ) -> Tokens:
+        """Texts as `encoder` takes them, cut to their limits and to its own; `tokenizer` stands in for its own."""
+        longest = encoder.max_seq_length or max(limits, default=1)
+        return tokenise(tokenizer or encoder.tokenizer, texts, [min(limit, longest) for limit in limits])
+
+    def embed_tokens(self, encoder: SentenceTransformer, tokens: Tokens) -> Tensor:
+        """(N, D) float32; a collective of all ranks."""
+        # A sharded model has its precision built in.
+        with nullcontext() if sharding.is_sharded(encoder) else self.accelerator.autocast():
+            return embed(encoder, tokens, self.budget).float()
 
     def descend(self, loss: Tensor, batch: TextBatch) -> None:
         """One optimiser step on a scalar loss, the same on all ranks; counts it."""
         self.accelerator.backward(loss)
         ranks.reduce_gradients(self.parameters)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
-        if norm is not None and not math.isfinite(norm):
-            raise self._diverged(f"the gradient became {float(norm)}", batch)
+        self.gradient_norm = float(sharding.whole(norm)) if norm is not None else 0.0
+        if not math.isfinite(self.gradient_norm):
+            raise self._diverged(f"the gradient became {self.gradient_norm}", batch)
+        self.learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,39 +200,25 @@ class TrainingLoop:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if type(error) is RuntimeError and "can't allocate memory" not in str(error):
                 raise
-            now = self.settings.tokens_per_pass
+            now = self.budget
             raise MixtureError(
-                f"out of memory at step {self.step} ({batch.describe()}); "
-                f"encode fewer tokens at once: --set tokens_per_pass={max(1, now // 2)} (now {now})"
+                f"out of memory at step {self.step} ({batch.describe()}); keep fewer tokens at once: "
+                f"--set tokens_kept={max(1, now.kept // 2)} --set tokens_per_pass={max(1, now.per_pass // 2)} "
+                f"(now {now.kept} and {now.per_pass})"
             ) from error
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint, if there is one."""
-        found = ranks.on_main(
-            lambda: sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
-        )
-        if not found:
-            return False
-        self.accelerator.load_state(str(found[-1]))
-        self.step = int(json.loads((found[-1] / "step.json").read_text())["step"])
-        return True
+        self.step = self.checkpoints.load()
+        return self.step > 0
 
     def save_if_due(self) -> bool:
-        """A checkpoint every `checkpoint_every` steps and at the end; the newest replaces the older."""
-        if self.step % self.settings.checkpoint_every and self.step != self.settings.steps:
-            return False
-        scratch = self.folder / f".writing-{self.step}"
-        ranks.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
-        self.accelerator.save_state(str(scratch))
-        self.accelerator.wait_for_everyone()
-        ranks.on_main(lambda: self._keep(scratch))
-        return True
-
-    def _keep(self, scratch: Path) -> None:
-        target = self.folder / f"step-{self.step}"
-        (scratch / "step.json").write_text(json.dumps({"step": self.step}))
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-        for older in self.folder.glob("step-*"):
-            if older != target:
-                shutil.rmtree(older)
+        """A checkpoint every `checkpoint_every` steps, at the end, and where a stop is asked for: then raises
+        `Stopped`."""
+        number = stopping.asked(self.accelerator.device)
+        due = self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps
+        if due or number:
+            self.checkpoints.save(self.step)
+        if number:
+            stopping.stop(self.step, number)
+        return due

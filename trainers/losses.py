@@ -5,11 +5,16 @@ Shape legend: B examples, N = 1 + H passages an example (the positive first, the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from mixture.errors import UsageError
+
+BLOCK = 2**22  # scores held at once, 16 MB
 
 
 def info_nce(
@@ -19,6 +24,7 @@ def info_nce(
     temperature: float,
     in_batch: bool = False,
     masked: Tensor | None = None,
+    symmetric: bool = False,
 ) -> Tensor:
     """InfoNCE with cosine similarity, one loss an example: (B,), in nats, 0 or more.
 
@@ -30,9 +36,13 @@ def info_nce(
     temperature: τ, above 0 (the paper: 0.002)
     masked:      (B, B·N) bool with `in_batch`, else (B, N): candidates that do not count, since they answer the query;
                  an example's own positive always counts
+    symmetric:   with `in_batch`: the mean of this loss and of the one in the other direction, which finds each
+                 positive's query among the B queries (as CLIP, Radford et al. 2021, 2103.00020, figure 3)
     """
     if temperature <= 0:
         raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    if symmetric and not in_batch:
+        raise UsageError("a symmetric loss compares a passage with the batch's queries: it needs in_batch")
     batch, dim = query.shape
     if passages.ndim == 2:
         if len(passages) % batch:
@@ -40,13 +50,54 @@ def info_nce(
         passages = passages.view(batch, -1, dim)
     num_passages = passages.shape[1]
     query, passages = normalize(query, dim=-1), normalize(passages, dim=-1)
-    if in_batch:
-        scores = query @ passages.reshape(batch * num_passages, dim).T / temperature
-        own = torch.arange(batch, device=query.device) * num_passages
-    else:
+    if not in_batch:
         scores = torch.einsum("bd,bnd->bn", query, passages) / temperature
-        own = torch.zeros(batch, dtype=torch.long, device=query.device)
+        return _cross_entropy(scores, torch.zeros(batch, dtype=torch.long, device=query.device), masked)
+    candidates = passages.reshape(batch * num_passages, dim)
+    examples = torch.arange(batch, device=query.device)
+    own = examples * num_passages
+    losses = _in_batch(query, candidates, own, masked, temperature)
+    if symmetric:  # what is masked for a query is so for its passage too
+        masked = None if masked is None else masked[:, own].T
+        losses = (losses + _in_batch(candidates[own], query, examples, masked, temperature)) / 2
+    return losses
+
+
+def _in_batch(query: Tensor, candidates: Tensor, own: Tensor, masked: Tensor | None, temperature: float) -> Tensor:
+    """Each of B queries among M candidates, (B,); in blocks of queries, scored again when the gradient is computed.
+
+    At a batch of 4096 with 7 negatives all scores at once would be half a gigabyte, several times over.
+    """
+
+    def block(rows: slice, some: Tensor, all_candidates: Tensor) -> Tensor:
+        scores = some @ all_candidates.T / temperature
+        return _cross_entropy(scores, own[rows], None if masked is None else masked[rows])
+
+    step = max(1, BLOCK // len(candidates))
+    if step >= len(query):
+        return block(slice(None), query, candidates)
+    blocks = [slice(start, start + step) for start in range(0, len(query), step)]
+    return torch.cat([checkpoint(block, rows, query[rows], candidates, use_reentrant=False) for rows in blocks])
+
+
+def _cross_entropy(scores: Tensor, wanted: Tensor, masked: Tensor | None) -> Tensor:
+    """−log softmax of each row's wanted column, (B,); masked columns do not count, but the wanted always does."""
     if masked is not None:
-        keep_own = masked.scatter(1, own[:, None], torch.zeros_like(own, dtype=torch.bool)[:, None])
-        scores = scores.masked_fill(keep_own, float("-inf"))
-    return torch.logsumexp(scores, dim=1) - scores.gather(1, own[:, None]).squeeze(1)
+        others = masked.scatter(1, wanted[:, None], torch.zeros_like(wanted, dtype=torch.bool)[:, None])
+        scores = scores.masked_fill(others, float("-inf"))
+    return torch.logsumexp(scores, dim=1) - scores.gather(1, wanted[:, None]).squeeze(1)
+
+
+def matryoshka(
+    loss: Callable[[Tensor, Tensor], Tensor], query: Tensor, passages: Tensor, dims: Sequence[int]
+) -> Tensor:
+    """The mean of a loss of embeddings over their first d dimensions, for each d of `dims` (Kusupati et al. 2022,
+    2205.13147, equation 1 with equal weights); (B,).
+
+    loss:            of (B, d) and (..., d)
+    query, passages: (B, D) and (..., D), every d at most D
+    """
+    longer = [d for d in dims if d > query.shape[-1]]
+    if longer:
+        raise UsageError(f"matryoshka_dims has {longer[0]}; the model's embeddings have {query.shape[-1]} dimensions")
+    return torch.stack([loss(query[..., :d], passages[..., :d]) for d in dims]).mean(dim=0)

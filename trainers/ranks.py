@@ -16,6 +16,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.distributed import all_gather, all_reduce
+from torch.distributed.tensor import DTensor
+
+from mixture.errors import UsageError
 
 T = TypeVar("T")
 
@@ -54,6 +57,11 @@ def share(count: int) -> Sequence[int]:
     return mine if len(mine) or not count else range(1)
 
 
+def rank_of_each(count: int) -> Tensor:
+    """Which rank each of a batch's `count` examples belongs to, where ranks are told apart: equal runs, (count,)."""
+    return torch.arange(count) * state().num_processes // count
+
+
 def gather(own: Tensor, count: int) -> Tensor:
     """The embeddings of all ranks in the order that `share` dealt them: (count, D), gradients on this rank's own.
 
@@ -71,9 +79,13 @@ def gather(own: Tensor, count: int) -> Tensor:
 
 
 def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sum the gradients over all ranks, in place, in one reduction for each data type."""
+    """Sum the gradients over all ranks, in place, in one reduction for each data type.
+
+    Those of a sharded model's parameters are sums already and stay as they are.
+    """
     if state().num_processes == 1:
         return
+    parameters = [p for p in parameters if not isinstance(p, DTensor)]
     for parameter in parameters:  # a rank without texts of some kind has none
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -86,7 +98,9 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in place."""
+    """The sum of a tensor over all ranks, in place; a `UsageError` for gradients of which ranks hold slices."""
+    if isinstance(values, DTensor):
+        raise UsageError("fsdp is true, but this algorithm compares the gradients of collections; set fsdp = false")
     if state().num_processes > 1:
         all_reduce(values)
     return values

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from mixture.store import Store
 from mixture.store.write import append
 from trainers import ranks
 from trainers.settings import TrainingSettings
+from trainers.stopping import Stopped
 
 
 @contextmanager
@@ -46,7 +48,9 @@ def recorded(
     found: dict[str, Any] = {}
     try:
         yield found
-    except Exception:  # whatever it was is raised again; a kill or Ctrl-C leaves "running", to be resumed
+    except Stopped:  # like a kill it leaves "running", to be resumed
+        raise
+    except Exception:  # whatever it was is raised again
         if ranks.is_main():
             end("failed", None)
         raise
@@ -80,6 +84,27 @@ def record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> No
         append(connection, "weight_history", pa.Table.from_pylist(new) if new else [])
 
     store.transaction(work)
+
+
+def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path) -> None:
+    """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`), from its record; once, whatever was
+    there of this run.
+
+    Scores during training have their step. Those of the step that became the model are there a second time without
+    one, as the model's: `mixture evaluate` writes such.
+    """
+    model, now = str(out.resolve()), datetime.now(UTC)
+    rows = [row | {"model": model, "mixture": record["mixture"]["id"], "run_id": run, "evaluated_at": now}
+            for row in record["evaluations"]]  # fmt: skip
+    rows += [row | {"step": None} for row in rows if row["step"] == record["final_step"]]
+
+    def work(connection: Any) -> None:
+        connection.execute("DELETE FROM run_draws WHERE run_id = ?", [run])
+        connection.execute("DELETE FROM evaluations WHERE run_id = ? AND step IS NOT NULL", [run])
+        append(connection, "run_draws", [row | {"run_id": run} for row in record["drawn"]])
+        append(connection, "evaluations", rows)
+
+    ranks.on_main(lambda: store.transaction(work))
 
 
 def last_weights(store: Store, run: str) -> dict[str, dict[str, float]]:

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixture.errors import UsageError, unknown_name
+from trainers.recipes import read_recipe
 
 S = TypeVar("S", bound="TrainingSettings")
+CHOICES = {
+    "pooling": ("auto", "mean", "cls", "last"),
+    "attention": ("auto", "flash_attention_2", "sdpa", "eager"),
+}
+
+# Settings that change nothing in what a run makes: it goes on when they are changed.
+BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +41,21 @@ class TrainingSettings:
     negatives: int = 7
     max_query_tokens: int = 128
     max_passage_tokens: int = 512
-    tokens_per_pass: int = 16_384  # padded tokens in a micro-batch, on each rank
-    gradient_cache: bool = True  # keep activations of one micro-batch only; False: of the whole batch
+    symmetric_prompts: bool = False  # prompts on the passages too, in collections whose card says symmetric
+    pooling: str = "auto"  # auto, mean, cls or last; auto: the model's own
+    attention: str = "auto"  # auto, flash_attention_2, sdpa or eager
+    tokens_per_pass: int = 0  # padded tokens in a micro-batch, on each rank; 0: as suits the device
+    tokens_kept: int = 0  # padded tokens whose activations are kept at once, on each rank; 0: as many as fit
     lora_rank: int = 0  # 0: all parameters are trained; the paper: 8
     lora_alpha: int = 32
     lora_dropout: float = 0.1
+    lora_merge: bool = True  # False: the trained model is saved as an adapter of the model it started from
+    activation_checkpointing: bool = False  # keep no activations inside a layer: less memory, a third more time
     bf16: bool = False
+    fsdp: bool = False  # each rank holds a slice of the model; on one rank it changes nothing
     checkpoint_every: int = 100
+    keep_checkpoints: int = 1  # the newest ones
+    tracker: str = "auto"  # none, tensorboard, wandb, ... (accelerate's); auto: tensorboard where it is installed
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -50,9 +66,10 @@ class TrainingSettings:
     def _violations(self) -> list[tuple[str, str]]:
         """All values out of range at once, as (name, what is allowed)."""
         at_least_one = ("steps", "batch_size", "negatives", "max_query_tokens", "max_passage_tokens",
-                        "tokens_per_pass", "checkpoint_every")  # fmt: skip
+                        "checkpoint_every", "keep_checkpoints")  # fmt: skip
         above_zero = ("learning_rate", "temperature", "max_gradient_norm")
-        not_negative = ("warmup_steps", "weight_decay", "lora_rank", "lora_alpha", "seed")
+        not_negative = ("tokens_per_pass", "tokens_kept", "warmup_steps", "weight_decay", "lora_rank", "lora_alpha",
+                        "seed")  # fmt: skip
         below_one = ("min_learning_rate_ratio", "lora_dropout")
         return (
             [(n, "1 or more") for n in at_least_one if getattr(self, n) < 1]
@@ -60,6 +77,7 @@ class TrainingSettings:
             + [(n, "0 or more") for n in not_negative if not 0 <= getattr(self, n) < math.inf]
             + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
+            + [(n, ", ".join(names)) for n, names in CHOICES.items() if getattr(self, n) not in names]
         )
 
     @property
@@ -67,17 +85,14 @@ class TrainingSettings:
         return min(self.warmup_steps, self.steps // 10)
 
 
-def resolve(kind: type[S], recipe: Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:
-    """Settings from a recipe's TOML, overridden by the options that are not None, and these by `name=value` texts.
+def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:
+    """Settings from a recipe (`recipes.read_recipe`), overridden by the options that are not None, and these by
+    `name=value` texts.
 
-    Raises `UsageError` for a missing or broken file, an unknown key (naming the nearest), or a value of the wrong type.
+    Raises `UsageError` for a missing or broken recipe, an unknown key (naming the nearest), or a value of the wrong
+    type.
     """
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        try:
-            values = tomllib.loads(recipe.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"recipe {recipe}: {error}") from error
+    values = {} if recipe is None else read_recipe(recipe)
     values |= {name: value for name, value in options.items() if value is not None}
     values |= dict(map(_assignment, assignments))
     hints = typing.get_type_hints(kind)
@@ -100,6 +115,10 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"setting {name} is {value!r}; it must be a list, as [...]")
+        return tuple(_typed(name, item, typing.get_args(wanted)[0]) for item in value)
     allowed = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -111,5 +130,6 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
 
 def run_id(kind: str, mixture: str, settings: TrainingSettings, **more: str) -> str:
     """The identity of a run: the same command finds its own checkpoints again. 12 hexadecimal digits."""
-    body = {"kind": kind, "mixture": mixture, "settings": asdict(settings), **more}
+    deciding = {name: value for name, value in asdict(settings).items() if name not in BOOKKEEPING}
+    body = {"kind": kind, "mixture": mixture, "settings": deciding, **more}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]

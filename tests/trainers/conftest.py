@@ -10,6 +10,7 @@ import pytest
 from mixture import Store, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
+from trainers.data import DEFAULT_PROMPT, query_prefix
 from trainers.tiny import build_tiny
 
 TEXTS = [f"the {a} of the {b} is {c}" for a in ("capital", "river", "king") for b in ("north", "south") for c in "xyz"]
@@ -17,9 +18,10 @@ TEXTS = [f"the {a} of the {b} is {c}" for a in ("capital", "river", "king") for 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, write_collection: Callable[..., Path]) -> Path:
-    """Two layers, 64 wide; its tokenizer knows the words of the test collections."""
+    """Two layers, 64 wide; its tokenizer knows the words of the test collections and of the default prompt."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     texts = TEXTS + write_collection(folder.parent, "texts").read_text("utf-8").splitlines()
+    texts += [query_prefix(DEFAULT_PROMPT)] * len(texts)
     build_tiny(texts, folder, seed=1, vocabulary=500, hidden=64)
     return folder
 

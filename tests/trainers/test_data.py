@@ -12,7 +12,12 @@ from mixture import Store, UsageError, jobs, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.store.materialise import materialise
-from trainers.data import DEFAULT_PROMPT, BatchSource
+from trainers.data import DEFAULT_PROMPT, BatchSource, check_prompts
+from trainers.encoder import load_encoder
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.settings import TrainingSettings, run_id
+from trainers.tdro.config import TdroSettings
+from trainers.tdro.loop import learn_weights
 
 
 def _source(data: MaterialisedMixture, batch_size: int = 8, negatives: int = 3) -> BatchSource:
@@ -112,3 +117,102 @@ def test_prompts_are_drawn_from_those_of_the_card(tmp_path: Path) -> None:
     counts = np.unique([q.split("\n")[0] for q in queries], return_counts=True)[1]
     assert len(counts) == 2
     assert counts.min() > 16
+
+
+@pytest.fixture
+def symmetric_data(tmp_path: Path) -> MaterialisedMixture:
+    """`AllNLI`, whose card says symmetric, and `plain`, which has no card."""
+    rows = [{"query": f"claim number {n}", "pos": [f"fact number {n}"], "neg": ["nothing"]} for n in range(16)]
+    for name in ("AllNLI", "plain"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.open(tmp_path / "store", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / f"{name}.jsonl") for name in ("AllNLI", "plain")])
+        return materialise(store, registry.weighted(registry.pin(store), {"AllNLI": 0.5, "plain": 0.5}))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_passages_of_symmetric_collections_get_their_querys_prompt_when_asked(
+    symmetric_data: MaterialisedMixture, symmetric: bool
+) -> None:
+    plan = BatchPlan(symmetric_data.spec.weights, symmetric_data.sizes, 8, 1, positives=symmetric_data.positives())
+    source = BatchSource(symmetric_data, plan, negatives=2, symmetric_prompts=symmetric)
+    batches = [source.homogeneous(step) for step in range(8)] + [source.mixed(0)]
+    prefixed = set()
+    for batch in batches:
+        for place, query in enumerate(batch.queries):
+            prefix, _ = query.split("claim")
+            name = batch.names[batch.collections[place]]
+            given = symmetric and name == "AllNLI"
+            prefixed.add((name, given))
+            for passage in batch.passages[place * 3 : place * 3 + 3]:
+                assert passage.startswith(prefix if given else ("fact", "nothing"))
+    assert prefixed == {("AllNLI", symmetric), ("plain", False)}
+
+
+def test_symmetric_prompts_make_another_run() -> None:
+    plain, asked = (run_id("finetune", "m", TrainingSettings(symmetric_prompts=value)) for value in (False, True))
+    assert plain != asked
+
+
+def test_a_folder_of_an_older_version_is_not_symmetric_until_materialised_again(
+    symmetric_data: MaterialisedMixture, tmp_path: Path
+) -> None:
+    part = symmetric_data.components["AllNLI"]
+    assert part.symmetric
+    assert not symmetric_data.components["plain"].symmetric
+    facts = json.loads((part.folder / "component.json").read_text())
+    del facts["symmetric"]
+    (part.folder / "component.json").write_text(json.dumps(facts))
+    assert not MaterialisedMixture.open(symmetric_data.folder, symmetric_data.spec.id).components["AllNLI"].symmetric
+    with Store.open(tmp_path / "store") as store:
+        assert materialise(store, symmetric_data.spec).components["AllNLI"].symmetric
+
+
+def test_a_prompt_that_leaves_no_room_for_the_query_is_an_error(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    message = (
+        r"max_query_tokens is 6, .* fills in collections easy, hard, middle \((\d+) tokens in easy\); --set max_query"
+    )
+    few = {"max_query_tokens": 6, "max_passage_tokens": 32, "steps": 1, "batch_size": 4, "negatives": 1}
+    with pytest.raises(UsageError, match=message) as error:
+        finetune(mixture_data, str(tiny_model), FinetuneSettings(**few), tmp_path / "out")
+    with pytest.raises(UsageError, match=message):
+        learn_weights(mixture_data, str(tiny_model), None, TdroSettings(**few), tmp_path / "checkpoints")
+    # The number it gives is exact: one token more than the prompt is enough.
+    encoder = load_encoder(str(tiny_model))
+    prompt = int(str(error.value).partition(" tokens in")[0].rpartition("(")[2])
+    with pytest.raises(UsageError, match="alone fills"):
+        check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=prompt))
+    check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=prompt + 1))
+    text = f"Instruct: {DEFAULT_PROMPT}\nQuery: "
+    limits = [encoder.tokenizer(text + q, truncation=True, max_length=prompt + 1).input_ids for q in ("ba", "ke")]
+    assert limits[0] != limits[1]
+
+
+def test_a_prompt_that_costs_queries_their_end_is_said_once_a_collection(
+    mixture_data: MaterialisedMixture, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = load_encoder(str(tiny_model))
+    queries = [mixture_data.components["easy"].example(row).query for row in range(40)]
+    longest = max(len(encoder.tokenizer(query).input_ids) for query in queries)
+    prefix = len(encoder.tokenizer(f"Instruct: {DEFAULT_PROMPT}\nQuery:").input_ids)
+    check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=prefix + 3))
+    assert [record.message.split(":")[0] for record in caplog.records] == ["easy", "hard", "middle"]
+    assert f"easy: the prompt takes {prefix} of the {prefix + 3} tokens of a query, and 100 %" in caplog.text
+    room = int(caplog.records[0].message.rpartition("max_query_tokens=")[2].split()[0])
+    caplog.clear()
+    check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=max(room, prefix + longest)))
+    assert not caplog.records
+
+
+def test_queries_that_are_too_long_by_themselves_are_not_the_prompts_fault(
+    tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"query": f"{n} " + "ba ke lo " * 100, "pos": [f"fact {n}"], "neg": ["nothing"]} for n in range(8)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.open(tmp_path / "store", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "long.jsonl")])
+        data = materialise(store, registry.weighted(registry.pin(store), {"long": 1.0}))
+    check_prompts(load_encoder(str(tiny_model)), data, TrainingSettings(max_query_tokens=128))
+    assert not caplog.records

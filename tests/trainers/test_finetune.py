@@ -24,7 +24,7 @@ from trainers.finetune import FinetuneSettings, finetune
 from trainers.loop import TrainingLoop
 
 SETTINGS = FinetuneSettings(
-    steps=12, batch_size=8, learning_rate=2e-3, temperature=0.05, negatives=2, max_query_tokens=32,
+    steps=12, batch_size=8, learning_rate=2e-3, temperature=0.05, negatives=2, max_query_tokens=96,
     max_passage_tokens=32, checkpoint_every=4,
 )  # fmt: skip
 
@@ -162,7 +162,8 @@ def test_running_out_of_memory_says_where_and_what_to_change(
     text = str(caught.value)
     assert text.startswith("out of memory at step 0 (collection ")
     assert batch.examples[0] in text
-    assert "--set tokens_per_pass=8192 (now 16384)" in text
+    half = f"--set tokens_kept={loop.budget.kept // 2} --set tokens_per_pass={loop.budget.per_pass // 2}"
+    assert half in text
     with pytest.raises(RuntimeError, match="something else"), loop.memory(batch):
         raise RuntimeError("something else")
 
@@ -207,3 +208,12 @@ def test_training_from_a_materialised_folder_needs_no_store(
     finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "here")
     one, two = _weights(tmp_path / "out"), _weights(tmp_path / "here")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_refused_setting_does_not_claim_the_folder(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="max_query_tokens is 4"):
+        finetune(mixture_data, str(tiny_model), replace(SETTINGS, max_query_tokens=4), tmp_path / "out")
+    finetune(mixture_data, str(tiny_model), replace(SETTINGS, steps=1), tmp_path / "out")
+    assert (tmp_path / "out" / "training.json").is_file()

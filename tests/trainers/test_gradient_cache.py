@@ -7,27 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from trainers.adapters import add_lora
 from trainers.data import BatchSource, TextBatch
-from trainers.embedding import embed
-from trainers.encoder import add_lora, load_encoder
+from trainers.embedding import embed, tokenise
+from trainers.encoder import load_encoder
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
-from trainers.gradient_cache import embed_tokens, micro_batches
+from trainers.gradient_cache import TokenBudget, embed_tokens, micro_batches
 from trainers.loop import TrainingLoop
 from trainers.losses import info_nce
+from trainers.memory import bytes_per_token, token_budget
 from trainers.tdro.algorithms import make_learner
-from trainers.tdro.loop import losses_of
 
 MINILM = "all-MiniLM-L6-v2"
 SETTINGS = FinetuneSettings(
     steps=1, batch_size=8, temperature=0.05, negatives=2, max_query_tokens=24, max_passage_tokens=32,
-    tokens_per_pass=100_000,
+    tokens_per_pass=100_000, tokens_kept=100_000,
 )  # fmt: skip
 
 
@@ -61,8 +63,7 @@ def _finetuning_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
 def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     """tDRO's: examples weigh as their collection's weight."""
     batch = source.mixed(0)
-    both = loop.embed_texts(loop.encoder, *loop.limited(batch))
-    losses = losses_of(both, len(batch.queries), loop.settings.temperature)
+    losses = info_nce(*loop.embed(loop.encoder, batch), temperature=loop.settings.temperature)
     weights = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     return (
         losses * make_learner("tdro", 3).example_weights(weights, losses, torch.from_numpy(batch.collections))
@@ -76,7 +77,7 @@ def test_cached_gradients_equal_those_of_one_pass(
     source, encoder = _source(mixture_data), load_encoder(model)
     found = {}
     for tokens in (100_000, 100):
-        loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=tokens), tmp_path)
+        loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=tokens, tokens_kept=tokens), tmp_path)
         loop.encoder.eval()  # no dropout: it depends on what is encoded together
         passes: list[int] = []
         hook = encoder[0].register_forward_hook(lambda *_, seen=passes: seen.append(1))
@@ -84,7 +85,7 @@ def test_cached_gradients_equal_those_of_one_pass(
         hook.remove()
         assert (len(passes) == 1) == (tokens == 100_000)
     assert _relative(found[100_000], found[100]) < 1e-5
-    warmer = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100, temperature=0.06), tmp_path)
+    warmer = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100, tokens_kept=100, temperature=0.06), tmp_path)
     warmer.encoder.eval()
     assert _relative(found[100], _gradients(encoder, loss_of(warmer, source))) > 0.01
 
@@ -97,9 +98,9 @@ def test_dropout_drops_the_same_in_both_passes(model: str, lora: int) -> None:
     encoder.train()
     texts = [f"{word} " * count for count, word in enumerate(("king", "river", "north", "south", "capital"), start=2)]
     found = []
-    for cached in (False, True):
+    for kept in (10_000, 1):
         torch.manual_seed(7)
-        got = embed(encoder, texts, max_tokens=32, tokens_per_pass=20, cached=cached)
+        got = embed(encoder, tokenise(encoder.tokenizer, texts, [32] * 5), TokenBudget(20, kept))
         after = torch.rand(1)  # the random numbers of the next step are not touched either
         scores = got[:1] @ got[1:].T / 0.05
         found.append((_gradients(encoder, torch.logsumexp(scores, dim=1).sum()), after))
@@ -116,7 +117,7 @@ def test_duplicates_encoded_once_have_the_gradient_of_all_encoded(
         batch.collections, batch.queries[:4] * 2, passages, None, batch.rows, batch.examples, batch.names
     )
     encoder = load_encoder(model, max_tokens=32)
-    loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100), tmp_path)
+    loop = TrainingLoop(encoder, replace(SETTINGS, tokens_per_pass=100, tokens_kept=100), tmp_path)
     loop.encoder.eval()
     seen: list[int] = []
     hook = encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]["input_ids"])))
@@ -134,24 +135,56 @@ def test_duplicates_encoded_once_have_the_gradient_of_all_encoded(
     assert _relative(_gradients(encoder, naive.mean()), once) < 1e-5
 
 
-def test_activations_of_one_micro_batch_are_kept(tiny_model: Path) -> None:
-    """What autograd holds between the passes does not grow with the batch; without the cache it does."""
+def _held(encoder: SentenceTransformer, num_texts: int, kept: int) -> tuple[int, int]:
+    """Bytes that autograd holds between the passes, and how many forward passes there were, the backward's included."""
+    ids = [[5 + (i + j) % 50 for j in range(16)] for i in range(num_texts)]
+    sizes: list[int] = []
+    passes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    hook = encoder[0].register_forward_hook(lambda *_: passes.append(1))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        got = embed_tokens(encoder, ids, TokenBudget(64, kept))
+    held = sum(sizes)
+    got.sum().backward()
+    hook.remove()
+    return held, len(passes)
+
+
+def test_activations_are_kept_up_to_the_budget_and_no_text_encoded_again_without_need(tiny_model: Path) -> None:
     encoder = load_encoder(str(tiny_model)).train()
-    held = {}
-    for texts in (8, 64):
-        ids = [[5 + (i + j) % 50 for j in range(16)] for i in range(texts)]
-        for cached in (True, False):
-            sizes: list[int] = []
+    small, _ = _held(encoder, 8, 64)
+    held, passes = _held(encoder, 64, 64)  # 16 micro-batches of 64 tokens, one of them kept
+    assert held < 1.1 * small
+    assert passes == 16 + 15
+    held, passes = _held(encoder, 64, 4 * 64)
+    assert 3.5 * small < held < 4.5 * small
+    assert passes == 16 + 12
+    held, passes = _held(encoder, 64, 16 * 64)
+    assert held > 13 * small
+    assert passes == 16
 
-            def keep(tensor: torch.Tensor, into: list[int] = sizes) -> torch.Tensor:
-                into.append(tensor.numel() * tensor.element_size())
-                return tensor
 
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                embed_tokens(encoder, ids, tokens_per_pass=64, cached=cached)
-            held[texts, cached] = sum(sizes)
-    assert held[64, True] < 1.1 * held[8, True]
-    assert held[64, False] > 6 * held[8, False]
+def test_the_budget_is_measured_on_the_model_and_remembered(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(str(tiny_model))
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    per_token = bytes_per_token(encoder, 16)
+    assert torch.equal(torch.rand(1), expected)  # a resumed run does not measure
+    held, _ = _held(encoder.train(), 4, 64)
+    assert per_token * 64 < held < 3 * per_token * 64  # the hooks count shared memory once, and no parameters
+    settings = replace(SETTINGS, tokens_per_pass=0, tokens_kept=0)
+    budget = token_budget(encoder, settings, tmp_path)
+    assert budget.kept & (budget.kept - 1) == 0
+    free = psutil.virtual_memory().available
+    assert 0.1 * free < budget.kept * bytes_per_token(encoder, 32) < free
+    (tmp_path / "tokens_kept.json").write_text("2048")
+    assert token_budget(encoder, settings, tmp_path) == TokenBudget(2048, 2048)
+    assert token_budget(encoder, replace(settings, tokens_kept=9, tokens_per_pass=5), tmp_path) == TokenBudget(5, 9)
 
 
 def test_micro_batches_hold_every_text_once_within_the_budget() -> None:

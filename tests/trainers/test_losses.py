@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
 from mixture.errors import UsageError
-from trainers.losses import info_nce
+from trainers import losses
+from trainers.losses import info_nce, matryoshka
 
 
 def test_worked_example() -> None:
@@ -68,3 +70,43 @@ def test_the_papers_temperature_does_not_overflow() -> None:
     assert torch.isfinite(query.grad).all()
     with pytest.raises(UsageError, match="temperature is 0"):
         info_nce(query, torch.zeros(1, 1, 2), temperature=0)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_the_symmetric_loss_is_the_mean_of_both_directions(with_mask: bool) -> None:
+    torch.manual_seed(1)
+    query, passages = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 3, 8, dtype=torch.float64)
+    masked = torch.rand(5, 15) < 0.3 if with_mask else None
+    got = info_nce(query, passages, temperature=0.2, in_batch=True, masked=masked, symmetric=True)
+    # Back: the positives look for their queries; what is masked for a query is so for the passage.
+    back = None if masked is None else masked[:, ::3].T
+    backward = _naive(passages[:, 0], query[:, None], 0.2, True, back)
+    forward = _naive(query, passages, 0.2, True, masked)
+    assert got.tolist() == pytest.approx([(a + b) / 2 for a, b in zip(forward, backward, strict=True)], abs=1e-9)
+    with pytest.raises(UsageError, match="needs in_batch"):
+        info_nce(query, passages, temperature=0.2, symmetric=True)
+
+
+def test_matryoshka_is_the_mean_over_the_first_dimensions() -> None:
+    torch.manual_seed(2)
+    query, passages = torch.randn(3, 8), torch.randn(3, 2, 8)
+    loss = partial(info_nce, temperature=0.1, in_batch=True)
+    expected = (loss(query[:, :2], passages[:, :, :2]) + loss(query, passages)) / 2
+    torch.testing.assert_close(matryoshka(loss, query, passages, (2, 8)), expected)
+    with pytest.raises(UsageError, match="matryoshka_dims has 9; the model's embeddings have 8"):
+        matryoshka(loss, query, passages, (2, 9))
+
+
+def test_blocks_of_queries_give_the_same_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    found = []
+    for scores_at_once in (losses.BLOCK, 40):  # 2 of 7 queries with 14 candidates each
+        monkeypatch.setattr(losses, "BLOCK", scores_at_once)
+        torch.manual_seed(3)
+        query, passages = torch.randn(7, 8, requires_grad=True), torch.randn(7, 2, 8, requires_grad=True)
+        masked = torch.rand(7, 14) < 0.3
+        got = info_nce(query, passages, temperature=0.1, in_batch=True, masked=masked, symmetric=True)
+        got.sum().backward()
+        found.append((got.detach(), query.grad, passages.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)

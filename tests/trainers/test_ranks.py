@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from trainers.encoder import load_encoder
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
 from trainers.loop import TrainingLoop
+from trainers.losses import info_nce
 
 SETTINGS = FinetuneSettings(steps=1, batch_size=7, temperature=0.05, negatives=2, max_query_tokens=24,
-                            max_passage_tokens=32, tokens_per_pass=100)  # fmt: skip
+                            max_passage_tokens=32, tokens_per_pass=100, tokens_kept=100)  # fmt: skip
 LEARN = ["learn-weights", "--mix", "mix", "--steps", "50", "--batch-size", "6", "--learning-rate", "3e-4"]
-for _assignment in ("temperature=0.05", "negatives=1", "max_query_tokens=16", "max_passage_tokens=16",
+for _assignment in ("temperature=0.05", "negatives=1", "max_query_tokens=32", "max_passage_tokens=16",
                     "checkpoint_every=25", "weights_learning_rate=0.1"):  # fmt: skip
     LEARN += ["--set", _assignment]
 
@@ -40,9 +42,21 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     losses = batch_losses(loop, batch)
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
+    apart = TrainingLoop(load_encoder(model), replace(SETTINGS, cross_device=False), out.parent)
+    with torch.no_grad():
+        own_rank_only = batch_losses(apart, batch)
     if ranks.is_main():
         found = torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None])
-        torch.save({"losses": losses.detach(), "gradient": found, "ranks": ranks.state().num_processes}, out)
+        torch.save(
+            {
+                "losses": losses.detach(),
+                "own_rank_only": own_rank_only,
+                "embeddings": loop.embed(loop.encoder, batch),
+                "gradient": found,
+                "ranks": ranks.state().num_processes,
+            },
+            out,
+        )
 
 
 SCRIPT = """
@@ -93,6 +107,13 @@ def test_two_ranks_compute_what_one_computes(
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()) < 1e-5
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one["own_rank_only"], one["losses"])
+    # Without cross-device negatives an example sees its own rank's: here the first four, and the other three.
+    query, passages = one["embeddings"]
+    halves = [
+        info_nce(query[a:b], passages[3 * a : 3 * b], temperature=0.05, in_batch=True) for a, b in ((0, 4), (4, 7))
+    ]
+    torch.testing.assert_close(two["own_rank_only"], torch.cat(halves), rtol=1e-5, atol=1e-6)
     assert (tmp_path / "error-1").read_text() == "only the first rank does this"
 
     # One result on standard output, whatever the number of ranks.

@@ -26,11 +26,12 @@ from trainers import jobs as trainer_jobs
 from trainers.data import BatchSource
 from trainers.encoder import load_encoder
 from trainers.loop import TrainingLoop
+from trainers.losses import info_nce
 from trainers.tdro import job as tdro_job
 from trainers.tdro.config import TdroSettings
 from trainers.tdro.live import watching
-from trainers.tdro.loop import gradient_products, learn_weights, losses_of
-from trainers.tdro.weights import drift
+from trainers.tdro.loop import gradient_products, learn_weights
+from trainers.tdro.weights import drift, hard_for_both
 
 SETTINGS = TdroSettings(
     steps=10, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
@@ -160,7 +161,7 @@ def test_wrong_values_are_refused_at_once() -> None:
     with pytest.raises(UsageError, match="measurement is excces; allowed: relative"):
         replace(SETTINGS, measurement="excces")
     for worst_case in ({"algorithm": "chi2"}, {"algorithm": "cvar", "unit": "example"}):
-        with pytest.raises(UsageError, match="average is current; allowed: mean, ema or all with (chi2|cvar), whose"):
+        with pytest.raises(UsageError, match=r"average is current; allowed: mean, ema or all with (chi2|cvar), whose"):
             TdroSettings(average="current", **worst_case)
     assert TdroSettings(average="current", algorithm="cvar", unit="collection").averages == ("current",)
 
@@ -181,7 +182,7 @@ def test_losses_are_float32_whatever_the_model_computes_in(
     loop = TrainingLoop(load_encoder(str(tiny_model)), settings, tmp_path)
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
     batch = BatchSource(mixture_data, plan, negatives=2).mixed(0)
-    losses = losses_of(torch.cat(loop.embed(loop.encoder, batch)), 12, settings.temperature)
+    losses = info_nce(*loop.embed(loop.encoder, batch), temperature=settings.temperature)
     AcceleratorState._reset_state(True)
     assert losses.dtype == torch.float32
     assert losses.max() > 1  # there is something to lose precision on
@@ -255,7 +256,9 @@ def test_seeds_share_the_reference_and_their_spread_is_stored(
 def test_other_algorithms_learn_and_resume(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, algorithm: str
 ) -> None:
-    settings = replace(SETTINGS, algorithm=algorithm, weights_learning_rate=None, steps=6, checkpoint_every=2)
+    settings = replace(
+        SETTINGS, algorithm=algorithm, weights_learning_rate=None, average=None, steps=6, checkpoint_every=2
+    )
     model = str(tiny_model)
 
     class Stopped(Exception):
@@ -279,14 +282,15 @@ def test_other_algorithms_learn_and_resume(
 def test_group_gradients_are_those_of_each_collection_alone(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    loop = TrainingLoop(load_encoder(str(tiny_model)).eval(), replace(SETTINGS, tokens_per_pass=60), tmp_path)
+    settings = replace(SETTINGS, tokens_per_pass=60, tokens_kept=60)
+    loop = TrainingLoop(load_encoder(str(tiny_model)).eval(), settings, tmp_path)
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
     batch = BatchSource(mixture_data, plan, negatives=2).mixed(0)
     groups = torch.from_numpy(batch.collections)
     groups[groups == 1] = 0  # the second collection is absent
 
     def losses() -> torch.Tensor:
-        return losses_of(torch.cat(loop.embed(loop.encoder, batch)), 12, 0.05)
+        return info_nce(*loop.embed(loop.encoder, batch), temperature=0.05)
 
     products = gradient_products(losses(), groups, 3, loop.parameters)
     alone = {}
@@ -318,6 +322,36 @@ def test_floor_and_epoch_cap_hold_in_every_step_and_are_reported(
         )
     with pytest.raises(UsageError, match="epoch_budget is 0"):
         replace(SETTINGS, max_epochs=2.0)
+
+
+def _row(step: int, collection: str, weight: float, proxy: float, reference: float | None) -> dict[str, object]:
+    return {"step": step, "collection": collection, "weight": weight, "proxy_loss": proxy,
+            "reference_loss": reference, "num_examples": 4}  # fmt: skip
+
+
+def test_weight_that_may_have_gone_to_noise_is_named(
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
+) -> None:
+    start = dict.fromkeys(("easy", "hard", "noise"), 1 / 3)
+
+    def rows(noise_weight: float, proxy: float = 1.4, reference: float | None = 1.0) -> list[dict[str, object]]:
+        losses = {"easy": (0.3, 0.01), "hard": (1.2, 0.2), "noise": (proxy, reference)}
+        weights = {"easy": 0.1, "hard": 0.9 - noise_weight, "noise": noise_weight}
+        early = [_row(1, name, 1 / 3, 9.0, 9.0) for name in losses]  # before the reference's lead shows
+        return early + [_row(4, n, weights[n], p, None if reference is None else r) for n, (p, r) in losses.items()]
+
+    assert hard_for_both(rows(0.5), start) == {"noise": pytest.approx(1.4)}
+    assert hard_for_both(rows(0.3), start) == {}  # it gained nothing
+    assert hard_for_both(rows(0.5, reference=0.2), start) == {}  # the reference learned it
+    assert hard_for_both(rows(0.5, reference=None), start) == {}
+
+    mixture = registry.resolve(small_store, "mix")
+    settings = replace(SETTINGS, algorithm="groupdro", weights_learning_rate=None, average=None)
+    made = trainer_jobs.learn(small_store, mixture, "worst", str(tiny_model), None, settings)
+    assert "no reference was used" in made.lines()[-1]
+    facts = made.facts | {"reference": True, "runs": {"r": {
+        "drift": (0.0, 0.0), "at_floor": {}, "at_cap": {}, "hard_for_both": {"noise": 1.4}}}}  # fmt: skip
+    assert "noise gained weight" in replace(made, facts=facts).lines()[-1]
 
 
 def test_drift_compares_the_last_two_tenths() -> None:

@@ -9,6 +9,29 @@ from trainers.settings import TrainingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(TrainingSettings):
-    """`TrainingSettings` and whether the other examples' passages are negatives too (equation 7)."""
+    """`TrainingSettings`, whether the other examples' passages are negatives too (equation 7), and evaluation during
+    training."""
 
     in_batch: bool = True
+    cross_device: bool = True  # with in_batch: passages of the other ranks' examples too
+    hard_only: tuple[str, ...] = ()  # collections whose examples see their own passages only, in_batch or not
+    symmetric_loss: bool = False  # with in_batch: the loss from passage to query too
+    matryoshka_dims: tuple[int, ...] = ()  # the loss is the mean over these many first dimensions; (): all only
+    evaluate_every: int = 0  # steps between evaluations on the suites given; 0: at the end only
+    keep_best: bool = False  # the best step's model is saved too, in the folder best/ of the final one
+    final: str = "last"  # which step becomes the final model: last, or best by mean nDCG@10
+
+    def _violations(self) -> list[tuple[str, str]]:
+        return (
+            super()._violations()
+            + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
+            + [("symmetric_loss", "false without in_batch")] * (self.symmetric_loss and not self.in_batch)
+            + [("matryoshka_dims", "1 or more, each once")]
+            * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
+            + [("final", "last, best")] * (self.final not in ("last", "best"))
+        )
+
+    @property
+    def needs_best(self) -> bool:
+        """Whether the best step's weights are kept."""
+        return self.keep_best or self.final == "best"

@@ -3,59 +3,99 @@
 from __future__ import annotations
 
 import json
-import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from mixture.errors import UsageError
+from mixture.errors import unknown_name
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers import ranks
-from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, query_prefix
-from trainers.encoder import add_lora, load_encoder, merge_lora, model_identity
+from trainers.adapters import add_lora, merge_lora
+from trainers.checkpoints import fill
+from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix
+from trainers.encoder import load_for_training, model_identity
+from trainers.evaluation.suites import Suite
+from trainers.feed import Feed
+from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.output import RECORD as RECORD
+from trainers.finetune.scores import METRIC, Scores
 from trainers.loop import History, Progress, TrainingLoop
-from trainers.losses import info_nce
+from trainers.losses import info_nce, matryoshka
 from trainers.settings import run_id
-
-RECORD = "training.json"
-MARK = "run.json"
+from trainers.stopping import on_request
+from trainers.trackers import Tracker
 
 
 def finetune(
-    mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *, progress: Progress | None = None
-) -> str:
+    mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *,
+    suites: Sequence[Suite] = (), progress: Progress | None = None,
+) -> str:  # fmt: skip
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
+    Beside the model lies `training.json`: run_id, model, mixture, settings, final_step (which became the model), drawn
+    (`output.drawn`), evaluations (`Scores.rows`) and losses (step, collection, examples, loss).
+
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
-    returns at once. Raises `UsageError` where `out` holds another run or other files.
+    returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
+    Ctrl-C.
     """
-    run = run_id("finetune", mixture.spec.id, settings, model=model_identity(model))
-    if ranks.on_main(lambda: _begin(out, run)):
+    run = identity(mixture, model, settings, suites)
+    history, scores = History(), Scores(suites, settings)
+    if ranks.on_main(lambda: output.finished(out, run)):
         return run
-    encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
-    encoder.prompts.update(prompts_of(mixture))
-    add_lora(encoder, settings)
-    history = History()
-    loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history,))
+    encoder = encoder_of(mixture, model, settings)
+    ranks.on_main(lambda: output.mark(out, run))
+    loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
     source = _source(mixture, settings)
-    loss_weights = {c.collection: c.loss_weight for c in mixture.spec.components}
+    loss_weights = {c.name: c.loss_weight for c in mixture.spec.components}
     loop.encoder.train()
-    while loop.step < settings.steps:
-        batch = source.homogeneous(loop.step)
-        name = batch.names[int(batch.collections[0])]
-        value = step(loop, batch, loss_weights[name])
-        history.rows.append({"step": loop.step, "collection": name, "loss": value})
-        loop.save_if_due()
-        if progress is not None:
-            progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
-    merge_lora(loop.encoder)
-    ranks.on_main(lambda: _save(loop.encoder, out, mixture, model, settings, run, history))
+    with (
+        closing(Tracker(settings, out / "logs", run)) as tracker,
+        on_request(),
+        Feed(lambda n: loop.prepared(source.homogeneous(n)), loop.step, settings.steps) as batches,
+    ):
+        for batch in batches:
+            began = time.perf_counter()
+            name = batch.names[int(batch.collections[0])]
+            value = step(loop, batch, loss_weights[name])
+            history.rows.append({"step": loop.step, "collection": name, "examples": len(batch.rows), "loss": value})
+            tracker.log(_numbers(loop, batch, value, batches.waited, time.perf_counter() - began), loop.step)
+            if scores.due(loop.step):
+                with loop.accelerator.autocast():  # flash attention takes no float32
+                    found = scores.score(loop.encoder, loop.step)
+                tracker.log({f"{METRIC}/{suite}": score for suite, score in found.items()}, loop.step)
+                if settings.needs_best and scores.best == loop.step:
+                    loop.checkpoints.save_best(loop.step)
+            loop.save_if_due()
+            if progress is not None:
+                progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
+    _finish(loop, mixture, model, out, {"run_id": run, "losses": history.rows, "evaluations": scores.rows})
     return run
+
+
+def identity(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, suites: Sequence[Suite] = ()) -> str:
+    """The run's id: a hash of what decides the model and its record."""
+    more = {"suites": ",".join(suite.name for suite in suites)} if suites else {}
+    return run_id("finetune", mixture.spec.id, settings, model=model_identity(model), **more)
+
+
+def encoder_of(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings) -> SentenceTransformer:
+    """The model as training starts from it: prompts checked and added, LoRA added."""
+    encoder = load_for_training(model, settings)
+    check_prompts(encoder, mixture, settings)
+    encoder.prompts.update(prompts_of(mixture))
+    add_lora(encoder, settings)
+    return encoder
 
 
 def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> float:
@@ -68,36 +108,25 @@ def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> floa
 
 
 def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
-    """Equation 7 on a batch, (B,) float32; the whole batch on every rank, so its passages are negatives across ranks
-    too."""
+    """Equation 7 on a batch, (B,) float32, in the forms that the settings ask for.
+
+    Every rank has the whole batch, so passages are negatives across ranks.
+    """
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
     query, passages = loop.embed(loop.encoder, batch)
-    masked = batch.masked.to(query.device) if settings.in_batch and batch.masked is not None else None
-    return info_nce(query, passages, temperature=settings.temperature, in_batch=settings.in_batch, masked=masked)
-
-
-def _begin(out: Path, run: str) -> bool:
-    """Whether the run is finished in `out`; where it is not, the folder is marked as this run's."""
-    if finished(out, run):
-        return True
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
-    return False
-
-
-def finished(out: Path, run: str) -> bool:
-    """Whether this run is finished in `out`; a `UsageError` where `out` holds anything else than this run."""
-    mark = out / "checkpoints" / MARK
-    if (out / RECORD).is_file():
-        if json.loads((out / RECORD).read_text("utf-8"))["run_id"] == run:
-            return True
-        raise UsageError(f"{out} holds another finished model; name a new folder with --out")
-    if mark.is_file():
-        if json.loads(mark.read_text("utf-8"))["run_id"] != run:
-            raise UsageError(f"{out} holds an unfinished run with other settings; remove it or name a new --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a new folder with --out")
-    return False
+    in_batch = settings.in_batch and batch.names[int(batch.collections[0])] not in settings.hard_only
+    masked = batch.masked if in_batch else None
+    if masked is not None and not settings.cross_device:
+        rank = ranks.rank_of_each(len(batch.queries))
+        others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
+        masked = masked | others
+    loss = partial(
+        info_nce, temperature=settings.temperature, in_batch=in_batch, symmetric=settings.symmetric_loss and in_batch,
+        masked=None if masked is None else masked.to(query.device),
+    )  # fmt: skip
+    if settings.matryoshka_dims:
+        return matryoshka(loss, query, passages, settings.matryoshka_dims)
+    return loss(query, passages)
 
 
 def prompts_of(mixture: MaterialisedMixture) -> dict[str, str]:
@@ -107,26 +136,69 @@ def prompts_of(mixture: MaterialisedMixture) -> dict[str, str]:
 
 
 def _source(mixture: MaterialisedMixture, settings: FinetuneSettings) -> BatchSource:
+    for name in settings.hard_only:
+        if name not in mixture.components:
+            raise unknown_name("collection", name, mixture.components)
     plan = BatchPlan(
         mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives()
     )
-    return BatchSource(mixture, plan, negatives=settings.negatives)
+    return BatchSource(mixture, plan, negatives=settings.negatives, symmetric_prompts=settings.symmetric_prompts)
 
 
-def _save(
-    encoder: SentenceTransformer, out: Path, mixture: MaterialisedMixture, model: str, settings: FinetuneSettings,
-    run: str, history: History,
-) -> None:  # fmt: skip
-    """The model, then its record (whose presence says that the run is finished), then no more checkpoints."""
-    encoder.save(str(out), create_model_card=False)
+def _numbers(loop: TrainingLoop, batch: TextBatch, loss: float, waited: float, seconds: float) -> dict[str, float]:
+    """What a tracker shows of a step; tokens are those that this rank encodes, without padding."""
+    tokens = batch.tokens.num_tokens if batch.tokens is not None else 0
+    return {
+        "loss": loss,
+        f"loss/{batch.names[int(batch.collections[0])]}": loss,
+        "learning rate": loop.learning_rate,
+        "gradient norm": loop.gradient_norm,
+        "tokens per second": tokens / (seconds + waited),
+        "data wait, seconds": waited,
+    }
+
+
+def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: Path, found: dict[str, Any]) -> None:
+    """Save the final model, and the best one where it is kept; the checkpoints go."""
+    settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
+    step = loop.step
+    if settings.final == "best":
+        loop.checkpoints.load_best()
+        step = loop.checkpoints.best or step
+    weights = loop.checkpoints.weights() if loop.sharded else None
+    if settings.keep_best or loop.sharded:
+        loop.encoder.to("cpu")  # a device may not hold two
+    if settings.keep_best:
+        ranks.on_main(lambda: _save_best(loop, encoder_of(mixture, model, settings), out / "best"))
+    seen = [row for row in found["losses"] if row["step"] <= step]
     record = {
-        "run_id": run,
+        "run_id": found["run_id"],
         "model": model,
         "mixture": json.loads(mixture.spec.to_json()),
         "settings": asdict(settings),
-        "losses": history.rows,
+        "final_step": step,
+        "drawn": output.drawn(mixture, seen, settings.batch_size),
+        "evaluations": found["evaluations"],
+        "losses": found["losses"],
     }
-    scratch = out / f".{RECORD}"
-    scratch.write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
-    scratch.replace(out / RECORD)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    ranks.on_main(lambda: _save_last(loop, partial(encoder_of, mixture, model, settings), weights, out, record))
+
+
+def _save_last(
+    loop: TrainingLoop, build: Callable[[], SentenceTransformer], weights: dict[str, Tensor] | None, out: Path,
+    record: dict[str, Any],
+) -> None:  # fmt: skip
+    encoder = loop.encoder
+    if weights is not None:  # no rank holds all of it
+        encoder = build()
+        fill(encoder, weights)
+    if loop.settings.lora_merge:
+        merge_lora(encoder)
+    output.save(encoder, out, record)
+
+
+def _save_best(loop: TrainingLoop, encoder: SentenceTransformer, folder: Path) -> None:
+    loop.checkpoints.restore_best(encoder)
+    if loop.settings.lora_merge:
+        merge_lora(encoder)
+    encoder.save(str(folder), create_model_card=False)

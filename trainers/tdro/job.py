@@ -28,6 +28,8 @@ from trainers.tdro.loop import Watch, learn_weights, uses_reference
 # Names a long stage and gives its progress callback.
 Stage = Callable[[str], Progress | None]
 RESTLESS = 0.02
+# Of `Learned`, what a run's row in the store keeps.
+FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
 
 
 def silent(_: str) -> Progress | None:
@@ -39,8 +41,8 @@ class LearnedMixtures:
     """What learning made.
 
     mixtures: one for each average asked for, the first under the name given
-    facts:    drift, at_floor and at_cap by run (see `trainers.tdro.loop.Learned`), and the spread over seeds by
-              collection (mean, std, min, max), empty for one seed
+    facts:    drift, at_floor, at_cap and hard_for_both by run (see `trainers.tdro.loop.Learned`), the spread over
+              seeds by collection (mean, std, min, max), empty for one seed, and whether a reference was used
     """
 
     mixtures: tuple[SavedMixture, ...]
@@ -63,6 +65,13 @@ class LearnedMixtures:
             for what, bound in (("floor held up", facts["at_floor"]), ("epoch cap held down", facts["at_cap"])):
                 steps = ", ".join(f"{name} ({count} steps)" for name, count in bound.items())
                 found += [f"run {run}: the {what} {steps}"] * bool(bound)
+            found += [
+                f"run {run}: {name} gained weight, but the reference is hardly ahead of the proxy on it (the proxy's"
+                f" loss is {lead:.2f} times its); noise looks like that: read rows of it, compare measurement=excess"
+                for name, lead in facts["hard_for_both"].items()
+            ]
+        if not self.facts["reference"]:
+            found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
         return found
 
 
@@ -100,8 +109,8 @@ def learn(
                     data, model, folder, one, store.root / "runs" / run, progress=stage(title), watch=watch,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
-                config |= {"drift": list(learned.drift), "at_floor": learned.at_floor, "at_cap": learned.at_cap}
-        found[run] = {key: config[key] for key in ("drift", "at_floor", "at_cap")}
+                config |= {key: getattr(learned, key) for key in FACTS} | {"drift": list(learned.drift)}
+        found[run] = {key: config[key] for key in FACTS}
     return _saved(store, mixture, name, settings, runs, found)
 
 
@@ -152,7 +161,8 @@ def _saved(
         spec = mixture.spec.with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
-    return LearnedMixtures(tuple(saved), {"runs": found, "spread": spread})
+    facts = {"runs": found, "spread": spread, "reference": uses_reference(settings)}
+    return LearnedMixtures(tuple(saved), facts)
 
 
 def _save(store: Store, spec: MixtureSpec, name: str, parent: str, run: str, note: str) -> SavedMixture:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers import ranks
-from trainers.data import BatchSource, TextBatch
-from trainers.encoder import add_lora, load_encoder, model_identity
+from trainers.adapters import add_lora
+from trainers.data import BatchSource, TextBatch, check_prompts
+from trainers.encoder import load_for_training, model_identity
+from trainers.feed import Feed
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce
 from trainers.reference_cache import EmbeddingCache
 from trainers.tdro.algorithms import WeightLearner, constrain, make_learner
 from trainers.tdro.config import AVERAGES, TdroSettings
 from trainers.tdro.objective import group_mean
-from trainers.tdro.weights import WeightState, drift
+from trainers.tdro.weights import WeightState, drift, hard_for_both
 
 # Called with all rows of the history so far, at each checkpoint.
 Record = Callable[[list[dict[str, Any]]], None]
@@ -41,12 +43,14 @@ class Learned:
     drift:    how far the current weights moved in the last tenth of the steps, and in the tenth before (`drift`)
     at_floor: collection -> in how many steps the floor held its weight up
     at_cap:   collection -> in how many steps the epoch cap held it down
+    hard_for_both: collection -> proxy's loss over the reference's, where weight may have gone to noise
     """
 
     weights: dict[str, dict[str, float]]
     drift: tuple[float, float]
     at_floor: dict[str, int]
     at_cap: dict[str, int]
+    hard_for_both: dict[str, float]
 
 
 def learn_weights(
@@ -70,7 +74,8 @@ def learn_weights(
     if bare:
         raise UsageError(f"no hard negatives in: {', '.join(bare)}; run `mixture mine` on them first")
     names = tuple(sorted(mixture.components))
-    encoder = load_encoder(proxy, max_tokens=settings.max_passage_tokens)
+    encoder = load_for_training(proxy, settings)
+    check_prompts(encoder, mixture, settings)
     add_lora(encoder, settings)
     weights, history, learner = WeightState.uniform(len(names)), History(), _learner(settings, len(names))
     caps = _caps(settings, mixture, names)
@@ -81,19 +86,21 @@ def learn_weights(
     run = Run(loop, learner, frozen, weights, caps)
     uniform = dict.fromkeys(names, 1.0 / len(names))
     source = BatchSource(
-        mixture, BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed), negatives=settings.negatives
-    )
+        mixture, BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed), negatives=settings.negatives,
+        symmetric_prompts=settings.symmetric_prompts,
+    )  # fmt: skip
     loop.encoder.train()
-    while loop.step < settings.steps:
-        rows = run.step(source.mixed(loop.step))
-        history.rows.extend(rows)
-        if loop.save_if_due() and record is not None:
-            record(history.rows)
-        if progress is not None:
-            heaviest = max(rows, key=lambda row: row["weight"])
-            progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
-        if watch is not None:
-            watch(rows)
+    with Feed(lambda step: loop.prepared(source.mixed(step)), loop.step, settings.steps) as batches:
+        for batch in batches:
+            rows = run.step(batch)
+            history.rows.extend(rows)
+            if loop.save_if_due() and record is not None:
+                record(history.rows)
+            if progress is not None:
+                heaviest = max(rows, key=lambda row: row["weight"])
+                progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
+            if watch is not None:
+                watch(rows)
     if record is not None:
         record(history.rows)  # once more: a run killed right after its last checkpoint comes here without a step
     if frozen is not None:
@@ -106,17 +113,13 @@ def uses_reference(settings: TdroSettings) -> bool:
     return _learner(settings, 1).needs_reference
 
 
-def losses_of(embeddings: Tensor, num_queries: int, temperature: float) -> Tensor:
-    """Equation 2 on queries and then their passages, hard negatives only, (B,) float32."""
-    return info_nce(embeddings[:num_queries], embeddings[num_queries:], temperature=temperature)
-
-
 class Reference:
     """The frozen model and its embeddings, which seeds and ablations share; collective, as all encoding is."""
 
     def __init__(self, loop: TrainingLoop, model: str, folder: Path) -> None:
         settings: TdroSettings = loop.settings  # type: ignore[assignment]
-        encoder = load_encoder(model, max_tokens=settings.max_passage_tokens)
+        # Its own pooling: it comes ready, from a training that had these settings.
+        encoder = load_for_training(model, replace(settings, pooling="auto", lora_rank=0))
         self.encoder: SentenceTransformer = encoder.requires_grad_(False).eval().to(loop.accelerator.device)
         precision = "bf16" if settings.bf16 else "fp32"
         name = f"{model_identity(model).replace('/', '-')}-{precision}"
@@ -124,11 +127,15 @@ class Reference:
         self._loop = loop
 
     def losses(self, batch: TextBatch) -> Tensor:
-        """Equation 2 on a batch, (B,) float32 on the CPU."""
+        """Equation 2 (hard negatives only) on a batch, (B,) float32 on the CPU."""
         texts, limits = self._loop.limited(batch)
         with torch.no_grad():
-            known = self.cache.embed(texts, limits, lambda t, n: self._loop.embed_texts(self.encoder, t, n))
-            return losses_of(known, len(batch.queries), self._loop.settings.temperature)
+            known = self.cache.embed(texts, limits, self._embed)
+        query, passages = known[: len(batch.queries)], known[len(batch.queries) :]
+        return info_nce(query, passages, temperature=self._loop.settings.temperature)
+
+    def _embed(self, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
+        return self._loop.embed_tokens(self.encoder, self._loop.tokens(self.encoder, texts, limits))
 
 
 @dataclass
@@ -146,9 +153,7 @@ class Run:
         settings: TdroSettings = self.loop.settings  # type: ignore[assignment]
         with self.loop.memory(batch):
             groups = torch.from_numpy(batch.collections)
-            texts, limits = self.loop.limited(batch)
-            both = self.loop.embed_texts(self.loop.encoder, texts, limits)
-            proxy_loss = losses_of(both, len(batch.queries), settings.temperature)
+            proxy_loss = info_nce(*self.loop.embed(self.loop.encoder, batch), temperature=settings.temperature)
             self.loop.check(proxy_loss, batch)
             reference_loss = None
             if self.reference is not None:
@@ -246,4 +251,5 @@ def _found(weights: WeightState, history: History, names: tuple[str, ...]) -> Le
         for counts in (weights.floored, weights.capped)
     )
     by_name = {average: dict(zip(names, t.tolist(), strict=True)) for average, t in tensors.items()}
-    return Learned(by_name, moved, floored, capped)
+    doubtful = hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)))
+    return Learned(by_name, moved, floored, capped, doubtful)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,27 @@ class WeightState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in vars(self):
             setattr(self, name, state[name])
+
+
+def hard_for_both(rows: Sequence[Mapping[str, Any]], start: Mapping[str, float]) -> dict[str, float]:
+    """Collections that gained weight although the reference is hardly ahead of the proxy there: noise looks like that.
+
+    rows:  of the history: collection, step, weight, proxy_loss, reference_loss, num_examples; the later half counts
+    start: collection -> weight before the first step
+
+    Returns, for each, how many times the reference's mean loss the proxy's is, where that is less than half the median
+    over all collections. Empty without a reference.
+    """
+    last = max((row["step"] for row in rows), default=0)
+    totals = {name: [0.0, 0.0] for name in start}
+    for row in rows:
+        if row["step"] > last // 2 and row["reference_loss"] is not None:
+            totals[row["collection"]][0] += row["proxy_loss"] * row["num_examples"]
+            totals[row["collection"]][1] += row["reference_loss"] * row["num_examples"]
+    leads = {name: proxy / reference for name, (proxy, reference) in totals.items() if reference > 0}
+    heavier = {row["collection"] for row in rows if row["step"] == last and row["weight"] > start[row["collection"]]}
+    middle = statistics.median(leads.values()) if leads else 0.0
+    return {name: lead for name, lead in leads.items() if name in heavier and lead < middle / 2}
 
 
 def drift(weights: Sequence[Sequence[float]]) -> tuple[float, float]:

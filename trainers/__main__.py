@@ -1,0 +1,49 @@
+"""`python -m trainers FOLDER`: fine-tune on a materialised mixture, on a machine without the store and without duckdb.
+
+`mixture export REF --materialised FOLDER` makes the folder; `torchrun … -m trainers FOLDER …` trains on several ranks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixture.materialised import MaterialisedMixture
+from mixture.output import print_rows
+from mixture.terminal import PlainErrors, stages
+from trainers import ranks
+from trainers.finetune import FinetuneSettings
+from trainers.folder import open_folder, train_on_folder
+from trainers.settings import resolve
+
+app = typer.Typer(cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="What `mixture export REF --materialised FOLDER` wrote")],
+    model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
+    mix: Annotated[str | None, typer.Option("--mix", help="The mixture's id, where the folder has several")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
+    config: Annotated[str | None, typer.Option("--config", help="A shipped recipe or a TOML file")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
+) -> None:
+    """Fine-tune a retriever on a materialised mixture, as `mixture train` does on one of the store."""
+    options = {"steps": steps, "batch_size": batch_size}
+    resolved = resolve(FinetuneSettings, config, options, settings or ())
+    data: MaterialisedMixture = open_folder(folder, mix)
+    with stages() as stage:
+        progress = stage("training") if ranks.is_main() else None
+        run = train_on_folder(data, model, resolved, out, suites=[Path(s) for s in suite or ()], progress=progress)
+    if ranks.is_main():
+        print_rows([{"model": str(out), "mixture": data.spec.id, "run": run, "steps": resolved.steps}], as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()

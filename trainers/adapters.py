@@ -1,0 +1,52 @@
+"""LoRA: add it to an encoder, fold it into the weights, or save it as an adapter that names its base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from trainers.settings import TrainingSettings
+
+
+def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
+    """Freeze the model and add LoRA to all its linear layers, where `settings.lora_rank` is not 0."""
+    if settings.lora_rank == 0:
+        return
+    from peft import LoraConfig
+
+    model: Any = encoder.transformers_model
+    # LoRA starts from random numbers: without this, two runs of one seed would differ.
+    torch.manual_seed(settings.seed)
+    encoder.add_adapter(
+        LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules="all-linear",
+        )
+    )
+    # An unmerged adapter names the model it belongs to, which must be found from any folder.
+    base = Path(model.name_or_path)
+    model.peft_config["default"].base_model_name_or_path = str(base.resolve()) if base.is_dir() else str(base)
+
+
+def has_lora(encoder: SentenceTransformer) -> bool:
+    return bool(getattr(encoder.transformers_model, "_hf_peft_config_loaded", False))
+
+
+def merge_lora(encoder: SentenceTransformer) -> None:
+    """Fold LoRA into the weights, in place: what is saved then loads without peft. Without LoRA nothing changes."""
+    if not has_lora(encoder):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    model: Any = encoder.transformers_model
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model.peft_config = {}
+    model._hf_peft_config_loaded = False

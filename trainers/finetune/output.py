@@ -1,0 +1,78 @@
+"""What a fine-tuning leaves in its folder: the model, its record, its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from trainers.model_card import model_card
+
+RECORD = "training.json"
+MARK = "run.json"
+
+
+def mark(out: Path, run: str) -> None:
+    """Say that an unfinished run is at work in `out`."""
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
+
+
+def finished(out: Path, run: str) -> bool:
+    """Whether this run is finished in `out`; a `UsageError` where `out` holds anything else than this run."""
+    mark = out / "checkpoints" / MARK
+    if (out / RECORD).is_file():
+        if record_of(out)["run_id"] == run:
+            return True
+        raise UsageError(f"{out} holds another finished model; name a new folder with --out")
+    if mark.is_file():
+        if json.loads(mark.read_text("utf-8"))["run_id"] != run:
+            raise UsageError(f"{out} holds an unfinished run with other settings; remove it or name a new --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty; name a new folder with --out")
+    return False
+
+
+def record_of(out: Path) -> dict[str, Any]:
+    """The record of a finished run (`trainers.finetune.loop.finetune` says what is in it)."""
+    return dict(json.loads((out / RECORD).read_text("utf-8")))
+
+
+def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+    """What the steps of a history drew from each component: a row each.
+
+    examples_drawn: rows in its batches; a batch leaves out a row that would repeat a positive
+    epochs:         how far its order was gone through, rows left out included
+    """
+    batches = Counter(row["collection"] for row in history)
+    examples: Counter[str] = Counter()
+    for row in history:
+        examples[row["collection"]] += row["examples"]
+    sizes = mixture.sizes
+    return [
+        {
+            "collection": c.name, "slice_of": None if c.slice is None else c.collection, "selection": c.selection,
+            "digest": c.digest, "num_examples": sizes[c.name], "batches": batches[c.name],
+            "examples_drawn": examples[c.name],
+            "epochs": batches[c.name] * batch_size / sizes[c.name] if sizes[c.name] else 0.0,
+        }
+        for c in mixture.spec.components
+    ]  # fmt: skip
+
+
+def save(encoder: SentenceTransformer, out: Path, record: dict[str, Any]) -> None:
+    """The model with its card, then its record (whose presence says that the run is finished), then no more
+    checkpoints."""
+    encoder.save(str(out), create_model_card=False)
+    (out / "README.md").write_text(model_card(record), "utf-8")
+    scratch = out / f".{RECORD}"
+    scratch.write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
+    scratch.replace(out / RECORD)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -1,0 +1,42 @@
+"""Fine-tuning from a materialised folder alone: no store, no duckdb."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from trainers.base_model import known_model, resolve_model
+from trainers.evaluation.suites import find_suites, load_suite
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.scores import Scores
+from trainers.loop import Progress
+from trainers.trackers import chosen as tracker_name
+
+
+def open_folder(folder: Path, mixture: str | None = None) -> MaterialisedMixture:
+    """The mixture in a folder that `mixture export REF --materialised FOLDER` wrote; by id where it has several.
+
+    Raises `UsageError` where there is none, or several and no id.
+    """
+    found = sorted(file.stem for file in folder.glob("*.json")) if (folder / "components").is_dir() else []
+    if not found:
+        raise UsageError(f"{folder} holds no mixture; write one with `mixture export REF --materialised {folder}`")
+    chosen = [name for name in found if mixture is None or name.startswith(mixture)]
+    if len(chosen) != 1:
+        raise UsageError(f"{folder} holds the mixtures {', '.join(found)}; name one with --mix")
+    return MaterialisedMixture.open(folder, chosen[0])
+
+
+def train_on_folder(
+    data: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *,
+    suites: Sequence[Path] = (), progress: Progress | None = None,
+) -> str:  # fmt: skip
+    """Fine-tune `model` on a mixture's data into the folder `out`; returns the run's id. A killed run goes on."""
+    known_model(model)
+    tracker_name(settings.tracker)
+    loaded = [load_suite(folder) for folder in (find_suites(suites) if suites else ())]
+    Scores(loaded, settings)  # what does not fit is said before anything long starts
+    base = resolve_model(data.folder, data, model, seed=settings.seed)
+    return finetune(data, base, settings, out, suites=loaded, progress=progress)

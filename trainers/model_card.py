@@ -1,0 +1,110 @@
+"""The model card of a trained model: what it saw, how it was trained, what it scored. README.md of its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dense-retrieval", "retrieval-mixture"]
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+USAGE = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["how do glaciers move?"])
+documents = model.encode_document(["Glaciers flow downhill under their own weight."])
+print(model.similarity(queries, documents))
+```"""
+SEEN = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches N`
+lists the rows of each step. In the store that trained it, `FROM seen_by('{run}')` says how often each row was seen."""
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """The card of a finished run, from its record (`training.json`): front matter as the Hugging Face hub reads it, and
+    the facts as tables."""
+    mixture, step = record["mixture"], record["final_step"]
+    scores = [row for row in record["evaluations"] if row["step"] == step]
+    title = f"Retriever trained on mixture {mixture['id']}"
+    parts = [
+        f"---\n{_front_matter(record, scores, title).to_yaml()}\n---",
+        f"# {title}",
+        f"A dense retriever: `{_shown(record['model'])}` fine-tuned on the mixture `{mixture['id']}` (run "
+        f"`{record['run_id']}`, {step} steps), each batch from one collection.",
+        "## Use",
+        USAGE + "\n\nQueries of a known kind take the prompt of their collection: `model.prompts` lists them.",
+        "## What it was trained on",
+        _data_table(record),
+        SEEN.format(run=record["run_id"]),
+    ]
+    if scores:
+        parts += ["## Evaluation", _score_table(scores)]
+    parts += [
+        "## Settings",
+        _table(("setting", "value"), ((f"`{k}`", f"`{v}`") for k, v in record["settings"].items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], title: str) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="information-retrieval", task_name="Information Retrieval", dataset_type=row["suite"],
+            dataset_name=row["suite"], metric_type=row["metric"].replace("@", "_at_"), metric_name=row["metric"],
+            metric_value=round(row["value"], 5),
+        )
+        for row in scores
+    ]  # fmt: skip
+    model = record["model"]
+    # The hub refuses paths here: a model of this machine has no name there.
+    base = model if HUB_ID.fullmatch(model) and not Path(model).exists() else None
+    names = list(dict.fromkeys(part["collection"] for part in record["mixture"]["components"] if part["weight"] > 0))
+    return ModelCardData(
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS, base_model=base,
+        datasets=names, model_name=title, eval_results=results or None,
+    )  # fmt: skip
+
+
+def _shown(model: str) -> str:
+    """A hub name as it is; of a folder its name only, since cards travel."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
+
+
+def _data_table(record: Mapping[str, Any]) -> str:
+    components = record["mixture"]["components"]
+    rows = [
+        (d["collection"], f"{c['weight']:.4f}", f"{c['loss_weight']:g}", f"{d['num_examples']:,}",
+         f"{d['examples_drawn']:,}", f"{d['epochs']:.2f}", f"`{c['digest'][:16]}`")
+        for c, d in zip(components, record["drawn"], strict=True)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: (-float(row[1]), row[0]))
+    names = ("collection", "weight", "loss weight", "examples", "drawn", "epochs", "content digest")
+    return _table(names, ((_escaped(name), *rest) for name, *rest in rows), numbers=range(1, 6))
+
+
+def _score_table(scores: Sequence[Mapping[str, Any]]) -> str:
+    metrics = list(dict.fromkeys(row["metric"] for row in scores))
+    suites = {row["suite"]: row for row in scores}
+    values = {(row["suite"], row["metric"]): row["value"] for row in scores}
+    rows = (
+        (_escaped(name), f"{row['num_queries']:,}", f"{row['num_documents']:,}",
+         *(f"{100 * values[name, metric]:.2f}" for metric in metrics))
+        for name, row in suites.items()
+    )  # fmt: skip
+    searched = ", ".join(sorted({row["corpus"] for row in scores}))
+    return _table(("suite", "queries", "documents", *metrics), rows, numbers=range(1, 3 + len(metrics))) + (
+        f"\n\nScores times 100. Searched: {searched}."
+    )
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()) -> str:
+    right = set(numbers)
+    lines = [names, ["---:" if i in right else "---" for i in range(len(names))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([\\|\[\]*_<>`])", r"\\\1", name)

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each training")
     parser.add_argument("--weight-steps", type=int, default=300, help="of the reference model and of tDRO")
     parser.add_argument("--seeds", default="42,43,44", help="of the trainings; tDRO has the first")
-    parser.add_argument("--floor", type=float, help="reference_floor, where it is not the default's; the release's: 1e-4")
+    parser.add_argument("--floor", type=float, help="reference_floor; default: the setting's own")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     job = Job(options.work)

@@ -81,10 +81,27 @@ def dedup_quality() -> None:
     save("dedup_quality")
 
 
+def memory() -> None:
+    """Peak memory against the batch size, with the gradient cache and without."""
+    points = result("memory")["points"]
+    plt.figure(figsize=(6, 4))
+    for kind, style, label in (("cached", "o-", "gradient cache"), ("plain", "s--", "all activations kept")):
+        of_kind = [point for point in points if point["kind"] == kind]
+        sizes, peaks = ([point[key] for point in of_kind] for key in ("batch_size", "peak_mb"))
+        plt.loglog(sizes, peaks, style, label=label)
+        for size, peak in zip(sizes, peaks, strict=True):
+            plt.annotate(f"{peak:,}", (size, peak), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
+    plt.xlabel("batch size")
+    plt.ylabel("peak memory of the process, MB")
+    plt.legend()
+    save("memory")
+
+
 def main() -> None:
     plt.rcParams.update(STYLE)
     neighbours()
     dedup_quality()
+    memory()
 
 
 if __name__ == "__main__":

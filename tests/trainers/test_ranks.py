@@ -45,13 +45,14 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     apart = TrainingLoop(load_encoder(model), replace(SETTINGS, cross_device=False), out.parent)
     with torch.no_grad():
         own_rank_only = batch_losses(apart, batch)
+        embeddings = loop.embed(loop.encoder, batch)
     if ranks.is_main():
         found = torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None])
         torch.save(
             {
                 "losses": losses.detach(),
                 "own_rank_only": own_rank_only,
-                "embeddings": loop.embed(loop.encoder, batch),
+                "embeddings": embeddings,
                 "gradient": found,
                 "ranks": ranks.state().num_processes,
             },

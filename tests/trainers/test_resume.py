@@ -28,6 +28,7 @@ SETTINGS = FinetuneSettings(
     steps=40, batch_size=4, learning_rate=2e-3, temperature=0.05, negatives=1, max_query_tokens=80,
     max_passage_tokens=24, checkpoint_every=3, tracker="none",
 )  # fmt: skip
+STEPS = 60  # of the runs that are asked to stop, soon after step 3
 DROPOUT = replace(SETTINGS, lora_rank=4, lora_dropout=0.3, checkpoint_every=2, keep_checkpoints=2)
 # Runs in a process of its own, which is forked from one that has imported everything: a start takes no time.
 TRAIN = """
@@ -81,7 +82,13 @@ def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("settings", "kills"), [(SETTINGS, 2), (DROPOUT, 10)], ids=["all weights", "LoRA, dropout"])
+@pytest.mark.parametrize(
+    ("settings", "kills"),
+    [
+        pytest.param(SETTINGS, 2, id="all weights"),
+        pytest.param(DROPOUT, 10, id="LoRA, dropout", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_again_and_again_it_ends_with_the_same_bits(
     start: Callable[..., Any], mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, suite: Path,
     settings: FinetuneSettings, kills: int,
@@ -121,7 +128,7 @@ def _assert_equal(whole: Path, parts: Path, *, records: bool = True) -> None:
 def _command(model: Path, out: Path) -> list[str]:
     assignments = {name: value for name, value in asdict(SETTINGS).items() if value != getattr(FinetuneSettings, name)}
     words = ["train", "--mix", "mix", "--model", str(model), "--out", str(out), "--json"]
-    for name, value in (assignments | {"steps": 150}).items():
+    for name, value in (assignments | {"steps": STEPS}).items():
         words += ["--set", f"{name}={value}"]
     return words
 
@@ -149,13 +156,13 @@ def test_asked_to_stop_it_saves_its_step_and_the_same_command_goes_on(
     assert (process.exitcode, errors.read_text()) == (
         code, f"mixture: stopped at step {step}; the same command goes on\n",
     )  # fmt: skip
-    assert 3 <= step < 150
+    assert 3 <= step < STEPS
     assert small_store.rows("SELECT status FROM runs") == [{"status": "running"}]
     with pytest.raises(SystemExit) as caught:
         app(words)
     assert caught.value.code == 0
     record = json.loads((tmp_path / "out" / "training.json").read_text())
-    assert [row["step"] for row in record["losses"]] == list(range(1, 151))
+    assert [row["step"] for row in record["losses"]] == list(range(1, STEPS + 1))
     assert json.loads(capsys.readouterr().out)[0]["run"] == record["run_id"]
     assert small_store.rows("SELECT status FROM runs") == [{"status": "finished"}]
 

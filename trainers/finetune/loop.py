@@ -166,7 +166,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         loop.checkpoints.load_best()
         step = loop.checkpoints.best or step
     weights = loop.checkpoints.weights() if loop.sharded else None
-    if settings.keep_best or loop.sharded:
+    if settings.keep_best and not loop.sharded:
         loop.encoder.to("cpu")  # a device may not hold two
     if settings.keep_best:
         ranks.on_main(lambda: _save_best(loop, encoder_of(mixture, model, settings), out / "best"))

@@ -24,6 +24,7 @@ from trainers.feed import Feed
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce
 from trainers.reference_cache import EmbeddingCache
+from trainers.stopping import on_request
 from trainers.tdro.algorithms import WeightLearner, constrain, make_learner
 from trainers.tdro.config import AVERAGES, TdroSettings
 from trainers.tdro.objective import group_mean
@@ -90,7 +91,7 @@ def learn_weights(
         symmetric_prompts=settings.symmetric_prompts,
     )  # fmt: skip
     loop.encoder.train()
-    with Feed(lambda step: loop.prepared(source.mixed(step)), loop.step, settings.steps) as batches:
+    with on_request(), Feed(lambda n: loop.prepared(source.mixed(n)), loop.step, settings.steps) as batches:
         for batch in batches:
             rows = run.step(batch)
             history.rows.extend(rows)

@@ -20,7 +20,7 @@ The prediction for `relative` is not the first. Written down before anything was
 that the floor takes the solved examples of `hard` out. Seeds 42 to 44 refuted it, 0 of 3. The new one held for seeds 45
 and 46 but not for 47, whose reference, trained twice as long as the proxy, had not learned `hard` yet (loss 0.53, and
 0.2 in the other two). So references are trained longer here, and the seeds are new ones. The other three predictions
-are the first, and held each time. The earlier results: `results/planted_truth_42.json`, `planted_truth_45.json`.
+are the first, and held each time before. The earlier results: `results/planted_truth_42.json`, `planted_truth_45.json`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class LearnedMixtures:
                 found += [f"run {run}: the {what} {steps}"] * bool(bound)
             found += [
                 f"run {run}: {name} gained weight, but the reference is hardly ahead of the proxy on it (the proxy's"
-                f" loss is {lead:.2f} times its); noise looks like that: read rows of it, compare measurement=excess"
+                f" loss is {lead:.2f} times its); noise looks like that: read rows, compare measurement=relative_group"
                 for name, lead in facts["hard_for_both"].items()
             ]
         if not self.facts["reference"]:

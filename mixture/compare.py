@@ -96,7 +96,8 @@ def _prompts(a: Mapping[str, PinnedFacts], b: Mapping[str, PinnedFacts]) -> list
 
 def _run(store: Store, mixture: SavedMixture) -> dict[str, Any]:
     """What the run that made a mixture was asked to do; empty without one."""
-    rows = store.rows("SELECT kind, mixture, config FROM runs WHERE run_id = ?", [mixture.run_id])
+    query = "SELECT kind, mixture, config FROM runs WHERE run_id = ?"
+    rows = store.rows(query, [mixture.run_id]) if mixture.run_id is not None else []
     if not rows:
         return {}
     return {"kind": rows[0]["kind"], "mixture": rows[0]["mixture"], **json.loads(rows[0]["config"] or "{}")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,8 @@ from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
-# Components of saved mixtures with what else is known of them.
-WITH_RULES = """
-SELECT w.*, s.rule FROM mixture_weights w LEFT JOIN (
-    SELECT selection, any_value(rule ORDER BY created_at) AS rule FROM selections GROUP BY selection
-) s USING (selection)"""
+# Without the specs, which together are large, and which the lake reads all of to find one.
+BESIDE = "mixture, name, version, parents, run_id, snapshot, created_at, note, imported_from"
 NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
 
 
@@ -164,21 +162,21 @@ def _check_name(kind: str, name: str) -> None:
 def resolve(store: Store, reference: str) -> SavedMixture:
     """A mixture by id, unique prefix of an id, `name`, `name:version`, `name:latest`, or a tag."""
     name, _, version = reference.partition(":")
-    rows = store.rows("SELECT * FROM mixtures WHERE name = ? ORDER BY version", [name])
+    rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE name = ? ORDER BY version", [name])
     if rows:
         if version in ("", "latest"):
-            return _saved(rows[-1])
+            return _saved(rows[-1], _spec(store, rows[-1]["mixture"]))
         matching = [r for r in rows if str(r["version"]) == version]
         if not matching:
             raise UsageError(f"mixture {name!r} has versions 1 to {rows[-1]['version']}, not {version!r}")
-        return _saved(matching[0])
+        return _saved(matching[0], _spec(store, matching[0]["mixture"]))
     tagged = store.rows(NEWEST_TAG, [reference])
     if tagged or (not version and re.fullmatch(r"[0-9a-f]{1,12}", reference)):
         start = tagged[0]["mixture"] if tagged else reference
-        rows = store.rows("SELECT * FROM mixtures WHERE starts_with(mixture, ?) ORDER BY created_at", [start])
+        rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE starts_with(mixture, ?) ORDER BY created_at", [start])
         ids = {r["mixture"] for r in rows}
         if len(ids) == 1:
-            return _saved(rows[0])
+            return _saved(rows[0], _spec(store, rows[0]["mixture"]))
         if len(ids) > 1:
             raise UsageError(f"{reference!r} begins {len(ids)} mixture ids: {', '.join(sorted(ids))}")
     known = store.rows("SELECT name FROM mixtures UNION SELECT tag FROM mixture_tags")
@@ -196,7 +194,30 @@ def tags(store: Store) -> dict[str, list[str]]:
 
 def saved_mixtures(store: Store) -> list[SavedMixture]:
     """Every version of every mixture, in the order in which they were saved."""
-    return [_saved(row) for row in store.rows("SELECT * FROM mixtures ORDER BY created_at, name, version")]
+    rows = store.rows(f"SELECT {BESIDE}, spec FROM mixtures ORDER BY created_at, name, version")
+    return [_saved(row, MixtureSpec.from_json(row["spec"])) for row in rows]
+
+
+def _spec(store: Store, mixture: str) -> MixtureSpec:
+    """A saved mixture's components: from its rows of weights, which lie together, else from the JSON beside its name.
+
+    Either way they must give the mixture's id.
+    """
+    rows = store.rows(
+        "SELECT collection, digest, weight, loss_weight, slice_of, selection FROM mixture_weights WHERE mixture = ?",
+        [mixture],
+    )
+    with contextlib.suppress(UsageError):
+        spec = MixtureSpec(tuple(map(_component, rows)))
+        if spec.id == mixture:
+            return spec
+    return MixtureSpec.from_json(store.rows("SELECT spec FROM mixtures WHERE mixture = ?", [mixture])[0]["spec"])
+
+
+def _component(row: Mapping[str, Any]) -> Component:
+    whole, name = row["slice_of"], row["collection"]
+    label = None if whole is None else name[len(whole) + 1 : -1]
+    return Component(whole or name, row["digest"], row["weight"], row["loss_weight"], label, row["selection"])
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -240,14 +261,28 @@ def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
 
 def pinned_facts(store: Store, spec: MixtureSpec) -> dict[str, PinnedFacts]:
     """Sizes and prompts of a saved mixture's components by name, as they were when it was made."""
-    rows = store.rows(f"{WITH_RULES} WHERE mixture = ?", [spec.id])
-    found = {r["collection"]: _pinned(r) for r in rows}
+    found = {name: known for (name, _), known in _recorded(store, "mixture = ?", [spec.id]).items()}
     return {c.name: found.get(c.name, PinnedFacts(None, None)) for c in spec.components}
 
 
-def _pinned(row: Mapping[str, Any]) -> PinnedFacts:
-    prompts = None if row["prompts"] is None else tuple(row["prompts"])
-    return PinnedFacts(row["num_examples"], prompts, row["rule"])
+def _recorded(store: Store, condition: str, params: Sequence[Any]) -> dict[tuple[str, str], PinnedFacts]:
+    """What saved mixtures say of their components, by name and digest."""
+    rows = store.rows(
+        f"SELECT collection, digest, num_examples, prompts, selection FROM mixture_weights WHERE {condition}", params
+    )
+    rules = _rules(store) if any(row["selection"] for row in rows) else {}
+    return {
+        (r["collection"], r["digest"]): PinnedFacts(
+            r["num_examples"], None if r["prompts"] is None else tuple(r["prompts"]), rules.get(r["selection"])
+        )
+        for r in rows
+    }
+
+
+def _rules(store: Store) -> dict[str, str]:
+    """How the examples of each selection were chosen: the first rule, where several came to the same examples."""
+    rows = store.rows("SELECT selection, rule FROM selections ORDER BY created_at DESC")
+    return {row["selection"]: row["rule"] for row in rows}
 
 
 def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[dict[str, Any]]:
@@ -262,13 +297,10 @@ def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[di
 def _facts(store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequence[str]) -> dict[str, PinnedFacts]:
     """What a spec's contents hold: as its origin says, else as saved mixtures of the same content have it, else as
     the collections are today, which is what was just pinned."""
-    saved = {
-        (r["collection"], r["digest"]): _pinned(r)
-        for r in store.rows(
-            f"""{WITH_RULES} WHERE list_contains(?, digest) AND digest <> '' OR list_contains(?, mixture)""",
-            [[c.digest for c in spec.components], list(parents)],
-        )
-    }
+    saved = _recorded(
+        store, "list_contains(?, digest) AND digest <> '' OR list_contains(?, mixture)",
+        [[c.digest for c in spec.components], list(parents)],
+    )  # fmt: skip
     found = {c.name: (origin.facts.get(c.name) if origin else None) or saved.get((c.name, c.digest))
              for c in spec.components}  # fmt: skip
     unknown = [c for c in spec.components if found[c.name] is None]
@@ -284,17 +316,17 @@ def facts_today(store: Store, components: Sequence[Component]) -> dict[str, Pinn
     sizes = slices.sizes(store, components)
     stored = store.rows("SELECT collection, prompts FROM collections")
     prompts = {row["collection"]: tuple(row["prompts"] or ()) for row in stored}
-    rules = {row["selection"]: row["rule"] for row in store.rows("SELECT selection, rule FROM selections")}
+    rules = _rules(store) if any(c.selection for c in components) else {}
     return {
-        c.name: PinnedFacts(sizes[c.name], prompts[c.collection], rules.get(c.selection))
+        c.name: PinnedFacts(sizes[c.name], prompts[c.collection], rules.get(c.selection or ""))
         for c in components
         if c.name in sizes and c.collection in prompts
     }
 
 
-def _saved(row: dict[str, Any]) -> SavedMixture:
+def _saved(row: Mapping[str, Any], spec: MixtureSpec) -> SavedMixture:
     return SavedMixture(
-        spec=MixtureSpec.from_json(row["spec"]),
+        spec=spec,
         name=row["name"],
         version=row["version"],
         parents=tuple(row["parents"] or ()),

@@ -51,6 +51,13 @@ def test_one_content_under_two_names_is_one_mixture(small_store: Store) -> None:
     assert {r["num_examples"] for r in rows} == {40}
 
 
+def test_a_mixture_is_what_its_id_says_whatever_its_rows_of_weights_say(small_store: Store) -> None:
+    saved = _save(small_store, "mix", easy=1, hard=3)
+    for damage in ("UPDATE mixture_weights SET weight = 1 - weight", "DELETE FROM mixture_weights"):
+        small_store.connection.execute(damage)
+        assert registry.resolve(small_store, "mix") == saved
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [("mxi", "did you mean 'mix'"), ("mix:7", "versions 1 to 1"), ("0000", "no mixture '0000'")],

@@ -63,6 +63,8 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
             found.append(("max_epochs", "0 or more"))
         if self.max_epochs > 0 and self.epoch_budget < 1:
             found.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
+        if self.fsdp and self.algorithm == "cgd":
+            found.append(("fsdp", "false with cgd, which compares the gradients of collections"))
         if self.seeds < 1:
             found.append(("seeds", "1 or more"))
         if self.reference_cache_mb < 0:

@@ -105,6 +105,8 @@ def batches_of(data: MaterialisedMixture, options: argparse.Namespace) -> list[T
     source, found = BatchSource(data, plan, negatives=options.negatives), []
     step = 0
     while len(found) < options.steps + 1:
+        if step == 1000:
+            raise SystemExit(f"the collections are too small for batches of {options.batch_size}; take --batch-size 8")
         batch = source.homogeneous(step)
         if len(batch.queries) == options.batch_size:
             found.append(batch)

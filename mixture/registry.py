@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mixture import slices
@@ -17,8 +17,10 @@ from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
-# Without the specs, which together are large, and which the lake reads all of to find one.
-BESIDE = "mixture, name, version, parents, run_id, snapshot, created_at, note, imported_from"
+# Without the specs, which together are large, and which the lake reads all of to find one. The time as a number: for
+# one with a time zone pyarrow imports pandas, which takes longer than the rest of `mixture show`.
+BESIDE = """mixture, name, version, parents, run_id, snapshot, epoch_us(created_at) AS microseconds, note,
+            imported_from"""
 NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
 
 
@@ -332,7 +334,7 @@ def _saved(row: Mapping[str, Any], spec: MixtureSpec) -> SavedMixture:
         parents=tuple(row["parents"] or ()),
         run_id=row["run_id"],
         snapshot=row["snapshot"],
-        created_at=row["created_at"],
+        created_at=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=row["microseconds"]),
         note=row["note"],
         imported_from=row["imported_from"],
     )

@@ -38,6 +38,8 @@ NOTE = [
     "Half of a process's time is the start: Python with its imports, and DuckDB's check of the signatures of its two "
     "extensions, 70 MB.",
     "Neither the rows nor the number of collections matters to a list: what it shows stands in the table mixtures.",
+    "Two habits had doubled `show`: a query with parameters makes DuckDB import pandas, and so does a time with a zone "
+    "on its way to Python.",
 ]
 ROWS = """
 INSERT INTO examples SELECT '{name}', substr(sha256('q{name}.' || i), 1, 20), 'what is number ' || i || ' of {name}',

@@ -13,12 +13,14 @@ from mixture import slices
 from mixture.errors import UsageError, unknown_name
 from mixture.specs import Component, MixtureSpec, normalise
 from mixture.store import Store, files, read
+from mixture.store.query import quote
 from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
-# Without the specs, which together are large, and which the lake reads all of to find one. The time as a number: for
-# one with a time zone pyarrow imports pandas, which takes longer than the rest of `mixture show`.
+# Values are written into the queries on the way of `mixture show`: for a parameter DuckDB imports pandas where it is
+# installed, which takes longer than all the rest; for times with a zone pyarrow does, hence the number.
+# Without the specs, which together are large, and which the lake reads all of to find one.
 BESIDE = """mixture, name, version, parents, run_id, snapshot, epoch_us(created_at) AS microseconds, note,
             imported_from"""
 NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
@@ -164,7 +166,7 @@ def _check_name(kind: str, name: str) -> None:
 def resolve(store: Store, reference: str) -> SavedMixture:
     """A mixture by id, unique prefix of an id, `name`, `name:version`, `name:latest`, or a tag."""
     name, _, version = reference.partition(":")
-    rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE name = ? ORDER BY version", [name])
+    rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE name = {quote(name)} ORDER BY version")
     if rows:
         if version in ("", "latest"):
             return _saved(rows[-1], _spec(store, rows[-1]["mixture"]))
@@ -172,10 +174,11 @@ def resolve(store: Store, reference: str) -> SavedMixture:
         if not matching:
             raise UsageError(f"mixture {name!r} has versions 1 to {rows[-1]['version']}, not {version!r}")
         return _saved(matching[0], _spec(store, matching[0]["mixture"]))
-    tagged = store.rows(NEWEST_TAG, [reference])
+    tagged = store.rows(NEWEST_TAG.replace("?", quote(reference)))
     if tagged or (not version and re.fullmatch(r"[0-9a-f]{1,12}", reference)):
         start = tagged[0]["mixture"] if tagged else reference
-        rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE starts_with(mixture, ?) ORDER BY created_at", [start])
+        begun = f"starts_with(mixture, {quote(start)})"
+        rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE {begun} ORDER BY created_at")
         ids = {r["mixture"] for r in rows}
         if len(ids) == 1:
             return _saved(rows[0], _spec(store, rows[0]["mixture"]))
@@ -205,10 +208,8 @@ def _spec(store: Store, mixture: str) -> MixtureSpec:
 
     Either way they must give the mixture's id.
     """
-    rows = store.rows(
-        "SELECT collection, digest, weight, loss_weight, slice_of, selection FROM mixture_weights WHERE mixture = ?",
-        [mixture],
-    )
+    columns = "collection, digest, weight, loss_weight, slice_of, selection"
+    rows = store.rows(f"SELECT {columns} FROM mixture_weights WHERE mixture = {quote(mixture)}")
     with contextlib.suppress(UsageError):
         spec = MixtureSpec(tuple(map(_component, rows)))
         if spec.id == mixture:
@@ -263,11 +264,11 @@ def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
 
 def pinned_facts(store: Store, spec: MixtureSpec) -> dict[str, PinnedFacts]:
     """Sizes and prompts of a saved mixture's components by name, as they were when it was made."""
-    found = {name: known for (name, _), known in _recorded(store, "mixture = ?", [spec.id]).items()}
+    found = {name: known for (name, _), known in _recorded(store, f"mixture = {quote(spec.id)}").items()}
     return {c.name: found.get(c.name, PinnedFacts(None, None)) for c in spec.components}
 
 
-def _recorded(store: Store, condition: str, params: Sequence[Any]) -> dict[tuple[str, str], PinnedFacts]:
+def _recorded(store: Store, condition: str, params: Sequence[Any] | None = None) -> dict[tuple[str, str], PinnedFacts]:
     """What saved mixtures say of their components, by name and digest."""
     rows = store.rows(
         f"SELECT collection, digest, num_examples, prompts, selection FROM mixture_weights WHERE {condition}", params

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,6 +98,19 @@ def test_mistakes_get_a_plain_line(small_store: Store, learned: Any, capfd: pyte
         assert caught.value.code == 2
         assert message in " ".join(err.split())
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "learned"], ["diff", "learned", "equal"]])
+def test_a_look_loads_nothing_slow(small_store: Store, learned: Any, command: list[str]) -> None:
+    """pandas comes with a parameter of a query or a time with a zone, and takes longer than all the rest."""
+    script = (
+        "import sys, atexit; from cli import app\n"
+        "atexit.register(lambda: print({'pandas', 'torch', 'huggingface_hub'} & set(sys.modules)))\n"
+        f"app(['--store', {str(small_store.root)!r}, *{command!r}])"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert "learned:1" in printed
+    assert printed.endswith("set()\n")
 
 
 def test_a_long_list_is_cut_for_people_and_whole_as_json(small_store: Store) -> None:

@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.distributed import all_gather, all_reduce
 from torch.distributed.tensor import DTensor
 
-from mixture.errors import UsageError
-
 T = TypeVar("T")
 
 
@@ -98,9 +96,7 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in place; a `UsageError` for gradients of which ranks hold slices."""
-    if isinstance(values, DTensor):
-        raise UsageError("fsdp is true, but this algorithm compares the gradients of collections; set fsdp = false")
+    """The sum of a tensor over all ranks, in place."""
     if state().num_processes > 1:
         all_reduce(values)
     return values

@@ -111,7 +111,7 @@ def everything(data: MaterialisedMixture, model: str, suite: Path, out: Path) ->
     found["bf16"] = bf16_embeddings(model)
     found["weights"] = learn_weights(data, model, model, TDRO, out / "tdro").weights["current"]
     if ranks.state().num_processes > 1:
-        with pytest.raises(UsageError, match="compares the gradients of collections; set fsdp = false"):
+        with pytest.raises(UsageError, match="fsdp is True; allowed: false with cgd"):
             learn_weights(data, model, None, replace(TDRO, algorithm="cgd"), out / "cgd")
     torch.save(found, out / f"found-{ranks.state().process_index}.pt")
     finetune(data, model, SETTINGS, out / "all")

@@ -458,6 +458,7 @@ def test_tdro_weighs_eight_languages_and_four_collections(tmp_path: Path) -> Non
         _learn(store, mixture, 3)
 
 
+@pytest.mark.slow
 def test_tdro_weighs_the_eight_languages_of_xquad(real_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(f"{__name__}.OTHERS", ("pubmedqa", "covidqa", "cmrc2018", "covidfaq"))
     with Store.open(tmp_path / "store", create=True) as store:

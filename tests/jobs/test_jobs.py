@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from mixture import Store, UsageError, jobs
-from mixture.fixtures import write_fixtures
 from mixture.store import read
 
 
@@ -107,24 +106,6 @@ def test_mining_fills_what_has_no_negatives_and_leaves_the_rest(store: Store, tm
     again = jobs.mine(store, ["c"], per_query=2)[0]
     assert (again.examples, again.negatives) == (20, 40)
     assert store.sql("SELECT 1 FROM negatives WHERE miner = 'provided'").num_rows == 1
-
-
-def test_the_fixtures_plants_are_found(store: Store, tmp_path: Path) -> None:
-    write_fixtures(tmp_path / "fx")
-    planted = json.loads((tmp_path / "fx" / "planted.json").read_text())["collections"]
-    read_in = {r.collection: r.counts for r in jobs.ingest(store, [str(tmp_path / "fx" / "raw")])}
-    assert {n: c.rows_read for n, c in read_in.items()} == {n: p["rows"] for n, p in planted.items()}
-    assert sum(c.rejected for c in read_in.values()) == 0
-    assert all(read_in[n].repeated >= p["exact_duplicates"] for n, p in planted.items())
-    removed = {r.collection: r.removed for r in jobs.dedup(store)}
-    leaked = {r.collection: r.removed for r in jobs.decontaminate(store, [str(tmp_path / "fx" / "test_queries.jsonl")])}
-    twins = sum(p["near_duplicates"] for p in planted.values())
-    tests = {n: p["test_queries_exact"] + p["test_queries_edited"] for n, p in planted.items()}
-    assert sum(removed.values()) >= 0.8 * twins
-    assert sum(removed[n] for n, p in planted.items() if not p["near_duplicates"]) <= 0.2 * twins
-    assert sum(leaked.values()) >= 0.95 * sum(tests.values())
-    # Short Chinese questions from one template, which differ in the name of a place, are one edit apart.
-    assert sum(leaked[n] for n, count in tests.items() if count == 0) <= 10
 
 
 def test_every_damaged_file_is_survived(store: Store, real_data: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from cli import app
-from mixture import Store
+from mixture import Store, registry
 
 Run = Callable[..., Any]
 
@@ -22,8 +23,24 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run(small_store: Store, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """`run(*arguments)` -> (exit code, standard output in bytes, standard error as text), on the small store."""
-    monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
-    monkeypatch.chdir(small_store.root.parent)
+    return _runner(small_store.root, monkeypatch, capfdbinary)
+
+
+@pytest.fixture(scope="module")
+def root_with_m(tmp_path_factory: pytest.TempPathFactory, small_store_made_once: Path) -> Path:
+    """A copy of the small store with a mixture `m`, for commands that change nothing."""
+    folder = tmp_path_factory.mktemp("with-m")
+    shutil.copytree(small_store_made_once, folder, dirs_exist_ok=True)
+    (folder / "empty.json").write_text("{}")
+    with Store.open(folder / "store") as store:
+        parts = registry.pin(store)
+        registry.save(store, registry.weighted(parts, dict.fromkeys(parts, 1.0)), "m")
+    return folder / "store"
+
+
+def _runner(root: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    monkeypatch.setenv("MIXTURE_STORE", str(root))
+    monkeypatch.chdir(root.parent)
 
     def call(*arguments: str) -> tuple[int, bytes, str]:
         capfdbinary.readouterr()
@@ -181,10 +198,11 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_gets_one_or_two_plain_lines_and_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
-    run("create", "m")
-    Path("empty.json").write_text("{}")
-    code, out, err = run(*arguments)
+def test_a_mistake_gets_one_or_two_plain_lines_and_exit_code_2(
+    root_with_m: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes],
+    arguments: list[str], said: str,
+) -> None:  # fmt: skip
+    code, out, err = _runner(root_with_m, monkeypatch, capfdbinary)(*arguments)
     assert code == 2, err
     assert out == b""
     assert 1 <= len(err.strip().splitlines()) <= 2

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from mixture.store import read
 from mixture.store.materialise import materialise
 from mixture.store.write import CollectionFacts, declare
 from mixture.verify import verify
+from trainers.folder import open_folder
 
 WEIGHTS = {"easy": 0.1, "middle": 0.2, "hard": 0.7}
 RELEASED = ("curr_weights", "mean_weights", "top70_weights", "uniform_sampling_s0")
@@ -193,27 +192,12 @@ def test_json_and_csv_keep_every_name_and_every_bit(weights: dict[str, float]) -
     assert bare.id == spec.id
 
 
-def test_a_materialised_export_trains_without_duckdb(
+def test_a_materialised_export_is_the_mixture_to_train_on_and_to_import(
     small_store: Store, saved: registry.SavedMixture, tmp_path: Path
 ) -> None:
+    """tests/trainers/test_folder.py trains on one where duckdb is not installed."""
     portable.export_materialised(small_store, saved, tmp_path / "travel")
-    script = f"""
-import sys
-for name in ("duckdb", "mixture.store"):
-    sys.modules[name] = None
-from pathlib import Path
-from mixture.materialised import MaterialisedMixture
-from trainers.base_model import resolve_model
-from trainers.finetune import FinetuneSettings, finetune
-folder = Path({str(tmp_path / "travel")!r})
-data = MaterialisedMixture.open(folder, {saved.spec.id!r})
-settings = FinetuneSettings(steps=2, batch_size=4, negatives=1, max_passage_tokens=32)
-model = resolve_model(folder, data, "tiny-qwen2", seed=1)
-finetune(data, model, settings, folder / "out")
-print((folder / "out" / "modules.json").is_file())
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.endswith("True\n"), done.stderr
+    assert open_folder(tmp_path / "travel").spec == saved.spec
     with Store.open(tmp_path / "empty", create=True) as empty:
         assert import_file(empty, tmp_path / "travel" / "mixture.json", "theirs").spec == saved.spec
 

@@ -20,7 +20,8 @@ def open_folder(folder: Path, mixture: str | None = None) -> MaterialisedMixture
 
     Raises `UsageError` where there is none, or several and no id.
     """
-    found = sorted(file.stem for file in folder.glob("*.json")) if (folder / "components").is_dir() else []
+    specs = folder.glob("[0-9a-f]" * 12 + ".json") if (folder / "components").is_dir() else ()  # not mixture.json
+    found = sorted(file.stem for file in specs)
     if not found:
         raise UsageError(f"{folder} holds no mixture; write one with `mixture export REF --materialised {folder}`")
     chosen = [name for name in found if mixture is None or name.startswith(mixture)]

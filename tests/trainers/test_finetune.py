@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,22 +190,6 @@ def test_an_exploding_loss_stops_the_run_and_names_the_worst(
     with pytest.raises(MixtureError, match="the gradient became"):
         loop.descend(loss * float("inf"), batch)
     assert all(torch.equal(p, q) for p, q in zip(before, loop.parameters, strict=True))
-
-
-def test_training_from_a_materialised_folder_needs_no_store(
-    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
-) -> None:
-    script = (
-        "import sys; sys.modules['duckdb'] = None\n"
-        "from pathlib import Path\nfrom mixture.materialised import MaterialisedMixture\n"
-        "from trainers.finetune import FinetuneSettings, finetune\n"
-        f"data = MaterialisedMixture.open(Path({str(mixture_data.folder)!r}), {mixture_data.spec.id!r})\n"
-        f"finetune(data, {str(tiny_model)!r}, {SETTINGS!r}, Path({str(tmp_path / 'out')!r}))"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "here")
-    one, two = _weights(tmp_path / "out"), _weights(tmp_path / "here")
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_refused_setting_does_not_claim_the_folder(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from cli import app
-from mixture import Store, registry
+from mixture import Store, portable, registry
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
@@ -51,7 +50,7 @@ def test_a_materialised_mixture_trains_without_duckdb_to_the_same_model(
     absent = "import importlib.util as u; print(u.find_spec('duckdb'), u.find_spec('datasets'))"
     assert subprocess.check_output([*python, "-c", absent], env=bare, text=True).split() == ["None", "None"]
     folder = tmp_path / "moved"
-    shutil.copytree(mixture_data.folder, folder)
+    portable.export_materialised(small_store, registry.resolve(small_store, "mix"), folder)
     command = ["-m", "trainers", str(folder), "--model", str(tiny_model), "--out", str(tmp_path / "out"), "--json"]
     for text in SETTINGS:
         command += ["--set", text]

@@ -166,8 +166,7 @@ def _with_extensions() -> duckdb.DuckDBPyConnection:
     """
     files = [file for name in EXTENSIONS if (file := _packaged(name))]
     if len(files) == len(EXTENSIONS):
-        only_these = {"allow_unsigned_extensions": "true", "autoload_known_extensions": "false"}
-        connection = duckdb.connect(config=only_these)
+        connection = duckdb.connect(config={"allow_unsigned_extensions": True, "autoload_known_extensions": False})
         for file in files:
             connection.execute(f"LOAD {quote(str(file))}")
         return connection

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +35,38 @@ def mixture_data(small_store: Store) -> MaterialisedMixture:
     spec = registry.weighted(parts, {"easy": 0.5, "middle": 0.3, "hard": 0.2})
     registry.save(small_store, spec, "mix")
     return materialise(small_store, spec)
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """`start(code, names)`: a process that runs the code with these names. It is forked from one that has imported
+    everything: a start takes no time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cli", "trainers.jobs", "trainers.folder", "pytest"])
+    started = []
+
+    def begin(code: str, names: dict[str, Any]) -> Any:
+        process = context.Process(target=exec, args=(code, names))
+        process.start()
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
+    """A suite of the mixture's own rows."""
+    part, folder = mixture_data.components["middle"], tmp_path / "suite"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [part.example(row) for row in range(12)]
+    queries = [json.dumps({"_id": f"q{i}", "text": row.query}) for i, row in enumerate(rows)]
+    corpus = [json.dumps({"_id": f"d{i}", "text": part.passage(i)}) for i in range(part.num_passages)]
+    (folder / "queries.jsonl").write_text("\n".join(queries))
+    (folder / "corpus.jsonl").write_text("\n".join(corpus))
+    judged = [f"q{i}\td{row.positives[0]}\t1" for i, row in enumerate(rows)]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    return folder

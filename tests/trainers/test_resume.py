@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -30,7 +30,7 @@ SETTINGS = FinetuneSettings(
 )  # fmt: skip
 STEPS = 60  # of the runs that are asked to stop, soon after step 3
 DROPOUT = replace(SETTINGS, lora_rank=4, lora_dropout=0.3, checkpoint_every=2, keep_checkpoints=2)
-# Runs in a process of its own, which is forked from one that has imported everything: a start takes no time.
+# In a process of its own.
 TRAIN = """
 from pathlib import Path
 from mixture.materialised import MaterialisedMixture
@@ -47,39 +47,6 @@ sys.stderr = open(errors, "w")
 from cli import app
 app(arguments)
 """
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
-    """`start(code, names)`: a process that runs the code with these names."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cli", "trainers.jobs"])
-    started = []
-
-    def begin(code: str, names: dict[str, Any]) -> Any:
-        process = context.Process(target=exec, args=(code, names))
-        process.start()
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
-    """A suite of the mixture's own rows."""
-    part, folder = mixture_data.components["middle"], tmp_path / "suite"
-    (folder / "qrels").mkdir(parents=True)
-    rows = [part.example(row) for row in range(12)]
-    queries = [json.dumps({"_id": f"q{i}", "text": row.query}) for i, row in enumerate(rows)]
-    corpus = [json.dumps({"_id": f"d{i}", "text": part.passage(i)}) for i in range(part.num_passages)]
-    (folder / "queries.jsonl").write_text("\n".join(queries))
-    (folder / "corpus.jsonl").write_text("\n".join(corpus))
-    judged = [f"q{i}\td{row.positives[0]}\t1" for i, row in enumerate(rows)]
-    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
-    return folder
 
 
 @pytest.mark.parametrize(

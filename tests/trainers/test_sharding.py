@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,47 +60,24 @@ getattr(test_sharding, function)(*arguments)
 """
 
 
-@pytest.fixture(scope="module")
-def launch() -> Iterator[Callable[..., list[Any]]]:
+@pytest.fixture
+def launch(start: Callable[..., Any]) -> Callable[..., list[Any]]:
     """`launch(function, arguments, errors)`: two ranks that call one of this module's functions."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainers.folder", "trainers.tdro.loop", "pytest"])
-    started = []
 
     def begin(function: str, arguments: Sequence[Any], errors: Path) -> list[Any]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-        processes = []
-        for rank in range(2):
-            names = {"function": function, "arguments": arguments, "tests": str(Path(__file__).parent),
-                     "errors": f"{errors}-{rank}",
-                     "environment": environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}}  # fmt: skip
-            processes.append(context.Process(target=exec, args=(CHILD, names)))
-            processes[-1].start()
-        started.extend(processes)
-        return processes
+        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                  "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+        names = {"function": function, "arguments": arguments, "tests": str(Path(__file__).parent)}
+        return [
+            start(CHILD, names | {"errors": f"{errors}-{rank}",
+                                  "environment": shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}})
+            for rank in range(2)
+        ]  # fmt: skip
 
-    yield begin
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
-    """A suite of the mixture's own rows."""
-    part, folder = mixture_data.components["middle"], tmp_path / "suite"
-    (folder / "qrels").mkdir(parents=True)
-    rows = [part.example(row) for row in range(12)]
-    queries = [json.dumps({"_id": f"q{i}", "text": row.query}) for i, row in enumerate(rows)]
-    corpus = [json.dumps({"_id": f"d{i}", "text": part.passage(i)}) for i in range(part.num_passages)]
-    (folder / "queries.jsonl").write_text("\n".join(queries))
-    (folder / "corpus.jsonl").write_text("\n".join(corpus))
-    judged = [f"q{i}\td{row.positives[0]}\t1" for i, row in enumerate(rows)]
-    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
-    return folder
+    return begin
 
 
 def everything(data: MaterialisedMixture, model: str, suite: Path, out: Path) -> None:

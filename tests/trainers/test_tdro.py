@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,43 +99,52 @@ def test_a_finished_run_is_found_again(small_store: Store, mixture_data: Materia
     assert len(small_store.rows("SELECT * FROM runs")) == 1
 
 
-SCRIPT = """
-import sys, time
+LEARN = """
+import time
 from mixture import Store, registry
 from trainers import jobs
-from trainers.tdro.config import TdroSettings
-settings = eval(sys.argv[2])
 def stage(name):
     def progress(done, total, line):
-        print(name, done, flush=True)
-        time.sleep(float(sys.argv[4]))
+        pipe.send((name, done))
+        time.sleep(0.05)
     return progress
-with Store.open(sys.argv[1]) as store:
-    jobs.learn(store, registry.resolve(store, "mix"), "tdro", sys.argv[3], sys.argv[5] or None, settings, stage=stage)
+with Store.open(root) as store:
+    jobs.learn(store, registry.resolve(store, "mix"), "tdro", model, reference, settings, stage=stage)
 """
 
 
-@pytest.mark.parametrize("kill_in", [pytest.param("reference model 6", marks=pytest.mark.slow), "tDRO 7"])
+@pytest.mark.parametrize(
+    "kill_in", [pytest.param(("reference model", 6), marks=pytest.mark.slow), ("tDRO", 7)], ids=str
+)
 def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
-    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, kill_in: str
-) -> None:
+    start: Callable[..., Any], small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path,
+    kill_in: tuple[str, int],
+) -> None:  # fmt: skip
     small_store.close()
     shutil.copytree(small_store.root, tmp_path / "other")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "other"), repr(SETTINGS), str(tiny_model)]
     # Where the kill comes later, a given reference saves its training.
-    reference = str(tiny_model) if kill_in.startswith("tDRO") else ""
-    first = subprocess.Popen([*command, "0.05", reference], stdout=subprocess.PIPE, text=True)
-    assert first.stdout is not None
-    for line in first.stdout:
-        if line.strip() == kill_in:
-            os.kill(first.pid, signal.SIGKILL)
-            break
-    first.wait()
-    assert first.returncode == -signal.SIGKILL
-    again = subprocess.run([*command, "0", reference], stdout=subprocess.PIPE, text=True, check=True)
-    assert again.stdout.splitlines()[0] == kill_in[:-1] + "5"  # from the checkpoint of step 4
+    reference = str(tiny_model) if kill_in[0] == "tDRO" else None
+    received, pipe = multiprocessing.Pipe(duplex=False)
+    names = {"root": tmp_path / "other", "model": str(tiny_model), "reference": reference, "settings": SETTINGS}
+    process = start(LEARN, names | {"pipe": pipe})
+    pipe.close()
+    while received.recv() != kill_in:
+        pass
+    process.kill()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    seen: list[tuple[str, int]] = []
+
+    def stage(name: str) -> Callable[..., None]:
+        return lambda done, total, line: seen.append((name, done))
+
+    with Store.open(tmp_path / "other") as other:
+        trainer_jobs.learn(
+            other, registry.resolve(other, "mix"), "tdro", str(tiny_model), reference, SETTINGS, stage=stage
+        )
+    assert seen[0] == (kill_in[0], 5)  # from the checkpoint of step 4
     whole = registry.resolve(small_store, "mix")
-    learned = trainer_jobs.learn(small_store, whole, "tdro", str(tiny_model), reference or None, SETTINGS).first
+    learned = trainer_jobs.learn(small_store, whole, "tdro", str(tiny_model), reference, SETTINGS).first
     with Store.open(tmp_path / "other") as other:
         assert registry.resolve(other, "tdro").spec == learned.spec
         assert _history(other) == _history(small_store)

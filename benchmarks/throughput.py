@@ -4,11 +4,12 @@
     python benchmarks/throughput.py --prepare DIR --data ../shared/data        real texts, for a machine without duckdb
     python benchmarks/throughput.py --mixture DIR --shape 0.5b --batch-size 2048 --negatives 7 --bf16 --tdro
 
-Each system takes the same batches in the same order; the first step of each is not counted, and they take turns
-(`--rounds`). `ours` is the step of `mixture train` with its background tokenisation. `peer` is
-SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss at each of `--mini-batch` sizes, of which the fastest
-is compared; its loss has the same candidates (in-batch passages and hard negatives). `tdro` is the step of
-`mixture learn-weights`, reference included, nothing of it cached.
+Each system takes the same batches in the same order, from collections of short and of long texts; the first step of
+each is not counted, and they take turns (`--rounds`). A system's time is its mean over the steps, in its median round.
+`ours` is the step of `mixture train` with its background tokenisation. `peer` is SentenceTransformerTrainer with
+CachedMultipleNegativesRankingLoss at each of `--mini-batch` sizes, of which the fastest is compared; its loss has the
+same candidates (in-batch passages and hard negatives). `tdro` is the step of `mixture learn-weights`, reference
+included, nothing of it cached.
 
 FLOPs are those of the model on the tokens that are really there: 6 for each parameter outside the embedding table and
 token, 12 · layers · width · length for attention; a second forward pass (gradient cache) and padding are not counted as
@@ -49,7 +50,7 @@ from trainers.tdro.loop import Reference, Run
 from trainers.tdro.weights import WeightState
 
 HERE = Path(__file__).resolve().parent
-COLLECTIONS = ("AllNLI", "altlex", "msmarco", "nq")
+COLLECTIONS = ("agnews", "altlex", "cose", "covidqa", "disflqa", "pubmedqa")
 # Dense bf16 peak of the device, FLOPs a second (NVIDIA's data sheets).
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
@@ -68,7 +69,7 @@ def prepare(data: Path, out: Path) -> None:
 
 
 def open_mixture(folder: Path) -> MaterialisedMixture:
-    spec = next(file for file in folder.glob("*.json"))
+    spec = next(folder.glob("[0-9a-f]" * 12 + ".json"))
     return MaterialisedMixture.open(folder, spec.stem)
 
 
@@ -252,7 +253,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         systems["tdro"] = tdro
     for size in options.mini_batch:
         systems[f"peer, mini-batch {size}"] = lambda m, b, o, w, s=size: peer(m, b, o, w, s)
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in systems}
     facts: dict[str, dict[str, Any]] = {}
     for number in range(options.rounds):
         for name, system in systems.items():
@@ -262,18 +263,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 torch.cuda.reset_peak_memory_stats()
             work = Path(tempfile.mkdtemp(dir=folder))
             found = system(model, batches, options, work)
-            seconds[name] += found.pop("seconds")
+            seconds[name].append(found.pop("seconds"))
             facts[name] = found
             shutil.rmtree(work, ignore_errors=True)
     per_step = work_in(model, batches, options, folder / "work")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((flops for name, flops in PEAK.items() if name in device), None)
-    result: dict[str, Any] = {"work_per_step": per_step, "device": device or f"{os.cpu_count()} cores"}
+    names = [batch.names[int(batch.collections[0])] for batch in batches[1:]]
+    result: dict[str, Any] = {"steps": names, "work_per_step": per_step, "device": device or f"{os.cpu_count()} cores"}
     for name, values in seconds.items():
-        middle = statistics.median(values)
+        middle = statistics.median(statistics.fmean(steps) for steps in values)
         result[name] = facts[name] | {
             "seconds_per_step": round(middle, 4), "texts_per_second": round(per_step["texts"] / middle, 1),
-            "tokens_per_second": round(per_step["tokens"] / middle), "all_seconds": [round(v, 3) for v in values],
+            "tokens_per_second": round(per_step["tokens"] / middle),
+            "all_seconds": [[round(v, 3) for v in steps] for steps in values],
         }  # fmt: skip
         if peak:
             result[name]["share_of_peak_flops"] = round(per_step["flops"] / middle / peak, 4)

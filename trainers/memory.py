@@ -24,9 +24,10 @@ from trainers.settings import TrainingSettings
 
 # Padded tokens of a micro-batch where nothing else is said: as many as keep the device busy. Larger ones on a CPU only
 # pad more and leave its caches.
-PER_PASS = {"cpu": 4_096, "cuda": 32_768}
+PER_PASS = {"cpu": 2_048, "cuda": 32_768}
 # Of the free memory; the rest is for what a pass needs for a moment, and for fragments.
-SHARE = {"cpu": 0.4, "cuda": 0.7}
+SHARE = {"cpu": 0.5, "cuda": 0.7}
+UNIT = 1_024  # tokens that budgets are multiples of
 SAMPLE_TEXTS = 4
 
 
@@ -71,7 +72,7 @@ def bytes_per_token(encoder: SentenceTransformer, length: int) -> float:
 
 
 def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int:
-    """How many padded tokens' activations fit the device beside gradients and optimiser; a power of two."""
+    """How many padded tokens' activations fit the device beside gradients and optimiser."""
     device = encoder.device
     # Gradients and AdamW's two moments come with the first step.
     coming = sum(3 * 4 * p.numel() for p in encoder.parameters() if p.requires_grad)
@@ -79,7 +80,7 @@ def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int
     length = min(settings.max_passage_tokens, encoder.max_seq_length or settings.max_passage_tokens)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
         tokens = room / bytes_per_token(encoder, length)
-    return max(1_024, 2 ** (int(max(tokens, 1)).bit_length() - 1))
+    return max(UNIT, int(tokens) // UNIT * UNIT)
 
 
 def _free(device: torch.device) -> int:

@@ -129,6 +129,11 @@ def test_train_and_evaluate_through_the_commands(run: Run, tmp_path: Path) -> No
         ("easy", "ndcg@10", trained["mixture"]), ("easy", "recall@100", trained["mixture"]),
     ]  # fmt: skip
     assert stored[0]["value"] == scored[0]["metrics"]["ndcg@10"]
+    mean = "avg(q.value) = any_value(e.value)"
+    joined = "evaluation_queries q JOIN evaluations e USING (model, mixture, suite, corpus, metric, evaluated_at)"
+    assert _json(run, "sql", f"select count(*) as n, {mean} as same from {joined} group by metric") == [
+        {"n": len(rows), "same": True}
+    ] * 2  # fmt: skip
     code, printed, _ = run("evaluate", out, "--suite", str(suite))
     assert code == 0
     assert "easy" in printed.decode()

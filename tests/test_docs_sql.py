@@ -58,6 +58,13 @@ def build_store(folder: Path) -> Store:
          "evaluated_at": datetime(2026, 1, 1, tzinfo=UTC)}
         for reference, pair in values.items() for suite, value in zip(("msmarco", "nq"), pair, strict=True)
     ])  # fmt: skip
+    insert_rows(store, "evaluation_queries", [
+        {"model": reference, "mixture": registry.resolve(store, reference).spec.id, "suite": "nq", "corpus": "full",
+         "metric": "ndcg@10", "query_id": f"test{number}", "value": value,
+         "evaluated_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        for reference, values in {"all:1": (1.0, 0.63, 0.5, 0.0), "all:2": (0.39, 0.63, 1.0, 0.43)}.items()
+        for number, value in enumerate(values)
+    ])  # fmt: skip
     return store
 
 

@@ -77,6 +77,10 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
         scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}
         _say(f"mean nDCG@10 {100 * _mean(scores[name]):.1f} on {len(results)} held-out suites")
 
+    report = run("report", "tdro", "--against", "uniform", "--out", str(folder / "report.html"),
+                 "--steps", str(steps), "--batch-size", "32")  # fmt: skip
+    _say(f"weights, losses, epochs and scores with their charts: open {report['file']}")
+
     query = ("SELECT collection, round(weight, 4) AS weight FROM mixture_weights "
              f"WHERE mixture = '{learned['id']}' ORDER BY weight DESC")  # fmt: skip
     rows = run("sql", query)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mixture.registry import SavedMixture
 from mixture.store import Store
-from mixture.store.write import insert_rows
+from mixture.store.write import append
 from trainers import ranks
 from trainers.base_model import known_model, resolve_model
 from trainers.encoder import load_encoder
@@ -90,17 +91,24 @@ def _record_evaluation(store: Store, model: str, results: Sequence[SuiteResult])
     """Write results to the store, with the mixture that the model was trained on, if it is ours."""
     record = Path(model) / "training.json"
     trained = json.loads(record.read_text("utf-8")) if record.is_file() else {}
-    now = datetime.now(UTC)
-    insert_rows(
-        store,
-        "evaluations",
-        [
-            {"model": str(Path(model).resolve()) if Path(model).is_dir() else model,
-             "mixture": trained.get("mixture", {}).get("id"), "run_id": trained.get("run_id"),
-             "suite": result.suite, "metric": metric, "value": value, "num_queries": result.num_queries,
-             "num_documents": result.num_documents, "corpus": result.corpus, "prompt": result.prompt,
-             "evaluated_at": now}
-            for result in results
-            for metric, value in result.metrics.items()
-        ],
-    )  # fmt: skip
+    common = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+              "mixture": trained.get("mixture", {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
+    means = [
+        {**common, "run_id": trained.get("run_id"), "suite": result.suite, "metric": metric, "value": value,
+         "num_queries": result.num_queries, "num_documents": result.num_documents, "corpus": result.corpus,
+         "prompt": result.prompt}
+        for result in results
+        for metric, value in result.metrics.items()
+    ]  # fmt: skip
+    queries = [
+        {**common, "suite": result.suite, "corpus": result.corpus, "metric": metric, "query_id": query, "value": value}
+        for result in results
+        for query, values in result.per_query.items()
+        for metric, value in values.items()
+    ]
+
+    def work(connection: Any) -> None:
+        append(connection, "evaluations", means)
+        append(connection, "evaluation_queries", queries)
+
+    store.transaction(work)

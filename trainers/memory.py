@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from trainers import ranks
 from trainers.encoder import as_features
 from trainers.gradient_cache import TokenBudget
 from trainers.settings import TrainingSettings
@@ -74,8 +75,11 @@ def bytes_per_token(encoder: SentenceTransformer, length: int) -> float:
 def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int:
     """How many padded tokens' activations fit the device beside gradients and optimiser."""
     device = encoder.device
-    # Gradients and AdamW's two moments come with the first step.
-    coming = sum(3 * 4 * p.numel() for p in encoder.parameters() if p.requires_grad)
+    # Gradients and AdamW's two moments come with the first step; with fsdp each rank holds its slice of them, and of
+    # the weights, which are all here now.
+    held = 1 / ranks.state().num_processes if settings.fsdp else 1.0
+    coming = sum(3 * 4 * p.numel() * held for p in encoder.parameters() if p.requires_grad)
+    coming -= sum(p.numel() * p.element_size() * (1 - held) for p in encoder.parameters())
     room = SHARE.get(device.type, SHARE["cuda"]) * (_free(device) - coming)
     length = min(settings.max_passage_tokens, encoder.max_seq_length or settings.max_passage_tokens)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.distributed import all_gather, all_reduce
+from torch.distributed import ReduceOp, all_gather, all_reduce
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
@@ -79,11 +79,17 @@ def gather(own: Tensor, count: int) -> Tensor:
 def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Sum the gradients over all ranks, in place, in one reduction for each data type.
 
-    Those of a sharded model's parameters are sums already and stay as they are.
+    A parameter that no rank has a gradient of keeps none, as on one rank: weight decay leaves it alone. Those of a
+    sharded model's parameters are sums already and stay as they are.
     """
     if state().num_processes == 1:
         return
     parameters = [p for p in parameters if not isinstance(p, DTensor)]
+    if not parameters:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
+    all_reduce(used, op=ReduceOp.MAX)
+    parameters = [p for p, any_rank in zip(parameters, used.tolist(), strict=True) if any_rank]
     for parameter in parameters:  # a rank without texts of some kind has none
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -87,8 +87,8 @@ def record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> No
 
 
 def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path) -> None:
-    """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`), from its record; once, whatever was
-    there of this run.
+    """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`, `evaluation_queries`), from its record;
+    once, whatever was there of this run.
 
     Scores during training have their step. Those of the step that became the model are there a second time without
     one, as the model's: `mixture evaluate` writes such.
@@ -97,12 +97,18 @@ def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path
     rows = [row | {"model": model, "mixture": record["mixture"]["id"], "run_id": run, "evaluated_at": now}
             for row in record["evaluations"]]  # fmt: skip
     rows += [row | {"step": None} for row in rows if row["step"] == record["final_step"]]
+    queries = [
+        {"model": model, "mixture": record["mixture"]["id"], "suite": row["suite"], "corpus": row["corpus"],
+         "metric": metric, "query_id": query, "value": value, "evaluated_at": now}
+        for row in record["query_scores"] for metric, values in row["values"].items() for query, value in values.items()
+    ]  # fmt: skip
 
     def work(connection: Any) -> None:
         connection.execute("DELETE FROM run_draws WHERE run_id = ?", [run])
         connection.execute("DELETE FROM evaluations WHERE run_id = ? AND step IS NOT NULL", [run])
         append(connection, "run_draws", [row | {"run_id": run} for row in record["drawn"]])
         append(connection, "evaluations", rows)
+        append(connection, "evaluation_queries", queries)
 
     ranks.on_main(lambda: store.transaction(work))
 

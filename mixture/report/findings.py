@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mixture.report.facts import Component, Facts
+from mixture.report.scores import Evaluation
 
 # A collection this many times above or below an equal share is named.
 FAR = 2.0
@@ -218,6 +219,7 @@ def _scores(facts: Facts) -> Iterator[Finding]:
     if found is None or facts.against is None:
         return
     metric = found.metrics[0]
+    yield from _by_queries(found, metric, facts.against.reference)
     test = found.tests.get(metric)
     if test is None:
         return
@@ -229,6 +231,20 @@ def _scores(facts: Facts) -> Iterator[Finding]:
         f"{metric_name(metric)} is {moved} with {facts.against.reference} over {test.num_pairs} suites, {verdict} "
         f"(95 % interval {interval}, p\u00a0=\u00a0{test.p:.2g}).", "scores",
     )  # fmt: skip
+
+
+def _by_queries(found: Evaluation, metric: str, other: str) -> Iterator[Finding]:
+    tests = [(s.suite, s.test) for s in found.of(metric) if s.test is not None]
+    if not tests:
+        return
+    better = [suite for suite, test in tests if test.p < SIGNIFICANT and test.difference > 0]
+    worse = [suite for suite, test in tests if test.p < SIGNIFICANT and test.difference < 0]
+    said = [f"{word} on {_some(suites)}" for word, suites in (("higher", better), ("lower", worse)) if suites]
+    rest = len(tests) - len(better) - len(worse)
+    if rest:
+        said.append(f"within chance between queries on {rest} of {_count(len(tests), 'suite')}")
+    yield Finding(f"{metric_name(metric)} against {other}: {', '.join(said)} (paired t-test over the queries, "
+                  "adjusted for the number of suites).", "scores")  # fmt: skip
 
 
 def summary(facts: Facts) -> str:

@@ -191,8 +191,12 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
     """Scores are within 0 to 1 in the CSV, times 100 in the page."""
     paired = theirs is not None and any(s.against is not None for s in found.scores)
     columns = [Column("suite", "Suite"), Column("metric", "Metric"), Column("value", ours, "score")]
+    tested = any(s.test for s in found.scores)
     if paired:
         columns += [Column("against", str(theirs), "score"), Column("difference", "Difference", "signed score")]
+    if tested:
+        columns += [Column("low", "95 % from", "signed score"), Column("high", "95 % to", "signed score"),
+                    Column("p", "p, adjusted", "number")]  # fmt: skip
     columns += [Column("num_queries", "Queries", "count"), Column("num_documents", "Documents", "count"),
                 Column("corpus", "Corpus")]  # fmt: skip
     rows = []
@@ -201,6 +205,8 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
             row: list[Any] = [s.suite, metric_name(metric), s.value]
             if paired:
                 row += [s.against, None if s.against is None else s.value - s.against]
+            if tested:
+                row += [s.test.low, s.test.high, s.test.p] if s.test else [None, None, None]
             rows.append([*row, s.num_queries, s.num_documents, s.corpus])
     return _table("scores", "Scores by suite", columns, rows)
 

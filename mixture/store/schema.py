@@ -101,7 +101,14 @@ UPDATE mixtures SET num_components = w.n, heaviest = w.heaviest, heaviest_weight
           FROM mixture_weights GROUP BY mixture) w WHERE w.mixture = mixtures.mixture
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6)
+# Scores of single queries, for tests of a difference; `evaluated_at` is that of the mean in `evaluations`.
+V7 = """
+CREATE TABLE evaluation_queries (model VARCHAR NOT NULL, mixture VARCHAR, suite VARCHAR NOT NULL,
+    corpus VARCHAR NOT NULL, metric VARCHAR NOT NULL, query_id VARCHAR NOT NULL, value DOUBLE NOT NULL,
+    evaluated_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

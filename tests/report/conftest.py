@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -93,6 +94,20 @@ def _evaluations(model: str, mixture: str, run: str, gains: tuple[float, ...]) -
     ]  # fmt: skip
 
 
+def _queries(model: str, mixture: str, gains: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Of 50 queries, around the means of `_evaluations`, and of an older evaluation."""
+    draw = Random(model)
+    return [
+        {"model": model, "mixture": mixture, "suite": suite, "corpus": "full corpus of the suite", "metric": metric,
+         "query_id": f"q{n}", "value": 0.1 if older else 0.4 + gain + draw.gauss(0, 0.05),
+         "evaluated_at": START - timedelta(days=older)}
+        for suite, gain in zip(SUITES, gains, strict=True)
+        for metric in ("ndcg@10", "recall@100")
+        for older in (1, 0)
+        for n in range(50)
+    ]  # fmt: skip
+
+
 def _run(run: str, kind: str, mixture: str, config: dict[str, Any]) -> dict[str, Any]:
     return {"run_id": run, "kind": kind, "status": "finished", "mixture": mixture, "config": json.dumps(config),
             "started_at": START}  # fmt: skip
@@ -137,6 +152,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             *_evaluations("/home/somebody/base-2", base.spec.id, "cccc00000001", tuple(0.3 for _ in SUITES)),
             *_evaluations("/home/somebody/base", base.spec.id, "cccc00000002", flat),
             *_evaluations("/home/somebody/learned", learned.spec.id, "dddd00000001", GAINS),
+        ])  # fmt: skip
+        insert_rows(store, "evaluation_queries", [
+            *_queries("/home/somebody/base", base.spec.id, flat),
+            *_queries("/home/somebody/learned", learned.spec.id, GAINS),
+            *_queries("/home/somebody/learned", base.spec.id, tuple(0.9 for _ in SUITES)),  # of an earlier model there
         ])  # fmt: skip
         yield store
 

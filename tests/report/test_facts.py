@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from statistics import NormalDist, fmean, stdev
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from mixture.report.charts import apart
 from mixture.report.facts import Facts, gather
 from mixture.report.findings import findings, percent, summary
 from mixture.report.learning import FEWEST_STEPS, MOST_POINTS, thin
-from mixture.report.scores import paired_test
+from mixture.report.scores import paired_test, query_test
 from tests.report.conftest import COLLECTIONS, FORMULA, IMAGE, SCRIPT, SLICE, STEPS, WEIGHTS
 
 
@@ -111,9 +112,43 @@ def test_the_model_trained_most_alike_is_held_against(learned: Facts) -> None:
                for f in findings(learned))  # fmt: skip
 
 
+def test_each_suite_is_tested_over_its_queries(store: Store, learned: Facts) -> None:
+    assert learned.evaluation is not None
+    scores = learned.evaluation.of("ndcg@10")
+    plain = []
+    for score in scores:
+        assert score.test is not None
+        rows = store.sql(
+            """SELECT a.value - b.value AS d FROM evaluation_queries a JOIN evaluation_queries b
+                   ON a.suite = b.suite AND a.metric = b.metric AND a.query_id = b.query_id
+                   AND a.evaluated_at = b.evaluated_at
+               WHERE a.suite = ? AND a.metric = 'ndcg@10' AND a.evaluated_at = '2026-01-01T00:00:00Z'
+                   AND a.model LIKE '%/learned' AND b.model LIKE '%/base' AND a.mixture <> b.mixture""",
+            [score.suite],
+        )
+        differences = rows["d"].to_pylist()
+        mean, error = fmean(differences), stdev(differences) / math.sqrt(50)
+        assert len(differences) == score.test.num_pairs == 50
+        assert score.test.difference == pytest.approx(mean)
+        # 2.0096: the 97.5th percentile of Student's t with 49 degrees of freedom.
+        assert score.test.low == pytest.approx(mean - 2.0096 * error, abs=1e-6)
+        assert score.test.high == pytest.approx(mean + 2.0096 * error, abs=1e-6)
+        plain.append(2 * (1 - NormalDist().cdf(abs(mean) / error)))
+    # Benjamini and Hochberg's step-up over the six; the normal's p is near the t's.
+    order = sorted(range(6), key=lambda i: plain[i])
+    expected = [min(plain[k] * 6 / (order.index(k) + 1) for k in order[order.index(i) :]) for i in range(6)]
+    found = [score.test.p for score in scores if score.test]
+    assert found == pytest.approx(expected, abs=0.02)
+    assert any(p >= 0.05 for p in found) and any(p < 0.001 for p in found)
+    (said,) = (f.text for f in findings(learned) if "paired t-test over the queries" in f.text)
+    better = [score.suite for score in scores if score.test and score.test.p < 0.05]
+    assert said.startswith(f"nDCG@10 against base:1: higher on {better[0]}, ")
+    assert f"within chance between queries on {6 - len(better)} of 6 suites" in said
+
+
 def test_equal_scores_are_no_difference() -> None:
-    test = paired_test([0.1] * 6, [0.1] * 6)
-    assert (test.difference, test.low, test.high, test.p) == (0.0, 0.0, 0.0, 1.0)
+    for test in (paired_test([0.1] * 6, [0.1] * 6), query_test([0.1] * 30, [0.1] * 30)):
+        assert (test.difference, test.low, test.high, test.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_an_imported_mixture_that_is_nowhere_here(store: Store) -> None:

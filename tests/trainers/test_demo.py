@@ -27,7 +27,7 @@ def test_the_whole_job_runs_and_shows_each_command(
     commands = [line.split()[2] for line in printed.splitlines() if line.startswith("$ mixture")]
     assert commands == [
         "ingest", "dedup", "decontaminate", "mine", "create", "learn-weights", "select",
-        "train", "evaluate", "train", "evaluate", "sql",
+        "train", "evaluate", "train", "evaluate", "report", "sql",
     ]  # fmt: skip
     assert "Traceback" not in printed
     planted = json.loads((tmp_path / "run" / "planted.json").read_text())["collections"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,10 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     losses = batch_losses(loop, batch)
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
+    bare = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    if ranks.state().process_index == ranks.state().num_processes - 1:
+        bare[0].grad = torch.full((2,), 3.0)
+    ranks.reduce_gradients(bare)
     apart = TrainingLoop(load_encoder(model), replace(SETTINGS, cross_device=False), out.parent)
     with torch.no_grad():
         own_rank_only = batch_losses(apart, batch)
@@ -54,6 +59,8 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
                 "own_rank_only": own_rank_only,
                 "embeddings": embeddings,
                 "gradient": found,
+                "of_the_last_rank": bare[0].grad,
+                "of_none": bare[1].grad,
                 "ranks": ranks.state().num_processes,
             },
             out,
@@ -107,6 +114,9 @@ def test_two_ranks_compute_what_one_computes(
     one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()) < 1e-5
+    for found in (one, two):
+        assert found["of_the_last_rank"].tolist() == [3.0, 3.0]
+        assert found["of_none"] is None
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(one["own_rank_only"], one["losses"])
     # Without cross-device negatives an example sees its own rank's: here the first four, and the other three.
@@ -134,6 +144,26 @@ def test_two_ranks_compute_what_one_computes(
         assert a["weight"] == pytest.approx(b["weight"], abs=1e-5)
         assert a["mean_weight"] == pytest.approx(b["mean_weight"], abs=1e-5)
     assert max(r["weight"] for r in rows[0]) > 1 / 3 + 0.01  # there was something to agree on
+
+
+def test_four_ranks_take_the_batches_of_one_over_10_000_steps(
+    mixture_data: MaterialisedMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches() -> list[tuple[str, list[int]]]:
+        data = MaterialisedMixture.open(mixture_data.folder, mixture_data.spec.id)
+        plan = BatchPlan(data.spec.weights, data.sizes, 10, 7, positives=data.positives())
+        return [(name, rows.tolist()) for name, rows in map(plan.batch, range(10_000))]
+
+    alone = batches()
+    assert {name for name, _ in alone} == {"easy", "middle", "hard"}
+    taken: list[list[int]] = [[] for _ in alone]
+    for rank in range(4):
+        monkeypatch.setattr(ranks, "state", lambda rank=rank: SimpleNamespace(num_processes=4, process_index=rank))
+        own = batches()
+        assert own == alone
+        for place, (_, rows) in enumerate(own):
+            taken[place] += [rows[i] for i in ranks.share(len(rows))]
+    assert [sorted(rows) for rows in taken] == [sorted(rows) for _, rows in alone]
 
 
 def test_shares_cover_everything_once() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -90,6 +91,9 @@ def test_the_best_step_is_kept_or_becomes_the_model(
     )  # fmt: skip
     assert all(torch.equal(kept[name], final[name]) for name in kept)
     assert any(not torch.equal(kept[name], other[name]) for name in kept)
+    for record, step in ((last, 12), (best, wanted)):
+        (of_queries,) = record["query_scores"]
+        assert fmean(of_queries["values"][METRIC].values()) == pytest.approx(values[step], abs=1e-12)
     assert sum(row["batches"] for row in best["drawn"]) == wanted  # what came later, the model has not seen
     again = Scores(suites, spoiled).score(load_encoder(str(tmp_path / "best"), max_tokens=24), 0)
     assert again["own"] == pytest.approx(values[wanted], abs=1e-6)
@@ -155,6 +159,9 @@ def test_the_store_knows_what_a_run_drew_and_scored(
     assert [row["step"] for row in rows] == [12, 24, None]
     assert rows[1]["value"] == rows[2]["value"]
     assert small_store.sql("SELECT value FROM newest_evaluations WHERE metric = 'ndcg@10'").num_rows == 1
+    of_queries = small_store.rows("SELECT query_id, value FROM evaluation_queries WHERE metric = 'ndcg@10'")
+    assert len({row["query_id"] for row in of_queries}) == len(of_queries) == 20
+    assert fmean(row["value"] for row in of_queries) == pytest.approx(rows[2]["value"], abs=1e-12)
     # A kill between the model's last file and the store's record is made up for by the same call.
     small_store.transaction(lambda c: c.execute("UPDATE runs SET status = 'running'"))
     small_store.transaction(lambda c: c.execute("DELETE FROM run_draws"))

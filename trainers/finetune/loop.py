@@ -26,7 +26,6 @@ from trainers.evaluation.suites import Suite
 from trainers.feed import Feed
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
-from trainers.finetune.output import RECORD as RECORD
 from trainers.finetune.scores import METRIC, Scores
 from trainers.loop import History, Progress, TrainingLoop
 from trainers.losses import info_nce, matryoshka
@@ -42,7 +41,8 @@ def finetune(
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
     Beside the model lies `training.json`: run_id, model, mixture, settings, final_step (which became the model), drawn
-    (`output.drawn`), evaluations (`Scores.rows`) and losses (step, collection, examples, loss).
+    (`output.drawn`), evaluations (`Scores.rows`), query_scores (of the final step: suite, corpus, metric -> query id ->
+    value) and losses (step, collection, examples, loss).
 
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
@@ -79,7 +79,8 @@ def finetune(
             loop.save_if_due()
             if progress is not None:
                 progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
-    _finish(loop, mixture, model, out, {"run_id": run, "losses": history.rows, "evaluations": scores.rows})
+    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries}
+    _finish(loop, mixture, model, out, {"run_id": run, **kept})
     return run
 
 
@@ -179,6 +180,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         "final_step": step,
         "drawn": output.drawn(mixture, seen, settings.batch_size),
         "evaluations": found["evaluations"],
+        "query_scores": [row for row in found["queries"] if row["step"] == step],
         "losses": found["losses"],
     }
     ranks.on_main(lambda: _save_last(loop, partial(encoder_of, mixture, model, settings), weights, out, record))

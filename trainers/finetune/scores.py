@@ -22,7 +22,8 @@ METRIC = "ndcg@10"
 
 @dataclass
 class Scores:
-    """What the suites said so far: a row for each step, suite and metric. Travels in the checkpoint.
+    """What the suites said so far: a row for each step, suite and metric; of the best and the last step also the value
+    of each query, a row for each step and suite. Travels in the checkpoint.
 
     The best step is the one with the highest mean nDCG@10 over the suites, of equal ones the earliest.
 
@@ -32,6 +33,7 @@ class Scores:
     suites: Sequence[Suite]
     settings: FinetuneSettings
     rows: list[dict[str, Any]] = field(default_factory=list)
+    queries: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.suites and (self.settings.evaluate_every or self.settings.needs_best):
@@ -54,18 +56,24 @@ class Scores:
             found = [self._rows(encoder, suite, step) for suite in self.suites]
         encoder.train(was_training)
         agreed = ranks.on_main(lambda: found)
-        self.rows += [row for rows in agreed for row in rows]
-        return {row["suite"]: row["value"] for rows in agreed for row in rows if row["metric"] == METRIC}
+        new = [row for rows, _ in agreed for row in rows]
+        self.rows += new
+        self.queries = [row for row in self.queries if row["step"] == self.best] + [row for _, row in agreed]
+        return {row["suite"]: row["value"] for row in new if row["metric"] == METRIC}
 
-    def _rows(self, encoder: SentenceTransformer, suite: Suite, step: int) -> list[dict[str, Any]]:
+    def _rows(
+        self, encoder: SentenceTransformer, suite: Suite, step: int
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
         result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
         facts = {"num_queries": result.num_queries, "num_documents": result.num_documents, "corpus": result.corpus,
                  "prompt": result.prompt}  # fmt: skip
-        return [
+        rows = [
             {"step": step, "suite": suite.name, "metric": metric, "value": value, **facts}
             for metric, value in result.metrics.items()
         ]
+        values = {name: {query: found[name] for query, found in result.per_query.items()} for name in result.metrics}
+        return rows, {"step": step, "suite": suite.name, "corpus": result.corpus, "values": values}
 
     @property
     def means(self) -> dict[int, float]:
@@ -85,7 +93,7 @@ class Scores:
         return [row for row in self.rows if row["step"] == step]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "queries": self.queries}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = state["rows"]
+        self.rows, self.queries = state["rows"], state["queries"]

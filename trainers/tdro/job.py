@@ -18,9 +18,9 @@ from trainers import ranks
 from trainers.base_model import resolve_model
 from trainers.encoder import model_identity
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.loop import RECORD
+from trainers.finetune.output import RECORD, record_of
 from trainers.loop import Progress
-from trainers.runs import finished_config, last_weights, record_history, recorded, set_result
+from trainers.runs import finished_config, last_weights, record_history, record_training, recorded, set_result
 from trainers.settings import TrainingSettings, run_id
 from trainers.tdro.config import TdroSettings
 from trainers.tdro.loop import Watch, learn_weights, uses_reference
@@ -132,6 +132,7 @@ def _reference(
     if not ranks.on_main(lambda: (out / RECORD).is_file()):
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
+            record_training(store, identity, record_of(out), out)
             row["result"] = str(out)
     return str(out), identity
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -13,17 +14,20 @@ from torch import Tensor
 from trainers import ranks
 from trainers.gradient_cache import TokenBudget, embed_tokens
 
+# Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
+AT_ONCE = 512
+
 
 @dataclass(frozen=True)
 class Tokens:
     """N texts as one rank encodes them.
 
-    ids:          token ids of this rank's share of the distinct texts
+    ids:          token ids of this rank's share of the distinct texts, an int32 array each
     num_distinct: distinct texts, of all ranks together
     places:       (N,) int64, which of the distinct texts each text is
     """
 
-    ids: list[list[int]]
+    ids: list[np.ndarray]
     num_distinct: int
     places: Tensor
 
@@ -55,11 +59,13 @@ def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> 
     return ranks.gather(own, tokens.num_distinct).index_select(0, tokens.places.to(own.device))
 
 
-def _ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[list[int]]:
-    found: dict[int, list[int]] = {}
+def _ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
     for limit in sorted({limit for _, limit in limited}):
         places = [i for i, item in enumerate(limited) if item[1] == limit]
-        texts = [limited[i][0] for i in places]
-        ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
-        found |= dict(zip(places, ids, strict=True))
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
+            texts = [limited[i][0] for i in some]
+            ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+            found |= {place: np.array(one, dtype=np.int32) for place, one in zip(some, ids, strict=True)}
     return [found[i] for i in range(len(limited))]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
@@ -147,18 +148,19 @@ def checkpoint_activations(encoder: SentenceTransformer) -> None:
     enable({"use_reentrant": False})
 
 
-def as_features(encoder: SentenceTransformer, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+def as_features(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray]) -> dict[str, Any]:
     """Texts as token ids to what the encoder is called with, on its device: padded to the longest, (N, longest).
 
     Under flash attention they stand in one row without padding, (1, total), with the places where they begin.
     """
     transformer: Any = encoder[0]
+    lists = [np.asarray(one).tolist() for one in ids]
     if getattr(transformer, "can_flatten_inputs", False):
-        features = dict(transformer.data_collator([{"input_ids": list(one)} for one in ids]))
+        features = dict(transformer.data_collator([{"input_ids": one} for one in lists]))
         features.pop("labels", None)
         features["position_ids"] = features["position_ids"] + getattr(transformer, "_flatten_position_offset", 0)
     else:
-        features = dict(encoder.tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt"))
+        features = dict(encoder.tokenizer.pad({"input_ids": lists}, return_tensors="pt"))
     return {name: value.to(encoder.device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
 

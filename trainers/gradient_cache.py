@@ -34,7 +34,9 @@ class TokenBudget:
     kept: int
 
 
-def embed_tokens(encoder: SentenceTransformer, ids: Sequence[Sequence[int]], budget: TokenBudget) -> Tensor:
+def embed_tokens(
+    encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray], budget: TokenBudget
+) -> Tensor:
     """Embeddings (len(ids), D) of texts given as token ids, with gradients where the encoder has them.
 
     Texts are sorted by length, so that padding is little. A batch within `budget.kept` is encoded once.

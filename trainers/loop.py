@@ -101,7 +101,7 @@ class TrainingLoop:
             self.parameters,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=self.accelerator.device.type == "cuda",
+            fused=True,
         )
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,

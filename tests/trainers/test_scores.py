@@ -77,7 +77,7 @@ def test_the_best_step_is_kept_or_becomes_the_model(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best step is an early one here, by a rate that spoils the model later."""
-    spoiled = replace(SETTINGS, steps=12, evaluate_every=3, learning_rate=0.3, warmup_steps=0, checkpoint_every=5)
+    spoiled = replace(SETTINGS, steps=12, evaluate_every=3, learning_rate=0.03, warmup_steps=0, checkpoint_every=5)
     suites = [load_suite(suite)]
     finetune(mixture_data, str(tiny_model), replace(spoiled, keep_best=True), tmp_path / "last", suites=suites)
     finetune(mixture_data, str(tiny_model), replace(spoiled, final="best"), tmp_path / "best", suites=suites)

@@ -35,11 +35,11 @@ HERE = Path(__file__).resolve().parent
 MIXTURES_A_NAME = 20
 TIMED = 10
 NOTE = [
-    "Half of a process's time is the start: Python with its imports, and DuckDB's check of the signatures of its two "
-    "extensions, 70 MB.",
+    "Half of a process's time is the start of Python with its imports.",
     "Neither the rows nor the number of collections matters to a list: what it shows stands in the table mixtures.",
-    "Two habits had doubled `show`: a query with parameters makes DuckDB import pandas, and so does a time with a zone "
-    "on its way to Python.",
+    "Three habits had doubled `show`: DuckDB's check of its extensions' signatures, 70 MB at each opening; a query "
+    "with parameters, for which DuckDB imports pandas; and a time with a zone on its way to Python, for which it does "
+    "too.",
 ]
 ROWS = """
 INSERT INTO examples SELECT '{name}', substr(sha256('q{name}.' || i), 1, 20), 'what is number ' || i || ' of {name}',

@@ -122,7 +122,7 @@ def _examples(name: str, count: int, passages: int) -> Iterator[pa.RecordBatch]:
 
 def write_checkpoint(data: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path) -> None:
     """A run that stands at step `STEP`, with the history of all its steps."""
-    output.begin(out, identity(data, model, settings))
+    output.mark(out, identity(data, model, settings))
     names = sorted(SHARES)
     history = History([{"step": n + 1, "collection": names[n % 5], "examples": 64, "loss": 1.0 + 1e-6 * n}
                        for n in range(STEP)])  # fmt: skip

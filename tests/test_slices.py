@@ -596,7 +596,7 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
     with Store.open(tmp_path / "store", create=True) as store:
         jobs.ingest(store, [str(file)])
         saved = registry.save(store, _spec(store, beside=("c",)), "old")
-        for statement in ("DROP TABLE selections", "DROP TABLE selected_examples",
+        for statement in ("DROP TABLE selections", "DROP TABLE selected_examples", "DROP TABLE evaluation_queries",
                           "ALTER TABLE mixture_weights DROP COLUMN slice_of",
                           "ALTER TABLE mixture_weights DROP COLUMN selection",
                           *(f"ALTER TABLE mixtures DROP COLUMN {name}"

@@ -15,7 +15,7 @@ from trainers import ranks
 from trainers.gradient_cache import TokenBudget, embed_tokens
 
 # Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
-AT_ONCE = 512
+AT_ONCE = 128
 
 
 @dataclass(frozen=True)

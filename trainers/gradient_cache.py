@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,20 +49,18 @@ def embed_tokens(
         batches, again = sharding.agreed(batches, again, encoder.device)
     parts = []
     for number, batch in enumerate(batches):
-        inputs = as_features(encoder, batch)
         if number < again:
-            parts.append(checkpoint(_encode, encoder, inputs, use_reentrant=False))
+            parts.append(checkpoint(_encode, encoder, batch, use_reentrant=False))
         else:
-            parts.append(_encode(encoder, inputs))
+            parts.append(_encode(encoder, batch))
     # Embeddings of what only fills up are left out here: their gradients are 0.
     back = np.empty(len(order), dtype=np.int64)
     back[order] = np.arange(len(order))
     return torch.cat(parts).index_select(0, torch.from_numpy(back).to(parts[0].device))
 
 
-def _encode(encoder: SentenceTransformer, inputs: dict[str, Any]) -> Tensor:
-    # The modules add their results to the dictionary they are given.
-    embeddings: Tensor = encoder(dict(inputs))["sentence_embedding"]
+def _encode(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+    embeddings: Tensor = encoder(as_features(encoder, ids))["sentence_embedding"]
     return embeddings
 
 

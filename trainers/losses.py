@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixture.errors import UsageError
 
-BLOCK = 2**22  # scores held at once, 16 MB
+BLOCK = 2**20  # scores held at once, 4 MB, and as much again for each of half a dozen intermediate results
 
 
 def info_nce(

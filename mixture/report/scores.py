@@ -77,6 +77,11 @@ class Evaluation:
         """nDCG first, which is what retrieval reports; then by name."""
         return sorted({s.metric for s in self.scores}, key=lambda m: (not m.startswith("ndcg"), m))
 
+    @property
+    def by_queries(self) -> bool:
+        """Whether any suite's difference is tested over its queries."""
+        return any(s.test is not None for s in self.scores)
+
     def of(self, metric: str) -> list[Score]:
         return [score for score in self.scores if score.metric == metric]
 
@@ -153,7 +158,7 @@ def _tested(
     """The scores with their tests over queries, where the store has the values of those."""
     rows = store.sql(
         """WITH newest AS (
-               FROM evaluation_queries
+               FROM evaluation_queries WHERE mixture IN ($mixture, $other)
                QUALIFY evaluated_at = max(evaluated_at) OVER (PARTITION BY model, mixture, suite, corpus, metric))
            SELECT a.suite, a.corpus, a.metric, a.value, b.value AS against
            FROM newest a JOIN newest b USING (suite, corpus, metric, query_id)

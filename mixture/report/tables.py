@@ -191,7 +191,7 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
     """Scores are within 0 to 1 in the CSV, times 100 in the page."""
     paired = theirs is not None and any(s.against is not None for s in found.scores)
     columns = [Column("suite", "Suite"), Column("metric", "Metric"), Column("value", ours, "score")]
-    tested = any(s.test for s in found.scores)
+    tested = found.by_queries
     if paired:
         columns += [Column("against", str(theirs), "score"), Column("difference", "Difference", "signed score")]
     if tested:

@@ -166,6 +166,17 @@ def test_no_test_without_enough_suites(store: Store, page: Page, tmp_path: Path)
                  against=registry.resolve(store, "plain"))  # fmt: skip
     alone = (tmp_path / "r.html").read_text("utf-8")
     assert "No model of plain:1 was evaluated" in alone and "table-tests" not in alone
+    assert "paired t-test over its queries" not in alone
+
+
+def test_scores_have_the_tests_of_their_queries(store: Store, page: Page, report: Any) -> None:
+    ours = "paired t-test over its queries"
+    assert ours in report("learned").read_text("utf-8") and ours not in report("base").read_text("utf-8")
+    rows = [[cell.text for cell in row] for row in page.table("scores")]
+    by_suite = {row[0]: row for row in rows if row[1] == "nDCG@10"}
+    low, high, p = (float(text.replace("−", "-")) for text in by_suite["<b>trec</b>"][8:14:2])  # each text twice
+    assert 0 < low < 6 < high < 10
+    assert p < 0.001
 
 
 def test_the_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,7 @@ def _save_three(root: Path, start: int, ready: Barrier) -> None:
             registry.save(store, MixtureSpec(parts), "m")
 
 
+@pytest.mark.slow
 def test_two_processes_that_save_one_name_get_different_versions(tmp_path: Path) -> None:
     Store.open(tmp_path / "store", create=True).close()
     context = multiprocessing.get_context("spawn")

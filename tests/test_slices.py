@@ -139,6 +139,7 @@ def test_what_a_slice_is_called_and_holds_decides_the_id() -> None:
         MixtureSpec((Component("a", "0" * 64, 1.0, slice="x"),))
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_two_stores_with_shuffled_rows_give_the_same_id(
@@ -154,6 +155,7 @@ def test_two_stores_with_shuffled_rows_give_the_same_id(
     assert len(ids) == len(ids_of_files) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(st.integers(0, 5), st.sampled_from(["query", "positive_passages", "negative_passages"]), st.integers(0, 10**6))
 def test_one_changed_character_in_one_row_changes_the_id(

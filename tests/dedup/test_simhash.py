@@ -96,6 +96,7 @@ def test_same_in_another_process():
     assert out.stdout.strip() == str(simhash_fingerprints([LONG, "short"]).tolist())
 
 
+@pytest.mark.slow
 def test_imports_where_nothing_can_be_cached(tmp_path):
     """numba raises at import when it finds no writable folder for its cache; the module must do without."""
     code = (

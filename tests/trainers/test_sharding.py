@@ -205,7 +205,7 @@ def _assert_equal_on(suite: Path, one: Path, two: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param(SETTINGS, id="all weights", marks=pytest.mark.slow), pytest.param(DROPOUT, id="LoRA, dropout")],
+    [pytest.param(SETTINGS, id="all weights", marks=pytest.mark.slow), pytest.param(DROPOUT, id="LoRA, dropout", marks=pytest.mark.slow)],
 )
 def test_killed_it_goes_on_with_the_same_bits(
     launch: Callable[..., list[Any]], mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path,

@@ -203,9 +203,9 @@ def _assert_equal_on(suite: Path, one: Path, two: Path) -> None:
     np.testing.assert_allclose(models[0].encode(texts), models[1].encode(texts), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings",
-    [pytest.param(SETTINGS, id="all weights", marks=pytest.mark.slow), pytest.param(DROPOUT, id="LoRA, dropout", marks=pytest.mark.slow)],
+    "settings", [pytest.param(SETTINGS, id="all weights"), pytest.param(DROPOUT, id="LoRA, dropout")]
 )
 def test_killed_it_goes_on_with_the_same_bits(
     launch: Callable[..., list[Any]], mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path,

@@ -243,7 +243,7 @@ def _by_queries(found: Evaluation, metric: str, other: str) -> Iterator[Finding]
     rest = len(tests) - len(better) - len(worse)
     if rest:
         said.append(f"within chance between queries on {rest} of {_count(len(tests), 'suite')}")
-    yield Finding(f"{metric_name(metric)} against {other}: {', '.join(said)} (paired t-test over the queries, "
+    yield Finding(f"{metric_name(metric)} against {other}: {'; '.join(said)} (paired t-test over the queries, "
                   "adjusted for the number of suites).", "scores")  # fmt: skip
 
 

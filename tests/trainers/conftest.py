@@ -57,12 +57,11 @@ def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
         process.kill()
 
 
-@pytest.fixture
-def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
-    """A suite of the mixture's own rows."""
-    part, folder = mixture_data.components["middle"], tmp_path / "suite"
+def write_suite(data: MaterialisedMixture, folder: Path, count: int) -> Path:
+    """A suite of a mixture's own rows: the first `count` queries of `middle`, and all its passages."""
+    part = data.components["middle"]
     (folder / "qrels").mkdir(parents=True)
-    rows = [part.example(row) for row in range(12)]
+    rows = [part.example(row) for row in range(count)]
     queries = [json.dumps({"_id": f"q{i}", "text": row.query}) for i, row in enumerate(rows)]
     corpus = [json.dumps({"_id": f"d{i}", "text": part.passage(i)}) for i in range(part.num_passages)]
     (folder / "queries.jsonl").write_text("\n".join(queries))
@@ -70,3 +69,9 @@ def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
     judged = [f"q{i}\td{row.positives[0]}\t1" for i, row in enumerate(rows)]
     (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
     return folder
+
+
+@pytest.fixture
+def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
+    """A suite of 12 of the mixture's own rows."""
+    return write_suite(mixture_data, tmp_path / "suite", 12)

@@ -18,6 +18,7 @@ from mixture import Store, registry
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from tests.trainers.conftest import write_suite
 from trainers import jobs
 from trainers.encoder import load_encoder
 from trainers.evaluation.suites import Suite, load_suite
@@ -35,17 +36,7 @@ SETTINGS = FinetuneSettings(
 
 @pytest.fixture
 def suite(tmp_path: Path, mixture_data: MaterialisedMixture) -> Path:
-    """A suite of the mixture's own rows."""
-    part, folder = mixture_data.components["middle"], tmp_path / "own"
-    (folder / "qrels").mkdir(parents=True)
-    rows = [part.example(row) for row in range(20)]
-    queries = [json.dumps({"_id": f"q{i}", "text": row.query}) for i, row in enumerate(rows)]
-    corpus = [json.dumps({"_id": f"d{i}", "text": part.passage(i)}) for i in range(part.num_passages)]
-    (folder / "queries.jsonl").write_text("\n".join(queries))
-    (folder / "corpus.jsonl").write_text("\n".join(corpus))
-    judged = [f"q{i}\td{row.positives[0]}\t1" for i, row in enumerate(rows)]
-    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
-    return folder
+    return write_suite(mixture_data, tmp_path / "own", 20)
 
 
 def _record(out: Path) -> Any:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote as url_quote
 
 from mixture.cards import UNKNOWN, DataCard, card_for, load_cards
 from mixture.dedup import simhash_fingerprints
@@ -50,6 +51,8 @@ def ingest(
     chosen = card_for(card, known) if card is not None else None
     limit = RejectLimit.parse(max_rejects) if max_rejects is not None else None
     units = discover(_sources(sources, chosen), name or (chosen.name if chosen else None), format=format)
+    for collection in {unit.collection for unit in units}:
+        _check_name(collection)
     results: dict[str, IngestResult] = {}
     waiting: list[tuple[str, NewFile]] = []
 
@@ -81,6 +84,13 @@ def ingest(
         declare(store, _facts(collection, chosen or known.get(collection)))
     progress(len(units), len(units), "done")
     return list(results.values())
+
+
+def _check_name(collection: str) -> None:
+    """A collection's rows lie in a folder that has its name in URL form; file systems take 255 bytes."""
+    if len(f"collection={url_quote(collection, safe='')}") > 255:
+        raise UsageError(f"{collection[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of most "
+                         "other scripts); give one with --name")  # fmt: skip
 
 
 def _batches(unit: SourceUnit, report: Callable[[str], None]) -> Callable[[], Iterator[Batch]]:

@@ -55,6 +55,17 @@ def test_as_many_as_allowed_are_set_aside(tmp_path: Path, damaged: list[str], li
         assert store.sql("SELECT line FROM rejects ORDER BY line")["line"].to_pylist() == [6, 7, 8, 9, 10]
 
 
+def test_a_name_that_no_folder_can_have_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(lines(2))
+    with Store.open(tmp_path / "s", create=True) as store:
+        for name in ("x" * 244, "本" * 27):
+            jobs.ingest(store, [str(tmp_path / "c.jsonl")], name=name)
+        assert counts(store) == {"x" * 244: 2, "本" * 27: 2}
+        for name in ("x" * 245, "本" * 28):
+            with pytest.raises(UsageError, match="too long for a collection's name"):
+                jobs.ingest(store, [str(tmp_path / "c.jsonl")], name=name)
+
+
 @pytest.mark.parametrize("text", ["many", "-1", "101%", "1.5", ""])
 def test_a_limit_that_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--max-rejects"):

@@ -23,7 +23,6 @@ ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
 # Without the specs, which together are large, and which the lake reads all of to find one.
 BESIDE = """mixture, name, version, parents, run_id, snapshot, epoch_us(created_at) AS microseconds, note,
             imported_from"""
-NEWEST_TAG = "SELECT mixture FROM mixture_tags WHERE tag = ? ORDER BY set_at DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -147,13 +146,18 @@ def tag(store: Store, reference: str, name: str) -> SavedMixture:
     def work(connection: Any) -> None:
         if connection.execute("SELECT 1 FROM mixtures WHERE name = ?", [name]).fetchone():
             raise UsageError(f"{name!r} is the name of a mixture; choose another tag")
-        newest = connection.execute(NEWEST_TAG, [name]).fetchone()
+        newest = connection.execute(_newest_of(name)).fetchone()
         if newest is None or newest[0] != mixture.spec.id:
             row = {"tag": name, "mixture": mixture.spec.id, "set_at": datetime.now(UTC)}
             append(connection, "mixture_tags", [row])
 
     store.transaction(work)
     return mixture
+
+
+def _newest_of(tag: str) -> str:
+    """The query for the mixture that a tag refers to now."""
+    return f"SELECT mixture FROM mixture_tags WHERE tag = {quote(tag)} ORDER BY set_at DESC LIMIT 1"
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -174,7 +178,7 @@ def resolve(store: Store, reference: str) -> SavedMixture:
         if not matching:
             raise UsageError(f"mixture {name!r} has versions 1 to {rows[-1]['version']}, not {version!r}")
         return _saved(matching[0], _spec(store, matching[0]["mixture"]))
-    tagged = store.rows(NEWEST_TAG.replace("?", quote(reference)))
+    tagged = store.rows(_newest_of(reference))
     if tagged or (not version and re.fullmatch(r"[0-9a-f]{1,12}", reference)):
         start = tagged[0]["mixture"] if tagged else reference
         begun = f"starts_with(mixture, {quote(start)})"

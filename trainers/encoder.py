@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -202,9 +203,16 @@ def model_identity(model: str) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".bin") or file.name in IDENTITY_FILES:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            state = file.stat()
+            digest.update(_file_digest(file, state.st_size, state.st_mtime_ns, state.st_ino))
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _file_digest(file: Path, *_state: int) -> bytes:
+    """SHA-256 of a file, read once while its size, time and inode stay: a run asks for its model's identity twice."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _pools_last_token(encoder: SentenceTransformer) -> bool:

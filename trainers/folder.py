@@ -8,9 +8,8 @@ from pathlib import Path
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from trainers.base_model import known_model, resolve_model
-from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.scores import Scores
+from trainers.finetune.scores import load_suites
 from trainers.loop import Progress
 from trainers.trackers import chosen as tracker_name
 
@@ -37,7 +36,6 @@ def train_on_folder(
     """Fine-tune `model` on a mixture's data into the folder `out`; returns the run's id. A killed run goes on."""
     known_model(model)
     tracker_name(settings.tracker)
-    loaded = [load_suite(folder) for folder in (find_suites(suites) if suites else ())]
-    Scores(loaded, settings)  # what does not fit is said before anything long starts
+    loaded = load_suites(suites, settings)
     base = resolve_model(data.folder, data, model, seed=settings.seed)
     return finetune(data, base, settings, out, suites=loaded, progress=progress)

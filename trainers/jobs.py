@@ -20,9 +20,9 @@ from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import identity
 from trainers.finetune.output import finished, record_of
-from trainers.finetune.scores import Scores
+from trainers.finetune.scores import load_suites
 from trainers.loop import Progress
-from trainers.runs import finished_config, record_training, recorded
+from trainers.runs import finished_config, query_rows, record_training, recorded
 from trainers.tdro.job import LearnedMixtures, Stage, learn, materialised, silent
 from trainers.trackers import chosen as tracker_name
 
@@ -40,8 +40,7 @@ def train(
     A run that is finished is not run again; where a kill came between its end and the store's record, that is made up.
     """
     tracker_name(settings.tracker)
-    loaded = [load_suite(folder) for folder in (find_suites(suites) if suites else ())]
-    Scores(loaded, settings)  # what does not fit is said before anything long starts
+    loaded = load_suites(suites, settings)
     data = materialised(store, mixture.spec)
     base = resolve_model(store.root, data, model, seed=settings.seed)
     run = identity(data, base, settings, loaded)
@@ -93,18 +92,11 @@ def _record_evaluation(store: Store, model: str, results: Sequence[SuiteResult])
     trained = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     common = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model,
               "mixture": trained.get("mixture", {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
-    means = [
-        {**common, "run_id": trained.get("run_id"), "suite": result.suite, "metric": metric, "value": value,
-         "num_queries": result.num_queries, "num_documents": result.num_documents, "corpus": result.corpus,
-         "prompt": result.prompt}
-        for result in results
-        for metric, value in result.metrics.items()
-    ]  # fmt: skip
+    means = [{**common, "run_id": trained.get("run_id"), **row} for result in results for row in result.rows]
     queries = [
-        {**common, "suite": result.suite, "corpus": result.corpus, "metric": metric, "query_id": query, "value": value}
+        row
         for result in results
-        for query, values in result.per_query.items()
-        for metric, value in values.items()
+        for row in query_rows(result.by_metric, **common, suite=result.suite, corpus=result.corpus)
     ]
 
     def work(connection: Any) -> None:

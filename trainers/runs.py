@@ -94,14 +94,14 @@ def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path
     one, as the model's: `mixture evaluate` writes such.
     """
     model, now = str(out.resolve()), datetime.now(UTC)
-    rows = [row | {"model": model, "mixture": record["mixture"]["id"], "run_id": run, "evaluated_at": now}
-            for row in record["evaluations"]]  # fmt: skip
+    common = {"model": model, "mixture": record["mixture"]["id"], "evaluated_at": now}
+    rows = [row | common | {"run_id": run} for row in record["evaluations"]]
     rows += [row | {"step": None} for row in rows if row["step"] == record["final_step"]]
     queries = [
-        {"model": model, "mixture": record["mixture"]["id"], "suite": row["suite"], "corpus": row["corpus"],
-         "metric": metric, "query_id": query, "value": value, "evaluated_at": now}
-        for row in record["query_scores"] for metric, values in row["values"].items() for query, value in values.items()
-    ]  # fmt: skip
+        one
+        for row in record["query_scores"]
+        for one in query_rows(row["values"], **common, suite=row["suite"], corpus=row["corpus"])
+    ]
 
     def work(connection: Any) -> None:
         connection.execute("DELETE FROM run_draws WHERE run_id = ?", [run])
@@ -111,6 +111,15 @@ def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path
         append(connection, "evaluation_queries", queries)
 
     ranks.on_main(lambda: store.transaction(work))
+
+
+def query_rows(by_metric: Mapping[str, Mapping[str, float]], **common: Any) -> list[dict[str, Any]]:
+    """Rows of the table `evaluation_queries` from metric -> query id -> value; `common` are their other columns."""
+    return [
+        {**common, "metric": metric, "query_id": query, "value": value}
+        for metric, values in by_metric.items()
+        for query, value in values.items()
+    ]
 
 
 def last_weights(store: Store, run: str) -> dict[str, dict[str, float]]:

@@ -169,17 +169,16 @@ def _tested(
     values: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in rows.to_pylist():
         values[row["suite"], row["corpus"], row["metric"]].append((row["value"], row["against"]))
-    tested = {}
+    tests = {}
     for score in scores:
         pairs = values.get((score.suite, score.corpus, score.metric), [])
         if score.against is not None and len(pairs) >= FEWEST_QUERIES:
-            tested[score] = query_test([x for x, _ in pairs], [y for _, y in pairs])
-    adjusted: dict[Score, PairedTest] = {}
-    for metric in {score.metric for score in tested}:
-        of_metric = {score: test for score, test in tested.items() if score.metric == metric}
-        for score, p in zip(of_metric, _adjusted([test.p for test in of_metric.values()]), strict=True):
-            adjusted[score] = replace(of_metric[score], p=p)
-    return tuple(replace(score, test=adjusted.get(score)) for score in scores)
+            tests[score] = query_test([x for x, _ in pairs], [y for _, y in pairs])
+    for metric in {score.metric for score in tests}:
+        of_metric = [score for score in tests if score.metric == metric]
+        for score, p in zip(of_metric, _adjusted([tests[score].p for score in of_metric]), strict=True):
+            tests[score] = replace(tests[score], p=p)
+    return tuple(replace(score, test=tests.get(score)) for score in scores)
 
 
 def query_test(ours: Sequence[float], theirs: Sequence[float]) -> PairedTest:

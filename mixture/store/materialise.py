@@ -46,8 +46,9 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     Raises `UsageError` where the store lacks a collection, or holds other content than the mixture pins.
     """
     root = folder or store.root / "materialised"
-    have = read.names(store)
-    missing = sorted({c.collection for c in spec.components if c.collection not in have})
+    rows = store.rows("SELECT collection, is_symmetric FROM collections")
+    symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
+    missing = sorted({c.collection for c in spec.components if c.collection not in symmetric})
     if missing:
         raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
     loose = [c.name for c in spec.components if not c.digest]
@@ -57,18 +58,18 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
             "store lacked them; import it again now"
         )
     for component in spec.components:
-        target = root / "components" / component.digest
+        target, same = root / "components" / component.digest, symmetric[component.collection]
         if not target.exists():
             # One transaction: all reads see one snapshot, whatever others write meanwhile.
-            store.transaction(lambda _, c=component, t=target: _write_component(store, c, t))  # type: ignore[misc]
-        _keep_symmetric(target / "component.json", _symmetric(store, component.collection))
+            store.transaction(lambda _, c=component, s=same, t=target: _write_component(store, c, s, t))  # type: ignore[misc]
+        _keep_symmetric(target / "component.json", same)
     index = root / f"{spec.id}.json"
     if not index.exists():
         _write_atomically(index, spec.to_json())
     return MaterialisedMixture.open(root, spec.id)
 
 
-def _write_component(store: Store, component: Component, target: Path) -> None:
+def _write_component(store: Store, component: Component, symmetric: bool, target: Path) -> None:
     num_examples = _checked(store, component)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
@@ -83,8 +84,7 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
         (stored,) = store.rows("SELECT prompts FROM collections WHERE collection = ?", [component.collection])
         hashes = {name: sha256(scratch / name) for name in ("examples.arrow", "passages.arrow")}
         facts = {"collection": component.collection, "prompts": stored["prompts"] or [],
-                 "symmetric": _symmetric(store, component.collection), "num_examples": num_examples,
-                 "files": hashes}  # fmt: skip
+                 "symmetric": symmetric, "num_examples": num_examples, "files": hashes}  # fmt: skip
         (scratch / "component.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
         try:
             scratch.rename(target)
@@ -94,11 +94,6 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
             # Another process wrote the same content first.
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _symmetric(store: Store, collection: str) -> bool:
-    rows = store.rows("SELECT is_symmetric FROM collections WHERE collection = ?", [collection])
-    return bool(rows and rows[0]["is_symmetric"])
 
 
 def _keep_symmetric(file: Path, symmetric: bool) -> None:

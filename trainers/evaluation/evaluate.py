@@ -45,6 +45,18 @@ class SuiteResult:
     missing_documents: int
     seconds: float
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The means as the table `evaluations` has them, a row for each metric."""
+        facts = {"num_queries": self.num_queries, "num_documents": self.num_documents, "corpus": self.corpus,
+                 "prompt": self.prompt}  # fmt: skip
+        return [{"suite": self.suite, "metric": name, "value": value, **facts} for name, value in self.metrics.items()]
+
+    @property
+    def by_metric(self) -> dict[str, dict[str, float]]:
+        """`per_query` the other way around: metric -> query id -> value."""
+        return {name: {query: found[name] for query, found in self.per_query.items()} for name in self.metrics}
+
 
 def evaluate_suite(
     model: SentenceTransformer,

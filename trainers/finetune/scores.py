@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,17 @@ from mixture.errors import UsageError
 from trainers import ranks
 from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.metrics import require_pytrec_eval
-from trainers.evaluation.suites import Suite
+from trainers.evaluation.suites import Suite, find_suites, load_suite
 from trainers.finetune.config import FinetuneSettings
 
 METRIC = "ndcg@10"
+
+
+def load_suites(folders: Sequence[Path], settings: FinetuneSettings) -> list[Suite]:
+    """The suites in these folders. What does not fit the settings is said now, before anything long starts."""
+    loaded = [load_suite(folder) for folder in (find_suites(folders) if folders else ())]
+    Scores(loaded, settings)
+    return loaded
 
 
 @dataclass
@@ -66,14 +74,8 @@ class Scores:
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
         result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
-        facts = {"num_queries": result.num_queries, "num_documents": result.num_documents, "corpus": result.corpus,
-                 "prompt": result.prompt}  # fmt: skip
-        rows = [
-            {"step": step, "suite": suite.name, "metric": metric, "value": value, **facts}
-            for metric, value in result.metrics.items()
-        ]
-        values = {name: {query: found[name] for query, found in result.per_query.items()} for name in result.metrics}
-        return rows, {"step": step, "suite": suite.name, "corpus": result.corpus, "values": values}
+        queries = {"step": step, "suite": suite.name, "corpus": result.corpus, "values": result.by_metric}
+        return [{"step": step, **row} for row in result.rows], queries
 
     @property
     def means(self) -> dict[int, float]:

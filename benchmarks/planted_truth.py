@@ -1,14 +1,15 @@
 """Which collections do the measurements reward? Three collections whose truth is known, three seeds.
 
-    python benchmarks/planted_truth.py [--steps 90] [--seeds 51,52,53] [--out FILE]
+    python benchmarks/planted_truth.py [--steps 90] [--seeds 54,55,56] [--out FILE]
 
 The rows are in a made-up language of 64 words and its translation word by word, generated here:
   easy    the positive is the query itself: solved by any encoder
   hard    the positive is the query translated, in another order: no word in common, unsolved at first, learnable
   noise   rows like those of hard, their positives dealt out at random: nothing to learn
 
-The reference is trained three times as long as the proxy. What is expected, and why, with 3,000 rows a collection, so
-that no model sees a row twice:
+What is expected of each measurement, and why, in three cases:
+
+sure     no model sees a row twice, and the reference is trained six times as long as the proxy, until it has solved hard
   relative        noise > hard > easy. An example that the reference has solved counts next to nothing (the floor), so
                   the measurement is in effect the share of a collection that the reference has not solved.
   relative_group  hard > noise. The ratio of the mean losses is largest where the reference is far ahead of the proxy;
@@ -17,15 +18,22 @@ that no model sees a row twice:
                   example by example, so noise keeps what chance gives, and there is little to be ahead in with easy.
   loss            noise > hard > easy: without a reference what cannot be learned looks like what is worth learning.
 
-And with 150 rows, which the reference sees 20 times and learns by heart, noise and all:
+equal    the same, with a reference trained as long as the proxy, as `learn-weights` and the paper do
+  relative        hard > noise > easy: the reference has solved little of hard, so its examples count, and there it is
+                  ahead of the proxy until the end.
+  the others      as before, by less.
+
+by heart 150 rows, which a reference trained three times as long sees about 20 times and learns by heart, noise and all
   excess          noise > hard > easy: the reference loses nothing anywhere, so this becomes `loss`.
-  relative, loss  noise > hard > easy, as before.
+  relative, loss  noise > hard > easy.
   relative_group  nothing can be said: ratios to losses near 0.
 
 How the predictions came about: with some hundred rows of `mixture.fixtures` the first prediction for `relative` (hard >
-noise > easy) was refuted by seeds 42 to 44: it forgot that the floor takes the solved examples of hard out. The one
-above then held for 5 of the 6 seeds 45 to 50, and hard > noise for `excess` for 7 of 9: in the last two the reference,
-trained longest, had learned the noise by heart. Hence the two sizes. They were tried with seed 41; these seeds are new.
+noise > easy) was refuted by seeds 42 to 44: it forgot that the floor takes the solved examples of hard out. noise >
+hard > easy then held for 5 of the 6 seeds 45 to 50, and hard > noise for `excess` for 7 of 9: in the last two the
+reference had learned the noise by heart. Hence generated rows. With these and a reference three times as long, seeds 51
+to 53 (`results/planted_truth_51.json`) confirmed every prediction 3 of 3 but `relative`, 2 of 3: in the third the
+reference was not done with hard. Hence the cases sure and equal, for which these seeds are the first.
 """
 
 from __future__ import annotations
@@ -40,6 +48,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,21 +64,27 @@ from trainers.tdro.job import learn, materialised
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 VOCABULARY = 64
 WORDS = 6  # of a text
-REFERENCE_TIMES = 3
-EXPECTED: dict[int, dict[str, tuple[str, ...]]] = {
-    3000: {
-        "relative": ("noise", "hard", "easy"),
-        "relative_group": ("hard", "noise"),
-        "excess": ("hard", "noise", "easy"),
-        "loss": ("noise", "hard", "easy"),
-    },
-    150: {
-        "relative": ("noise", "hard", "easy"),
-        "relative_group": (),
-        "excess": ("noise", "hard", "easy"),
-        "loss": ("noise", "hard", "easy"),
-    },
+Orders = dict[str, tuple[str, ...]]
+SURE: Orders = {
+    "relative": ("noise", "hard", "easy"),
+    "relative_group": ("hard", "noise"),
+    "excess": ("hard", "noise", "easy"),
+    "loss": ("noise", "hard", "easy"),
 }
+EQUAL: Orders = SURE | {"relative": ("hard", "noise", "easy")}
+BY_HEART: Orders = dict.fromkeys(SURE, ("noise", "hard", "easy")) | {"relative_group": ()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How many rows a collection has, how many times as long as the proxy the reference is trained, what is expected."""
+
+    num_rows: int
+    times: int
+    expected: Orders
+
+
+CASES = {"sure": Case(6000, 6, SURE), "equal": Case(6000, 1, EQUAL), "by heart": Case(150, 3, BY_HEART)}
 COMMON: dict[str, Any] = {"batch_size": 32, "negatives": 3, "temperature": 0.05, "learning_rate": 1e-3,
                           "warmup_steps": 10, "max_query_tokens": 64, "max_passage_tokens": 48}  # fmt: skip
 
@@ -101,9 +116,9 @@ def write_collections(folder: Path, seed: int, num_rows: int) -> None:
                 out.write(json.dumps(row) + "\n")
 
 
-def one_run(folder: Path, seed: int, steps: int, num_rows: int) -> dict[str, Any]:
+def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
     """By measurement: the weights, the mean losses in the second half, and the collections that users are warned of."""
-    write_collections(folder, seed, num_rows)
+    write_collections(folder, seed, case.num_rows)
     found: dict[str, Any] = {}
     with Store.open(folder / "store", create=True) as store:
         jobs.ingest(store, [str(folder / f"{name}.jsonl") for name in ("easy", "hard", "noise")])
@@ -112,8 +127,8 @@ def one_run(folder: Path, seed: int, steps: int, num_rows: int) -> dict[str, Any
         data = materialised(store, uniform.spec)
         base = resolve_model(store.root, data, "tiny-qwen2", seed=seed)
         reference = folder / "reference"
-        finetune(data, base, FinetuneSettings(**COMMON, steps=REFERENCE_TIMES * steps, seed=seed), reference)
-        for measurement in EXPECTED[num_rows]:
+        finetune(data, base, FinetuneSettings(**COMMON, steps=case.times * steps, seed=seed), reference)
+        for measurement in case.expected:
             settings = TdroSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
             made = learn(store, uniform, measurement, base, str(reference), settings)
             last = store.sql(
@@ -127,21 +142,23 @@ def one_run(folder: Path, seed: int, steps: int, num_rows: int) -> dict[str, Any
             found[measurement] = {
                 "weights": dict(made.first.spec.weights), "second_half": last, "told": sorted(facts["hard_for_both"]),
             }  # fmt: skip
-            sys.stderr.write(f"{num_rows} rows, seed {seed}, {measurement}: {made.first.spec.weights}\n")
+            sys.stderr.write(
+                f"seed {seed}, {case.num_rows} rows, reference x{case.times}, {measurement}: {made.first.spec.weights}\n"
+            )
     return found
 
 
-def summary(runs: dict[int, dict[str, Any]], expected: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def summary(by_seed: dict[int, dict[str, Any]], expected: Orders) -> dict[str, Any]:
     """By measurement: mean weights over the seeds, and in how many of them the order was the expected one."""
     table = {}
     for measurement, order in expected.items():
-        weights = [found[measurement]["weights"] for found in runs.values()]
+        weights = [found[measurement]["weights"] for found in by_seed.values()]
         fitting = sum(all(w[a] > w[b] for a, b in pairwise(order)) for w in weights)
         table[measurement] = {
             "mean_weights": {name: round(statistics.mean(w[name] for w in weights), 4) for name in weights[0]},
             "expected_order": order,
             "seeds_in_that_order": fitting if order else None,
-            "seeds_that_named_noise": sum("noise" in found[measurement]["told"] for found in runs.values()),
+            "seeds_that_named_noise": sum("noise" in found[measurement]["told"] for found in by_seed.values()),
         }
     return table
 
@@ -149,20 +166,20 @@ def summary(runs: dict[int, dict[str, Any]], expected: dict[str, tuple[str, ...]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=90)
-    parser.add_argument("--seeds", default="51,52,53")
+    parser.add_argument("--seeds", default="54,55,56")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/planted_truth.json")
     options = parser.parse_args()
     start = time.perf_counter()
-    runs: dict[int, dict[int, Any]] = {num_rows: {} for num_rows in EXPECTED}
-    for num_rows, by_seed in runs.items():
+    runs: dict[str, dict[int, Any]] = {name: {} for name in CASES}
+    for name, case in CASES.items():
         for seed in map(int, options.seeds.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                by_seed[seed] = one_run(Path(folder), seed, options.steps, num_rows)
-    table = {num_rows: summary(by_seed, EXPECTED[num_rows]) for num_rows, by_seed in runs.items()}
+                runs[name][seed] = one_run(Path(folder), seed, options.steps, case)
+    table = {name: summary(runs[name], case.expected) for name, case in CASES.items()}
     report = {
         "command": " ".join(["python", *sys.argv]), "date": datetime.date.today().isoformat(), "settings": COMMON,
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - start), "measurements": table, "by_rows_and_seed": runs,
+        "seconds": round(time.perf_counter() - start), "measurements": table, "by_case_and_seed": runs,
     }  # fmt: skip
     options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     print(json.dumps(table, indent=1))

@@ -9,7 +9,7 @@ The rows are in a made-up language of 64 words and its translation word by word,
 
 What is expected of each measurement, and why, in three cases:
 
-sure     no model sees a row twice, and the reference is trained six times as long as the proxy, until it has solved hard
+sure     no model sees a row twice; the reference is trained six times as long as the proxy, until it has solved hard
   relative        noise > hard > easy. An example that the reference has solved counts next to nothing (the floor), so
                   the measurement is in effect the share of a collection that the reference has not solved.
   relative_group  hard > noise. The ratio of the mean losses is largest where the reference is far ahead of the proxy;
@@ -77,7 +77,7 @@ BY_HEART: Orders = dict.fromkeys(SURE, ("noise", "hard", "easy")) | {"relative_g
 
 @dataclass(frozen=True)
 class Case:
-    """How many rows a collection has, how many times as long as the proxy the reference is trained, what is expected."""
+    """How many rows a collection has, how many times as long as the proxy its reference trains, what is expected."""
 
     num_rows: int
     times: int
@@ -142,9 +142,7 @@ def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
             found[measurement] = {
                 "weights": dict(made.first.spec.weights), "second_half": last, "told": sorted(facts["hard_for_both"]),
             }  # fmt: skip
-            sys.stderr.write(
-                f"seed {seed}, {case.num_rows} rows, reference x{case.times}, {measurement}: {made.first.spec.weights}\n"
-            )
+            sys.stderr.write(f"seed {seed}, {case.num_rows} rows, {measurement}: {made.first.spec.weights}\n")
     return found
 
 

@@ -106,7 +106,7 @@ def save(
 
     Raises `UsageError` for a name that could not be referred to, or that is a tag, and for slices that overlap.
     """
-    _check_name("mixture name", name)
+    check_name("mixture name", name)
     slices.check_disjoint(store, spec)
 
     def work(connection: Any) -> int:
@@ -140,7 +140,7 @@ def tag(store: Store, reference: str, name: str) -> SavedMixture:
 
     Raises `UsageError` for a tag that could not be referred to, or that is a mixture's name.
     """
-    _check_name("tag", name)
+    check_name("tag", name)
     mixture = resolve(store, reference)
 
     def work(connection: Any) -> None:
@@ -160,7 +160,8 @@ def _newest_of(tag: str) -> str:
     return f"SELECT mixture FROM mixture_tags WHERE tag = {quote(tag)} ORDER BY set_at DESC LIMIT 1"
 
 
-def _check_name(kind: str, name: str) -> None:
+def check_name(kind: str, name: str) -> None:
+    """Raise `UsageError` for a name that could not be referred to."""
     if not NAME.fullmatch(name) or ID_LIKE.fullmatch(name):
         raise UsageError(
             f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', and nothing like an id"

@@ -198,8 +198,14 @@ def select_top(spec: MixtureSpec, percent: float) -> MixtureSpec:
     if not 0 < percent <= 100:
         raise UsageError(f"--top is {percent}; allowed: above 0 to 100 (percent of the collections)")
     count = max(1, math.floor(len(spec.components) * percent / 100 + 1e-9))
+    _sampled(spec, "a selection of the heaviest")
     kept = sorted(spec.components, key=lambda c: (-c.weight, c.name))[:count]
     return uniform(kept)
+
+
+def drawn_only(spec: MixtureSpec) -> MixtureSpec:
+    """The mixture with every loss counted alike."""
+    return MixtureSpec(tuple(replace(c, loss_weight=1.0) for c in spec.components))
 
 
 def uniform(components: Sequence[Component]) -> MixtureSpec:
@@ -209,6 +215,8 @@ def uniform(components: Sequence[Component]) -> MixtureSpec:
 
 def reweight(spec: MixtureSpec, weights_of: MixtureSpec) -> MixtureSpec:
     """The content of `spec` with the weights of another mixture of the same collections (the paper's reweighting)."""
+    for mixture in (spec, weights_of):
+        _sampled(mixture, "a reweighting")
     return spec.with_weights(weights_of.weights)
 
 
@@ -228,6 +236,7 @@ def temper(spec: MixtureSpec, temperature: float) -> MixtureSpec:
     """Weights to the power of 1/T: T above 1 flattens them, T below 1 sharpens. A weight of 0 stays 0."""
     if not temperature > 0:
         raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    _sampled(spec, "a temperature")
     positive = {name: weight for name, weight in spec.weights.items() if weight > 0}
     return spec.with_weights(dict.fromkeys(spec.weights, 0.0) | _tempered(positive, temperature))
 
@@ -266,6 +275,7 @@ def _content(c: Component) -> tuple[str, str, str | None]:
 
 def with_floor(spec: MixtureSpec, floor: float) -> MixtureSpec:
     """No collection under `floor`; the others are scaled down together to make room (`mixture.bounds.bounded`)."""
+    _sampled(spec, "a floor")
     weights, _ = bounded(np.array([c.weight for c in spec.components]), floor)
     return spec.with_weights(dict(zip((c.name for c in spec.components), weights.tolist(), strict=True)))
 
@@ -301,6 +311,16 @@ def with_fixed(spec: MixtureSpec, fixed: Mapping[str, float]) -> MixtureSpec:
     shares = {name: left * share for name, share in normalise(others).items()} if any(others.values()) else others
     weights = {**shares, **fixed}
     return MixtureSpec(tuple(replace(c, weight=weights[c.name]) for c in spec.components))
+
+
+def _sampled(spec: MixtureSpec, what: str) -> None:
+    """Raise where the weights are (partly) in the loss: what acts on sampling weights would miss them."""
+    weighed = [c.name for c in spec.components if c.loss_weight != 1.0]
+    if weighed:
+        raise UsageError(
+            f"mixture {spec.id} weighs the loss of {len(weighed)} collections, which {what} would not see; make it from"
+            " the mixture that this one was made from, and weigh the loss last"
+        )
 
 
 def _known(spec: MixtureSpec, names: Collection[str]) -> None:

@@ -201,6 +201,9 @@ def model_identity(model: str) -> str:
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
+    if (adapter := folder / "adapter_config.json").is_file():
+        base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
+        digest.update(model_identity(base).encode() if base else b"")
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".bin") or file.name in IDENTITY_FILES:
             state = file.stat()

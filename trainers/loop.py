@@ -97,12 +97,12 @@ class TrainingLoop:
         self.sharded = settings.fsdp and ranks.state().num_processes > 1
         self.encoder = self._placed(encoder)
         self.parameters = [p for p in encoder.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        # Biases and norms do not decay, as in the trainer of transformers, which the release uses.
+        groups = [
+            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=settings.num_warmup_steps,

@@ -9,7 +9,7 @@ import torch
 
 from mixture.errors import MixtureError, UsageError
 from trainers.tdro import update_weights
-from trainers.tdro.objective import MEASUREMENTS, group_mean, measure, relative_measurement, weighted_proxy_loss
+from trainers.tdro.objective import MEASUREMENTS, example_shares, group_mean, measure, relative_measurement
 from trainers.tdro.weights import WeightState
 
 # Of the paper's 25 collections: mean loss after uniform training (its table 7), weight it learned (its table 8).
@@ -224,7 +224,7 @@ def test_the_loss_measurement_needs_no_reference() -> None:
 
 def test_proxy_loss_weighs_examples_by_the_share_of_their_collection() -> None:
     losses = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
-    loss = weighted_proxy_loss(losses, torch.tensor([0.1, 0.3]), torch.tensor([0, 1, 1]))
+    loss = (losses * example_shares(torch.tensor([0.1, 0.3]), torch.tensor([0, 1, 1]))).sum()
     assert loss.item() == pytest.approx((0.1 * 1 + 0.3 * 2 + 0.3 * 4) / 0.7)
     loss.backward()
     assert losses.grad is not None
@@ -238,20 +238,20 @@ def test_group_mean_of_many_groups() -> None:
 
 
 def test_three_averages() -> None:
-    state = WeightState.uniform(2)
+    state = WeightState.start(torch.full((2,), 0.5, dtype=torch.float64))
     steps = [torch.tensor([0.6, 0.4], dtype=torch.float64), torch.tensor([0.8, 0.2], dtype=torch.float64)]
     for step in steps:
         state.advance(step)
     assert state.current.tolist() == [0.8, 0.2]
     assert state.mean.tolist() == pytest.approx([0.7, 0.3])
     assert state.ema.tolist() == pytest.approx([(0.5 * 0.9 + 0.06) * 0.9 + 0.08, (0.5 * 0.9 + 0.04) * 0.9 + 0.02])
-    copy = WeightState.uniform(2)
+    copy = WeightState.start(torch.ones(2, dtype=torch.float64))
     copy.load_state_dict(state.state_dict())
     assert (copy.num_steps, copy.mean.tolist()) == (2, state.mean.tolist())
 
 
 def test_the_floor_is_a_share_of_the_batchs_reference_loss() -> None:
-    """At a batch of 4 the release's 1e-4 lets a nearly solved example dominate; 0.2 / 4 does not."""
+    """At a batch of 4 the release's 1e-4 lets a nearly solved example dominate; a share of the mean does not."""
     proxy, reference = torch.ones(4), torch.tensor([0.003, 1.0, 1.0, 1.0])
     groups = torch.tensor([0, 1, 1, 1])
     dominated = relative_measurement(proxy, reference, groups, 2)
@@ -259,3 +259,32 @@ def test_the_floor_is_a_share_of_the_batchs_reference_loss() -> None:
     assert relative_measurement(proxy, reference, groups, 2, floor=0.2 / 4).tolist() == pytest.approx([1.0, 3.003])
     tensors = (torch.tensor([0.5, 0.5]), proxy, reference, groups)
     assert update_weights(*tensors, lr=0.1)[0] > 0.5 > update_weights(*tensors, lr=0.1, floor=0.05)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("measurement", MEASUREMENTS)
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, measurement: str) -> None:
+    """2,048 losses of 1 sum to 256 in bfloat16, and a thousandth of a weight is nothing in it."""
+    torch.manual_seed(3)
+    proxy, reference = (torch.rand(2048) + 0.5).to(dtype), (torch.rand(2048) + 0.5).to(dtype)
+    groups, weights = torch.randint(0, 4, (2048,)), torch.full((4,), 0.25, dtype=dtype)
+    found = update_weights(weights, proxy, reference, groups, lr=2e-2, measurement=measurement)
+    wide = update_weights(weights.float(), proxy.float(), reference.float(), groups, lr=2e-2, measurement=measurement)
+    assert torch.equal(found, wide)
+    assert found.dtype == torch.float32
+
+
+def test_group_ids_are_any_integers_and_shapes_are_checked() -> None:
+    weights, losses = torch.full((3,), 1 / 3), torch.tensor([1.0, 2.0, 0.5])
+    plain = update_weights(weights, losses, losses, torch.tensor([0, 1, 1]), lr=0.1)
+    for kind in (torch.int32, torch.int16, torch.uint8):
+        ids = torch.tensor([0, 1, 1], dtype=kind)
+        assert torch.equal(update_weights(weights, losses, losses, ids, lr=0.1), plain)
+    for kind in (torch.float32, torch.bool):
+        with pytest.raises(UsageError, match="allowed: integers"):
+            update_weights(weights, losses, losses, torch.tensor([0, 1, 1], dtype=kind), lr=0.1)
+    with pytest.raises(UsageError, match="weights of shape"):
+        update_weights(weights[:, None], losses, losses, torch.tensor([0, 1, 1]), lr=0.1)
+    for floor in (0.0, -1.0, float("nan"), 1.0):
+        with pytest.raises(UsageError, match="the reference's floor is"):
+            update_weights(weights, losses, losses, torch.tensor([0, 1, 1]), lr=0.1, floor=floor)

@@ -115,7 +115,7 @@ class WeightLearner(ABC):
         batch = Losses(
             proxy_loss.detach().cpu(),
             None if reference_loss is None else reference_loss.detach().cpu(),
-            group_ids.cpu(),
+            group_ids.long().cpu(),
             None if gradient_products is None else gradient_products.detach().double().cpu(),
             self.num_groups,
         )
@@ -130,7 +130,8 @@ class WeightLearner(ABC):
         """What each example counts in the proxy's loss, (B,), sum 1: the loss is the dot product with `proxy_loss`.
 
         Of the losses' type and device, without a gradient. All 0 where all collections of the batch weigh 0. Here the
-        objective Σ_g α_g · mean loss_g over the collections of the batch, α scaled to sum 1 over these.
+        objective Σ_g α_g · mean loss_g over the collections of the batch, α scaled to sum 1 over these (in the code of
+        Sagawa et al. it is not scaled: the same where a batch holds every collection).
         """
         counts = torch.bincount(group_ids, minlength=self.num_groups).clamp(min=1)
         return example_shares(weights.to(proxy_loss) / counts.to(proxy_loss), group_ids).detach()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from trainers.settings import TrainingSettings
 from trainers.tdro.algorithms import ALGORITHMS, RATES, AlgorithmOptions, make_learner
 from trainers.tdro.objective import MEASUREMENTS, REFERENCE_FLOOR
 
 AVERAGES = ("current", "mean", "ema")
-# The release's floor is a share of the batch's summed loss, chosen at this batch size: a fifth of the mean loss. Left
-# to itself the floor stays that share of the mean at any batch size, and is the release's number at its own.
-RELEASE_BATCH = 2048
+# The release's floor is a share of the loss summed over what it gathers at once, 64 examples of 8 GPUs (a step of
+# 2048 is four of these): a twentieth of the mean. Left to itself the floor stays that share at any batch size.
+RELEASE_GATHERED = 512
+# Which algorithms read what, of the settings that not all of them do.
+READERS = {
+    "weights_learning_rate": tuple(RATES), "weights_max_norm": ("tdro",), "measurement": ("tdro",),
+    "reference_floor": ("tdro",), "smoothing": ("doremi",), "exponent": ("cgd",), "memory": ("cgd",),
+    "fraction": ("cvar",), "newest": ("cvar",), "unit": ("cvar",), "radius": ("chi2",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +28,7 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
     weights_learning_rate: float | None = None  # η_α; None: the algorithm's own, tDRO's is 0.02
     weights_max_norm: float = 1.0
     measurement: str = "relative"
-    reference_floor: float | None = None  # share of the batch's reference loss; None: the release's, see RELEASE_BATCH
+    reference_floor: float | None = None  # share of the batch's reference loss; None: see RELEASE_GATHERED
     average: str | None = (
         None  # which weights become the mixture: current, mean, ema, or all; None: the algorithm's own
     )
@@ -34,9 +40,9 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
 
     def __post_init__(self) -> None:
         if self.weights_learning_rate is None:
-            object.__setattr__(self, "weights_learning_rate", RATES.get(self.algorithm, 0.0))
-        if self.reference_floor is None and self.batch_size > 0:
-            object.__setattr__(self, "reference_floor", REFERENCE_FLOOR * RELEASE_BATCH / self.batch_size)
+            object.__setattr__(self, "weights_learning_rate", RATES.get(self.algorithm))
+        if self.reference_floor is None and self.batch_size > 0 and self._reads_floor:
+            object.__setattr__(self, "reference_floor", REFERENCE_FLOOR * RELEASE_GATHERED / self.batch_size)
         if self.average is None and self.algorithm in ALGORITHMS:
             object.__setattr__(self, "average", make_learner(self.algorithm, 1, options=self).average)
         super().__post_init__()
@@ -45,12 +51,13 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
         found = super()._violations()
         if self.algorithm not in ALGORITHMS:
             return [*found, ("algorithm", ", ".join(ALGORITHMS))]
-        if self.algorithm in RATES and not (self.weights_learning_rate or 0.0) > 0:
+        found += self._unread()
+        if self.algorithm in RATES and not 0 < (self.weights_learning_rate or 0.0) < float("inf"):
             found.append(("weights_learning_rate", "above 0"))
         if not self.weights_max_norm > 0:
             found.append(("weights_max_norm", "above 0"))
-        if not 0 <= (self.reference_floor or 0.0) < 1:
-            found.append(("reference_floor", "0 to below 1"))
+        if self._reads_floor and not 0 < (self.reference_floor or 0.0) < 1:
+            found.append(("reference_floor", "above 0 to below 1"))
         if self.measurement not in MEASUREMENTS:
             found.append(("measurement", ", ".join(MEASUREMENTS)))
         if self.average not in (*AVERAGES, "all"):
@@ -63,6 +70,8 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
             found.append(("max_epochs", "0 or more"))
         if self.max_epochs > 0 and self.epoch_budget < 1:
             found.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
+        if self.max_epochs == 0 and self.epoch_budget != 0:
+            found.append(("epoch_budget", "0 without max_epochs"))
         if self.fsdp and self.algorithm == "cgd":
             found.append(("fsdp", "false with cgd, which compares the gradients of collections"))
         if self.seeds < 1:
@@ -72,9 +81,32 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
         return found
 
     @property
+    def _reads_floor(self) -> bool:
+        return self.algorithm == "tdro" and self.measurement in ("relative", "relative_group")
+
+    def _unread(self) -> list[tuple[str, str]]:
+        """Settings that were changed and that the algorithm does not read."""
+        defaults = {field.name: field.default for field in fields(self)}
+        unread = {name for name, algorithms in READERS.items() if self.algorithm not in algorithms}
+        if not self._reads_floor:
+            unread.add("reference_floor")
+        if self.unit == "example":
+            unread.add("newest")
+        with_ = self.algorithm if self.algorithm != "tdro" else f"tdro and measurement={self.measurement}"
+        return [
+            (name, f"{'nothing' if defaults[name] is None else defaults[name]} with {with_}, which does not read it")
+            for name in READERS
+            if name in unread and getattr(self, name) != defaults[name]
+        ]
+
+    @property
     def averages(self) -> tuple[str, ...]:
-        """The averages that become mixtures."""
-        return AVERAGES if self.average == "all" else (str(self.average),)
+        """The averages that become mixtures; of all of them, the algorithm's own first."""
+        if self.average != "all":
+            return (str(self.average),)
+        learner = make_learner(self.algorithm, 1, options=self)
+        found = [name for name in AVERAGES if name != "current" or learner.current_is_a_result]
+        return tuple(sorted(found, key=lambda name: name != learner.average))
 
     def of_seed(self, number: int) -> TdroSettings:
         """The settings of one seed's run, which keeps all averages."""

@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mixture import registry
+from mixture import registry, specs
+from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import SavedMixture
 from mixture.specs import MixtureSpec
@@ -23,11 +25,13 @@ from trainers.loop import Progress
 from trainers.runs import finished_config, last_weights, record_history, record_training, recorded, set_result
 from trainers.settings import TrainingSettings, run_id
 from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import Watch, learn_weights, uses_reference
+from trainers.tdro.loop import Watch, learn_weights, start, uses_reference
 
 # Names a long stage and gives its progress callback.
 Stage = Callable[[str], Progress | None]
 RESTLESS = 0.02
+# Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
+MANY_EPOCHS = 4
 # Of `Learned`, what a run's row in the store keeps.
 FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
 
@@ -41,8 +45,9 @@ class LearnedMixtures:
     """What learning made.
 
     mixtures: one for each average asked for, the first under the name given
-    facts:    drift, at_floor, at_cap and hard_for_both by run (see `trainers.tdro.loop.Learned`), the spread over
-              seeds by collection (mean, std, min, max), empty for one seed, and whether a reference was used
+    facts:    drift, at_floor, at_cap and hard_for_both by run (see `trainers.tdro.loop.Learned`); of the first mixture
+              the spread over seeds by collection (mean, std, min, max), empty for one seed; whether a reference was
+              used, and which collections its training repeated often (collection -> epochs)
     """
 
     mixtures: tuple[SavedMixture, ...]
@@ -70,6 +75,12 @@ class LearnedMixtures:
                 f" loss is {lead:.2f} times its); noise looks like that: read rows, compare measurement=relative_group"
                 for name, lead in facts["hard_for_both"].items()
             ]
+        if self.facts["repeated"]:
+            often = ", ".join(f"{name} {epochs:.0f} times" for name, epochs in self.facts["repeated"].items())
+            found.append(
+                f"the reference went through {often} and may know it by heart, noise included: relative and excess then"
+                " reward noise; give it fewer steps, or more data"
+            )
         if not self.facts["reference"]:
             found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
         return found
@@ -85,15 +96,21 @@ def learn(
     store: Store, mixture: SavedMixture, name: str, proxy: str, reference: str | None, settings: TdroSettings,
     *, stage: Stage = silent, watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
-    """Learn weights for a mixture's collections, and save them as new mixtures: `name`, and with all averages also
-    `name-mean` and `name-ema`. Over several seeds a mixture is the mean of their weights.
+    """Learn weights for a mixture's collections, and save them as new mixtures: `name`, and with all averages
+    `name-mean` and so on for those that are not the algorithm's own. Over several seeds a mixture is the mean of their
+    weights. Weights and loss weights that the mixture has do not matter.
 
     Without `reference` one is fine-tuned first from the proxy on the same collections, equally weighted, with the
     proxy's settings; all seeds share it. Killed, the same call goes on where it was; finished, it finds its mixtures.
     """
+    registry.check_name("mixture name", name)
+    if reference is not None and not uses_reference(settings):
+        measured = f" with measurement={settings.measurement}" if settings.algorithm == "tdro" else ""
+        raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave --reference out")
     data = materialised(store, mixture.spec)
+    start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.root, data, proxy, seed=settings.seed)
-    folder, identity = _reference(store, mixture.spec, model, proxy, reference, settings, stage)
+    folder, identity = _reference(store, mixture.spec, model, reference, settings, stage)
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
@@ -111,13 +128,13 @@ def learn(
                 )  # fmt: skip
                 config |= {key: getattr(learned, key) for key in FACTS} | {"drift": list(learned.drift)}
         found[run] = {key: config[key] for key in FACTS}
-    return _saved(store, mixture, name, settings, runs, found)
+    repeated = {} if folder is None else _repeated(folder)
+    return _saved(store, mixture, name, settings, runs, {"runs": found, "repeated": repeated})
 
 
 def _reference(
-    store: Store, spec: MixtureSpec, model: str, proxy: str, reference: str | None, settings: TdroSettings,
-    stage: Stage,
-) -> tuple[str | None, str]:  # fmt: skip
+    store: Store, spec: MixtureSpec, model: str, reference: str | None, settings: TdroSettings, stage: Stage
+) -> tuple[str | None, str]:
     """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
     if not uses_reference(settings):
         return None, "none"
@@ -126,10 +143,10 @@ def _reference(
     shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
     chosen = FinetuneSettings(**shared)
     # It is named by what it is trained on, so that a finished run is found without training one.
-    uniform = spec.with_weights(dict.fromkeys(spec.weights, 1.0))
-    identity = run_id("reference", uniform.id, chosen, model=proxy)
+    uniform = specs.uniform(specs.drawn_only(spec).components)
+    identity = run_id("reference", uniform.id, chosen, model=model_identity(model))
     out = store.root / "runs" / f"reference-{identity}"
-    if not ranks.on_main(lambda: (out / RECORD).is_file()):
+    if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
             record_training(store, identity, record_of(out), out)
@@ -137,32 +154,40 @@ def _reference(
     return str(out), identity
 
 
+def _repeated(reference: str) -> dict[str, float]:
+    """Collections that the reference's own training went through more than `MANY_EPOCHS` times, and how often; empty
+    where its folder has no record of that."""
+    folder = Path(reference)
+    drawn = record_of(folder).get("drawn", ()) if (folder / RECORD).is_file() else ()
+    return {row["collection"]: row["epochs"] for row in drawn if row["epochs"] > MANY_EPOCHS}
+
+
 def _saved(
-    store: Store, mixture: SavedMixture, name: str, settings: TdroSettings, runs: list[str], found: dict[str, Any]
+    store: Store, mixture: SavedMixture, name: str, settings: TdroSettings, runs: list[str], facts: dict[str, Any]
 ) -> LearnedMixtures:
     """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
-    run, spread = runs[0], {}
+    run = runs[0]
     weights = {run: last_weights(store, run) for run in runs}
+    averages = settings.averages
+    spreads = {average: _spread([weights[one][average] for one in runs]) for average in averages}
     if settings.seeds > 1:
-        average = settings.averages[0]
-        run = run_id("tdro-seeds", mixture.spec.id, settings.identity, runs=",".join(runs), average=average)
-        spread = _spread([weights[one][average] for one in runs])
+        run = run_id("tdro-seeds", mixture.spec.id, settings.identity, runs=",".join(runs), average=averages[0])
         if finished_config(store, run) is None:
             with recorded(store, run, "tdro-seeds", mixture.spec.id, settings, runs=runs) as row:
-                row["spread"] = spread
+                row["spread"] = spreads[averages[0]]
     saved = []
-    for place, average in enumerate(settings.averages):
+    for place, average in enumerate(averages):
         by_seed = [weights[one][average] for one in runs]
         mean = {c: statistics.fmean(w[c] for w in by_seed) for c in by_seed[0]}
         note = f"{settings.algorithm}, {average} weights after {settings.steps} steps"
-        if spread:
+        if spread := spreads[average]:
             widest = max(spread, key=lambda c: spread[c]["std"])
             note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
         title = name if place == 0 else f"{name}-{average}"
-        spec = mixture.spec.with_weights(mean)
+        spec = specs.drawn_only(mixture.spec).with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
-    facts = {"runs": found, "spread": spread, "reference": uses_reference(settings)}
+    facts = facts | {"spread": spreads[averages[0]], "reference": uses_reference(settings)}
     return LearnedMixtures(tuple(saved), facts)
 
 
@@ -176,6 +201,9 @@ def _save(store: Store, spec: MixtureSpec, name: str, parent: str, run: str, not
 
 
 def _spread(by_seed: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """By collection, over several seeds; of one seed nothing."""
+    if len(by_seed) == 1:
+        return {}
     columns = {name: [weights[name] for weights in by_seed] for name in by_seed[0]}
     return {
         name: {"mean": statistics.fmean(v), "std": statistics.stdev(v), "min": min(v), "max": max(v)}

@@ -30,6 +30,8 @@ from trainers.tdro.config import AVERAGES, TdroSettings
 from trainers.tdro.objective import group_mean
 from trainers.tdro.weights import WeightState, drift, hard_for_both
 
+# The averages in the history's rows.
+COLUMNS = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
 # Called with all rows of the history so far, at each checkpoint.
 Record = Callable[[list[dict[str, Any]]], None]
 # Called after each step with that step's rows of the history, one a collection.
@@ -41,7 +43,7 @@ class Learned:
     """What a run found.
 
     weights:  "current", "mean", "ema" -> collection -> weight, each of sum 1
-    drift:    how far the current weights moved in the last tenth of the steps, and in the tenth before (`drift`)
+    drift:    how far the algorithm's own average moved in the last tenth of the steps, and the tenth before (`drift`)
     at_floor: collection -> in how many steps the floor held its weight up
     at_cap:   collection -> in how many steps the epoch cap held it down
     hard_for_both: collection -> proxy's loss over the reference's, where weight may have gone to noise
@@ -71,19 +73,16 @@ def learn_weights(
                       that nothing needs it
     folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
-    bare = [name for name, part in mixture.components.items() if part.num_with_negatives() == 0]
-    if bare:
-        raise UsageError(f"no hard negatives in: {', '.join(bare)}; run `mixture mine` on them first")
+    weights, caps = start(mixture, settings)
     names = tuple(sorted(mixture.components))
     encoder = load_for_training(proxy, settings)
     check_prompts(encoder, mixture, settings)
     add_lora(encoder, settings)
-    weights, history, learner = WeightState.uniform(len(names)), History(), _learner(settings, len(names))
-    caps = _caps(settings, mixture, names)
-    constrain(weights.current, settings.min_weight, caps)  # bounds that nothing fits are said before the first step
+    history, learner = History(), _learner(settings, len(names))
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
-    loop.resume()
+    # Before `resume` sets the random state: an adapter draws numbers while it is loaded.
     frozen = None if reference is None else Reference(loop, reference, folder.parent / "reference-embeddings")
+    loop.resume()
     run = Run(loop, learner, frozen, weights, caps)
     uniform = dict.fromkeys(names, 1.0 / len(names))
     source = BatchSource(
@@ -106,7 +105,23 @@ def learn_weights(
         record(history.rows)  # once more: a run killed right after its last checkpoint comes here without a step
     if frozen is not None:
         frozen.cache.close()
-    return _found(weights, history, names)
+    return _found(weights, history, names, learner.average)
+
+
+def start(mixture: MaterialisedMixture, settings: TdroSettings) -> tuple[WeightState, Tensor | None]:
+    """The weights before the first step, equal but for the bounds, and the caps (G,), collections in order of name.
+
+    Raises `UsageError` where a collection has no hard negatives, or no weights fit the bounds.
+    """
+    bare = [name for name, part in mixture.components.items() if part.num_with_negatives() == 0]
+    if bare:
+        raise UsageError(f"no hard negatives in: {', '.join(bare)}; run `mixture mine` on them first")
+    sizes = np.array([mixture.sizes[name] for name in sorted(mixture.components)])
+    caps = None
+    if settings.max_epochs > 0:
+        caps = torch.from_numpy(epoch_caps(sizes, settings.epoch_budget, settings.max_epochs))
+    equal = torch.full((len(sizes),), 1.0 / len(sizes), dtype=torch.float64)
+    return WeightState.start(constrain(equal, settings.min_weight, caps)[0]), caps
 
 
 def uses_reference(settings: TdroSettings) -> bool:
@@ -236,21 +251,15 @@ def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
     )
 
 
-def _caps(settings: TdroSettings, mixture: MaterialisedMixture, names: tuple[str, ...]) -> Tensor | None:
-    if settings.max_epochs == 0:
-        return None
-    sizes = np.array([mixture.sizes[name] for name in names])
-    return torch.from_numpy(epoch_caps(sizes, settings.epoch_budget, settings.max_epochs))
-
-
-def _found(weights: WeightState, history: History, names: tuple[str, ...]) -> Learned:
+def _found(weights: WeightState, history: History, names: tuple[str, ...], average: str) -> Learned:
     tensors = {average: getattr(weights, average) for average in AVERAGES}
-    by_step = [row["weight"] for row in history.rows]
+    column = COLUMNS[average]
+    by_step = [row[column] for row in history.rows]
     moved = drift([by_step[i : i + len(names)] for i in range(0, len(by_step), len(names))])
     floored, capped = (
         {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
         for counts in (weights.floored, weights.capped)
     )
     by_name = {average: dict(zip(names, t.tolist(), strict=True)) for average, t in tensors.items()}
-    doubtful = hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)))
+    doubtful = hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)), column)
     return Learned(by_name, moved, floored, capped, doubtful)

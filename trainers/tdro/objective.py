@@ -42,9 +42,9 @@ def relative_measurement(
     set to 1, so that an example which the reference has solved counts next to nothing; the proxy loss is divided by
     that, and averaged by collection.
 
-    floor: a share of the batch's summed reference loss. The release's 1e-4 is a fifth of the mean at its batch of 2048,
-    but a three-hundredth at 32, where solved examples then dominate instead of counting for nothing; 0.2 / B is the
-    same share of the mean at a batch of B.
+    floor: a share of the batch's summed reference loss, above 0 to below 1. The release's script gathers 512 examples
+    at a time, of whose mean loss 1e-4 is a twentieth; at 32 it would be a three-hundredth, and solved examples dominate
+    instead of counting for nothing. 0.05 / B is the same share of the mean at a batch of B.
 
     Departs from the paper: equation 5 reads as a ratio of losses averaged per group; the release computes this, and
     its published weights come from it.
@@ -101,8 +101,12 @@ def update_weights(
     floor:          of the relative measurements, see `relative_measurement`
 
     The step is taken in log α with plain gradient ascent, and log α is renormalised each time, as the release does.
+    Half precision is computed in float32, and such weights come back as that: a step is finer than they are.
     Raises `UsageError` for arguments that do not fit, `MixtureError` for losses that are not finite.
     """
+    if weights.ndim != 1:
+        raise UsageError(f"weights of shape {tuple(weights.shape)}; allowed: one dimension, one for each collection")
+    weights = _whole(weights)
     measured = measure(proxy_loss, reference_loss, group_ids, len(weights), measurement, floor=floor)
     return step_weights(weights, measured, lr=lr, max_norm=max_norm)
 
@@ -119,19 +123,27 @@ def measure(
     """The measurement by its name, (G,), 0 or more; 0 for a collection without examples. Errors: `update_weights`."""
     if measurement not in MEASUREMENTS:
         raise UsageError(f"measurement {measurement!r}; allowed: {', '.join(MEASUREMENTS)}")
+    if not 0 < floor < 1:
+        raise UsageError(f"the reference's floor is {floor}; allowed: above 0 to below 1")
     check_losses("proxy", proxy_loss, group_ids, num_groups)
+    group_ids = group_ids.long()
     with torch.no_grad():
-        proxy = proxy_loss.detach()
+        proxy = _whole(proxy_loss.detach())
         if measurement == "loss":
             return group_mean(proxy.clamp(min=0), group_ids, num_groups)
         if reference_loss is None:
             raise UsageError(f"measurement {measurement!r} needs the losses of a reference model; without: loss")
         check_losses("reference", reference_loss, group_ids, num_groups)
-        reference = reference_loss.detach()
+        reference = _whole(reference_loss.detach())
         if measurement == "excess":
             return excess_measurement(proxy, reference, group_ids, num_groups)
         by_name = relative_measurement if measurement == "relative" else relative_group_measurement
         return by_name(proxy, reference, group_ids, num_groups, floor=floor)
+
+
+def _whole(values: Tensor) -> Tensor:
+    """In float32 at least: a sum of 2,048 losses in bfloat16 stops at 256."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def check_losses(model: str, losses: Tensor, group_ids: Tensor, num_groups: int) -> None:
@@ -141,6 +153,8 @@ def check_losses(model: str, losses: Tensor, group_ids: Tensor, num_groups: int)
             f"{model} losses of shape {tuple(losses.shape)} and group ids of shape {tuple(group_ids.shape)};"
             " allowed: one dimension, equal lengths"
         )
+    if group_ids.dtype.is_floating_point or group_ids.dtype == torch.bool:
+        raise UsageError(f"group ids of type {group_ids.dtype}; allowed: integers")
     if len(group_ids) and not 0 <= int(group_ids.min()) <= int(group_ids.max()) < num_groups:
         raise UsageError(
             f"group ids are {int(group_ids.min())} to {int(group_ids.max())}; allowed: 0 to {num_groups - 1}"
@@ -178,15 +192,11 @@ def exponentiated(weights: Tensor, exponents: Tensor) -> Tensor:
     return torch.softmax(torch.log(weights) + exponents, dim=0)
 
 
-def weighted_proxy_loss(proxy_loss: Tensor, weights: Tensor, group_ids: Tensor) -> Tensor:
-    """The loss the proxy descends (equation 6), a scalar: an example weighs its collection's α over the batch's sum."""
-    return (proxy_loss * example_shares(weights.to(proxy_loss.dtype), group_ids)).sum()
-
-
 def example_shares(weights: Tensor, group_ids: Tensor) -> Tensor:
     """The α of each example's collection over the sum of these in the batch, (B,), sums to 1, as the release has it.
 
-    All 0 where every collection of the batch has weight 0.
+    The loss that the proxy descends (equation 6) is their dot product with the examples' losses. All 0 where every
+    collection of the batch has weight 0.
     """
     share = weights[group_ids]
     return share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)

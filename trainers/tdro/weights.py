@@ -31,10 +31,10 @@ class WeightState:
     num_steps: int = 0
 
     @classmethod
-    def uniform(cls, num_groups: int) -> WeightState:
-        start = torch.full((num_groups,), 1.0 / num_groups, dtype=torch.float64)
-        never = torch.zeros(num_groups, dtype=torch.int64)
-        return cls(start, start.clone(), start.clone(), never, never.clone())
+    def start(cls, weights: Tensor) -> WeightState:
+        """Before the first step, from weights (G,) float64."""
+        never = torch.zeros(len(weights), dtype=torch.int64)
+        return cls(weights.clone(), weights.clone(), weights.clone(), never, never.clone())
 
     def advance(self, new: Tensor, bound: Tensor | None = None) -> None:
         """Take the next weights in; `bound` (G,) says which are at the floor (−1) or at the cap (1)."""
@@ -53,11 +53,14 @@ class WeightState:
             setattr(self, name, state[name])
 
 
-def hard_for_both(rows: Sequence[Mapping[str, Any]], start: Mapping[str, float]) -> dict[str, float]:
+def hard_for_both(
+    rows: Sequence[Mapping[str, Any]], start: Mapping[str, float], column: str = "weight"
+) -> dict[str, float]:
     """Collections that gained weight although the reference is hardly ahead of the proxy there: noise looks like that.
 
-    rows:  of the history: collection, step, weight, proxy_loss, reference_loss, num_examples; the later half counts
-    start: collection -> weight before the first step
+    rows:   of the history: collection, step, weights, proxy_loss, reference_loss, num_examples; the later half counts
+    start:  collection -> weight before the first step
+    column: which weights of the rows
 
     Returns, for each, how many times the reference's mean loss the proxy's is, where that is less than half the median
     over all collections. Empty without a reference.
@@ -69,7 +72,7 @@ def hard_for_both(rows: Sequence[Mapping[str, Any]], start: Mapping[str, float])
             totals[row["collection"]][0] += row["proxy_loss"] * row["num_examples"]
             totals[row["collection"]][1] += row["reference_loss"] * row["num_examples"]
     leads = {name: proxy / reference for name, (proxy, reference) in totals.items() if reference > 0}
-    heavier = {row["collection"] for row in rows if row["step"] == last and row["weight"] > start[row["collection"]]}
+    heavier = {row["collection"] for row in rows if row["step"] == last and row[column] > start[row["collection"]]}
     middle = statistics.median(leads.values()) if leads else 0.0
     return {name: lead for name, lead in leads.items() if name in heavier and lead < middle / 2}
 

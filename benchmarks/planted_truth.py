@@ -130,7 +130,8 @@ def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
         finetune(data, base, FinetuneSettings(**COMMON, steps=case.times * steps, seed=seed), reference)
         for measurement in case.expected:
             settings = TdroSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
-            made = learn(store, uniform, measurement, base, str(reference), settings)
+            known = None if measurement == "loss" else str(reference)
+            made = learn(store, uniform, measurement, base, known, settings)
             last = store.sql(
                 """SELECT collection, avg(proxy_loss) AS proxy, avg(reference_loss) AS reference,
                           avg(measurement) AS measurement

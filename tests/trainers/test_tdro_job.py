@@ -175,6 +175,21 @@ def test_settings_that_nothing_reads_are_refused(options: dict[str, Any], messag
         TdroSettings(**options)
 
 
+@pytest.mark.parametrize("measurement", ["relative_group", "excess", "loss"])
+def test_every_measurement_drives_the_weights(
+    small_store: Store, mix: SavedMixture, tiny_model: Path, measurement: str
+) -> None:
+    settings = TdroSettings(**SHORT, steps=4, measurement=measurement, weights_learning_rate=0.5)
+    reference = None if measurement == "loss" else str(tiny_model)
+    made = trainer_jobs.learn(small_store, mix, "t", str(tiny_model), reference, settings)
+    assert len(_runs(small_store, "reference")) == 0
+    history = small_store.sql("SELECT * FROM weight_history ORDER BY step, collection").to_pylist()
+    first = [r for r in history if r["step"] == 1]
+    by_measurement = sorted(first, key=lambda r: r["measurement"] or 0.0)
+    assert by_measurement == sorted(first, key=lambda r: r["weight"])
+    assert made.facts["reference"] == (reference is not None)
+
+
 def test_weights_in_the_loss_are_left_behind(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:
     lossy = registry.save(small_store, specs.loss_reweight(mix.spec), "lossy")
     plain = trainer_jobs.learn(small_store, mix, "a", str(tiny_model), None, SETTINGS).first.spec

@@ -27,7 +27,7 @@ from trainers.reference_cache import EmbeddingCache
 from trainers.stopping import on_request
 from trainers.tdro.algorithms import WeightLearner, constrain, make_learner
 from trainers.tdro.config import AVERAGES, TdroSettings
-from trainers.tdro.objective import group_mean
+from trainers.tdro.objective import REFERENCE_FLOOR, group_mean
 from trainers.tdro.weights import WeightState, drift, hard_for_both
 
 # The averages in the history's rows.
@@ -246,7 +246,7 @@ def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
         lr=settings.weights_learning_rate,
         max_norm=settings.weights_max_norm,
         measurement=settings.measurement,
-        floor=float(settings.reference_floor or 0.0),
+        floor=settings.reference_floor or REFERENCE_FLOOR,
         options=settings,
     )
 

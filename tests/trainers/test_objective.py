@@ -9,7 +9,15 @@ import torch
 
 from mixture.errors import MixtureError, UsageError
 from trainers.tdro import update_weights
-from trainers.tdro.objective import MEASUREMENTS, example_shares, group_mean, measure, relative_measurement
+from trainers.tdro.config import TdroSettings
+from trainers.tdro.objective import (
+    MEASUREMENTS,
+    example_shares,
+    group_mean,
+    measure,
+    relative_measurement,
+    step_weights,
+)
 from trainers.tdro.weights import WeightState
 
 # Of the paper's 25 collections: mean loss after uniform training (its table 7), weight it learned (its table 8).
@@ -74,6 +82,25 @@ def test_relative_spreads_as_the_paper_and_the_literal_ratio_stays_nearly_unifor
     assert 0.038 < learned["relative_group"].min() < learned["relative_group"].max() < 0.042
     assert learned["loss"].max() > 0.7  # the hardest collection takes nearly all, as the paper says of Group DRO
     assert learned["loss"].argmax() == 0
+
+
+def test_the_default_floor_gives_the_weights_of_the_releases_script() -> None:
+    """It gathers 512 examples, with a floor of 1e-4 of their sum, and adds up the measurements of four such parts."""
+    random, means = np.random.default_rng(1), PAPER[:, 0]
+    ours = script = literal = torch.full((25,), 1 / 25, dtype=torch.float64)
+    floor = TdroSettings(batch_size=2048).reference_floor
+    for _ in range(1000):
+        groups = random.integers(0, 25, 2048)
+        reference = means[groups] * random.lognormal(-0.5, 1.0, 2048)
+        proxy = 1.1 * reference * random.lognormal(-0.045, 0.3, 2048)
+        tensors = (torch.from_numpy(proxy), torch.from_numpy(reference), torch.from_numpy(groups))
+        ours = update_weights(ours, *tensors, lr=2e-2, floor=floor or 0.0)
+        literal = update_weights(literal, *tensors, lr=2e-2)
+        parts = [measure(*(t[at : at + 512] for t in tensors), 25, "relative") for at in range(0, 2048, 512)]
+        script = step_weights(script, torch.stack(parts).sum(0), lr=2e-2)
+    assert float((ours - script).abs().sum()) / 2 < 0.003
+    assert float((literal - script).abs().sum()) / 2 > 0.1  # 1e-4 of 2,048 examples is another floor
+    assert scipy.stats.spearmanr(ours.numpy(), PAPER[:, 1]).statistic > 0.85
 
 
 @pytest.mark.parametrize(

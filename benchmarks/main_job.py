@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "main_job.toml"
 MODEL = "tiny-qwen2"
-MIXTURES = ("uniform", "top70", "tdro")
+MIXTURES = ("uniform", "top70", "tdro", "tdro-group")
 
 
 class Job:
@@ -97,9 +97,13 @@ def prepare(job: Job, data: Path) -> dict[str, Any]:
 
 
 def learn(job: Job, steps: int, seed: int, floor: float | None) -> dict[str, Any]:
-    learned = job("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", "--config", str(RECIPE),
-                  "--steps", str(steps), "--seed", str(seed), "--set", "negatives=3",
-                  *(("--set", f"reference_floor={floor}") if floor else ()))  # fmt: skip
+    def weights(name: str, *more: str) -> Any:
+        common = ("--steps", str(steps), "--seed", str(seed), "--set", "negatives=3", "--config", str(RECIPE))
+        return job("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", name, *common,
+                   *(("--set", f"reference_floor={floor}") if floor else ()), *more, label=f"weights {name}")  # fmt: skip
+
+    learned = weights("tdro")
+    group = weights("tdro-group", "--set", "measurement=relative_group")
     top = job("select", "tdro", "--top", "70", "--name", "top70")
     history = job(
         "sql",
@@ -111,6 +115,8 @@ def learn(job: Job, steps: int, seed: int, floor: float | None) -> dict[str, Any
         "top70": top["id"],
         "top70_collections": sorted(c["collection"] for c in top["components"]),
         "weights": {c["collection"]: c["weight"] for c in learned["components"]},
+        "weights_relative_group": {c["collection"]: c["weight"] for c in group["components"]},
+        "told": learned["learning"]["runs"],
         "losses_last_tenth": {r["collection"]: [r["proxy_loss"], r["reference_loss"]] for r in history},
     }
 
@@ -139,10 +145,11 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"| {suite} | " + " | ".join(_cell(scores[m][suite]) for m in MIXTURES) + " |")
     means = {m: [statistics.fmean(column) for column in zip(*scores[m].values(), strict=True)] for m in MIXTURES}
     lines.append("| **mean** | " + " | ".join(_cell(means[m]) for m in MIXTURES) + " |")
-    lines += ["", "| collection | weight | proxy loss | reference loss |", "|---|---|---|---|"]
+    lines += ["", "| collection | weight | relative_group | proxy loss | reference loss |", "|---|---|---|---|---|"]
     for name, weight in result["weights"].items():
         proxy, reference = result["losses_last_tenth"][name]
-        lines.append(f"| {name} | {weight:.4f} | {proxy:.3f} | {reference:.3f} |")
+        group = result["weights_relative_group"][name]
+        lines.append(f"| {name} | {weight:.4f} | {group:.4f} | {proxy:.3f} | {reference:.3f} |")
     lines += ["", "| step | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds} |" for name, seconds in result["seconds"].items()]
     return "\n".join(lines)

@@ -98,9 +98,10 @@ def prepare(job: Job, data: Path) -> dict[str, Any]:
 
 def learn(job: Job, steps: int, seed: int, floor: float | None) -> dict[str, Any]:
     def weights(name: str, *more: str) -> Any:
-        common = ("--steps", str(steps), "--seed", str(seed), "--set", "negatives=3", "--config", str(RECIPE))
-        return job("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", name, *common,
-                   *(("--set", f"reference_floor={floor}") if floor else ()), *more, label=f"weights {name}")  # fmt: skip
+        common = ["--steps", str(steps), "--seed", str(seed), "--set", "negatives=3", "--config", str(RECIPE)]
+        if floor:
+            common += ["--set", f"reference_floor={floor}"]
+        return job("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", name, *common, *more, label=name)
 
     learned = weights("tdro")
     group = weights("tdro-group", "--set", "measurement=relative_group")

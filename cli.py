@@ -131,6 +131,8 @@ def dedup(
     """Take near-equal examples out of each collection; the table removals says which and why."""
     from mixture import jobs
 
+    if undo and (collections or dry_run):
+        raise UsageError("--undo puts back all that the newest dedup took out; leave collections and --dry-run away")
     with _open(store) as lake, bar("dedup") as progress:
         if undo:
             results = jobs.undo(lake, [jobs.DUPLICATE])
@@ -160,6 +162,10 @@ def decontaminate(
     """Take out examples whose query is a test query, or nearly, or whose positive holds most of a test passage."""
     from mixture import jobs
 
+    if undo and (against or collections or dry_run):
+        raise UsageError(
+            "--undo puts back all that the newest decontaminate took out; leave collections, --against, --dry-run away"
+        )
     if not against and not undo:
         raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
     with _open(store) as lake, bar("decontaminate") as progress:

@@ -4,10 +4,11 @@ Everything is drawn from counter-based random numbers (Philox, Salmon et al. 201
 than step 1, every rank computes the same global batch, and a plan can be printed before training.
 
 How rows are chosen. A collection's rows form an endless stream: epoch after epoch, each a fresh permutation of all its
-rows. A batch takes the stream's next rows. With `positives` given, an epoch's order spreads examples that share a
-positive over the whole epoch, and a row that would still repeat a positive inside one batch is left out of that batch
-and waits for the next epoch. That happens where a batch spans the border of two epochs, where a passage is the positive
-of a large share of the rows, and in collections of fewer than two batches; such batches are shorter.
+rows. A batch takes the stream's next rows. With `positives` given, an epoch's order spreads examples that share
+their first positive over the whole epoch, and a row that would still repeat a positive inside one batch is left out of
+that batch and waits for the next epoch. That happens where a batch spans the border of two epochs, where a passage is
+the positive of a large share of the rows or a second one of several, and in collections of fewer than two batches; such
+batches are shorter.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class BatchPlan:
         self.collections: tuple[str, ...] = tuple(sorted(weights))
         self.batch_size = batch_size
         self.seed = seed
+        self.weights = dict(weights)
         self._sizes = dict(sizes)
         self._bounds = np.cumsum([weights[name] for name in self.collections])
         self._uniform_bounds = np.arange(1, len(self.collections) + 1) / len(self.collections)

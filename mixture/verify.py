@@ -72,6 +72,11 @@ def verify(store: Store, reference: str | None = None, *, progress: Progress = s
     found: list[Finding] = []
     data = files.data_files(store, collections)
     pinned = _pinned(mixtures)
+    if reference is not None:
+        # Made from an older mixture it pins content that the store had then, not when this one was made.
+        everywhere = _pinned(saved_mixtures(store))
+        for content, known in pinned.items():
+            known.snapshots |= everywhere[content].snapshots
     folders = _components(store.root / "materialised", pinned if reference is not None else None)
     total = len(data) + len(folders) + len(pinned)
     for done, file in enumerate(data):

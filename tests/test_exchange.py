@@ -120,6 +120,10 @@ def test_the_release_s_names_are_matched_by_datacard(small_store: Store, tmp_pat
     assert parts["easy"].digest == read.digest(small_store, "easy")
     assert parts["unknown"].digest == ""
     assert json.loads(export_text(small_store, mixture, "tdro"))["domain_weights"]["amazon_review_2018_1m"] == 0.5
+    # Both names in one mixture stay two entries.
+    both = MixtureSpec((Component("amazon_review_2018", "", 0.5), Component("amazon_review_2018_1m", "", 0.5)))
+    exported = json.loads(export_text(small_store, registry.save(small_store, both, "both"), "tdro"))
+    assert exported["domain_weights"] == {"amazon_review_2018": 0.5, "amazon_review_2018_1m": 0.5}
     with pytest.raises(UsageError, match=r"lacks 1 collections.*unknown"):
         materialise(small_store, mixture.spec)
     shutil.copy(tmp_path / "raw" / "hard.jsonl", tmp_path / "unknown.jsonl")

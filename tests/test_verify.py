@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from mixture import MixtureError, Store, StoreError, jobs, registry
-from mixture.specs import Component, MixtureSpec
+from mixture.specs import Component, MixtureSpec, select_top
 from mixture.store import files
 from mixture.store.materialise import materialise
 from mixture.verify import require_whole, verify
@@ -103,6 +103,15 @@ def test_a_superseded_content_is_found_in_its_version_or_its_materialised_files(
     assert [f.says for f in verify(small_store, second.spec.id).findings] == [
         "is no longer today's; its materialised files are whole"
     ]
+
+
+def test_a_mixture_made_from_an_older_one_is_whole_in_that_ones_version(small_store: Store) -> None:
+    saved = _save(small_store)
+    jobs.mine(small_store, ["easy"], per_query=1)
+    registry.save(small_store, select_top(saved.spec, 70), "made", parents=[saved.spec.id])
+    found = verify(small_store, "made")
+    assert found.faults == []
+    assert any(f"version {saved.snapshot} holds it" in f.says for f in found.findings)
 
 
 def test_a_content_that_is_nowhere_is_a_fault(small_store: Store) -> None:

@@ -79,7 +79,7 @@ class BatchSource:
         self.plan = plan
         self.negatives = negatives
         self.symmetric_prompts = symmetric_prompts
-        stuck = [name for name, part in mixture.components.items() if part.without_candidates()]
+        stuck = [n for n, part in mixture.components.items() if plan.weights[n] > 0 and part.without_candidates()]
         if stuck:
             raise UsageError(
                 f"nothing can serve as a negative for some examples of: {', '.join(stuck)}; leave these collections out"
@@ -94,7 +94,10 @@ class BatchSource:
         queries, passages, numbers = self._texts(part, examples, ("batch", step))
         per_example = 1 + self.negatives
         drawn = np.array(numbers).reshape(len(rows), per_example)
-        masked = np.stack([np.isin(drawn, example.positives).reshape(-1) for example in examples])
+        answers: dict[str, list[int]] = {}  # an equal query's answers are this one's, too
+        for example in examples:
+            answers.setdefault(example.query, []).extend(example.positives)
+        masked = np.stack([np.isin(drawn, answers[example.query]).reshape(-1) for example in examples])
         ids = [example.example_id for example in examples]
         groups = np.full(len(rows), index)
         return TextBatch(groups, queries, passages, torch.from_numpy(masked), rows, ids, self.plan.collections)
@@ -150,6 +153,13 @@ def _random_passages(part: ComponentData, example: Example, count: int, random: 
         if number not in example.positives:
             drawn.append(number)
     return drawn
+
+
+def symmetric_of(mixture: MaterialisedMixture, settings: TrainingSettings) -> dict[str, str]:
+    """What a run's identity takes of the cards' `symmetric`, which the mixture's id leaves out: nothing where it does
+    not matter."""
+    names = [name for name, part in mixture.components.items() if part.symmetric]
+    return {"symmetric": ",".join(sorted(names))} if settings.symmetric_prompts and names else {}
 
 
 def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, settings: TrainingSettings) -> None:

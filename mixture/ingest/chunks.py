@@ -23,7 +23,7 @@ from mixture.ingest.columns import Columns
 from mixture.ingest.formats import jsonl
 from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.formats.shapes import LIST_NAME, LIST_SHAPE, Shape, shape_of
+from mixture.ingest.formats.shapes import LIST_NAME, LIST_SHAPE, MEANINGFUL, Shape, shape_of
 from mixture.ingest.formats.unpack import packing
 from mixture.ingest.tables import NotColumns, columns_of
 from mixture.rows import RawExample, Reject
@@ -38,10 +38,14 @@ THREADS = 1  # beside the one that stores: more would only hold more chunks in m
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of a file are turned into columns."""
+    """How the lines of a file are turned into columns.
+
+    watched: keys that no sampled line has, and that would make another row of a later one
+    """
 
     shape: Shape
     schema: pa.Schema
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,9 @@ def _parsed(chunk: _Chunk, layout: _Layout) -> pa.RecordBatch:
     )
     if table.num_rows != chunk.lines:
         raise pa.ArrowInvalid("an empty line, or two values on one")
+    if late := [name for name in layout.watched if table[name].null_count < table.num_rows]:
+        raise pa.ArrowInvalid(f"keys that no line before had: {', '.join(late)}")
+    table = table.drop_columns(list(layout.watched))
     table.validate(full=True)  # bytes that are not UTF-8 pass the parser
     (batch,) = table.combine_chunks().to_batches()
     return batch
@@ -244,7 +251,9 @@ def _layout(data: bytes) -> _Layout | None:
         return None
     # A later line may have a key that no sampled line has: the optional ones are always looked for.
     wanted = dict.fromkeys((*shape.names, *shape.sides.negatives, *shape.sides.scores.values(), "language", "lang"))
-    return _Layout(shape, pa.schema([(name, _type(name, shape, values)) for name in wanted]))
+    watched = tuple(name for name in MEANINGFUL if name not in wanted and name not in names)
+    fields = [(name, _type(name, shape, values)) for name in wanted] + [(name, pa.string()) for name in watched]
+    return _Layout(shape, pa.schema(fields), watched)
 
 
 def _type(name: str, shape: Shape, values: list[dict[str, Any]]) -> pa.DataType:

@@ -40,7 +40,8 @@ def mine(
     results = []
     for done, info in enumerate(todo):
         progress(done, len(todo), info.collection)
-        pairs = read.pairs(store, info.collection, without_negatives=not names)
+        pairs = read.pairs(store, info.collection)
+        wanted = None if names else set(read.without_negatives(store, info.collection))
         texts = read.passages(store, info.collection)
         pool = MiningPool.build(
             pairs["example_id"].to_pylist(),
@@ -49,6 +50,7 @@ def mine(
             texts["passage_id"].to_pylist(),
             [f"{title} {text}" if title else text for title, text in zip(
                 texts["title"].to_pylist(), texts["text"].to_pylist(), strict=True)],
+            wanted,
         )  # fmt: skip
 
         def report(n: int, total: int, name: str = info.collection, place: int = done) -> None:
@@ -60,6 +62,6 @@ def mine(
             found = mine_dense(pool, encode, settings, miner=miner, progress=report)
         add_negatives(store, info.collection, found, replace=[miner, "random"] if names else [])
         filled = found["miner"].to_pylist().count("random")
-        results.append(MiningResult(info.collection, pairs.num_rows, found.num_rows, filled))
+        results.append(MiningResult(info.collection, len(pool.example_ids), found.num_rows, filled))
     progress(len(todo), len(todo), "done")
     return results

@@ -59,6 +59,8 @@ class DedupSettings:
             raise UsageError(f"key {self.key!r}; allowed: {', '.join(KEYS)}")
         if self.method not in METHODS:
             raise UsageError(f"method {self.method!r}; allowed: {', '.join(METHODS)}")
+        if self.verify is not None and not 0 < self.verify <= 1:
+            raise UsageError(f"verify is {self.verify}; allowed: above 0 to 1, or none")
 
 
 def dedup(

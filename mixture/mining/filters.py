@@ -12,7 +12,7 @@ same text twice as a negative. Shapes: n examples, m distinct passages, k candid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +71,12 @@ class MiningPool:
         positives: Sequence[Sequence[str]],
         passage_ids: Sequence[str],
         passages: Sequence[str],
+        wanted: Collection[str] | None = None,
     ) -> MiningPool:
-        """From n example ids, n queries, n lists of positive passage ids, m' passage ids and m' passage texts."""
+        """From n' example ids, n' queries, n' lists of positive passage ids, m' passage ids and m' passage texts.
+
+        wanted: the n examples to mine for, None for all; the others still say what answers an equal query
+        """
         if not len(example_ids) == len(queries) == len(positives):
             raise UsageError(
                 f"{len(example_ids)} example ids, {len(queries)} queries, {len(positives)} lists of positives: "
@@ -92,13 +96,14 @@ class MiningPool:
         for query, mine in zip(normal, own, strict=True):
             same_query.setdefault(query, set()).update(mine.tolist())
         frozen = {query: frozenset(blocked) for query, blocked in same_query.items()}
+        kept = [place for place, name in enumerate(example_ids) if wanted is None or name in wanted]
         return cls(
-            example_ids=list(example_ids),
-            queries=list(queries),
+            example_ids=[example_ids[place] for place in kept],
+            queries=[queries[place] for place in kept],
             passage_ids=[passage_ids[row] for row in firsts],
             passages=[passages[row] for row in firsts],
-            positives=own,
-            blocked=[frozen[query] for query in normal],
+            positives=[own[place] for place in kept],
+            blocked=[frozen[normal[place]] for place in kept],
         )
 
 

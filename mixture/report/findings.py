@@ -197,6 +197,16 @@ def _learning(facts: Facts) -> Iterator[Finding]:
     if learned.drift is not None and learned.drift[0] > RESTLESS and learned.drift[0] > learned.drift[1] / 2:
         yield Finding(f"The weights still moved by {percent(learned.drift[0])} of the draws in the last tenth of the "
                       f"run: more steps would change them.", "learning", True)  # fmt: skip
+    if learned.hard_for_both:
+        yield Finding(f"{_some(list(learned.hard_for_both))} gained weight although the reference is hardly ahead of "
+                      "the proxy there. Noise looks like that: read some rows.", "learning", True)  # fmt: skip
+    if learned.repeated:
+        yield Finding(f"The reference went through {_some(list(learned.repeated))} up to "
+                      f"{max(learned.repeated.values()):.0f} times. What it knows by heart, noise included, looks "
+                      "solved.", "learning", True)  # fmt: skip
+    if all(loss.reference_loss is None for loss in learned.losses):
+        yield Finding("The weights were learned without a reference: they may have gone to what cannot be learned.",
+                      "learning", True)  # fmt: skip
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
         if names:
             yield Finding(f"While learning, {bound} {_some(list(names))}.", "learning")

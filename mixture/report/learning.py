@@ -15,7 +15,7 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What a run found out, kept beside what it was asked to do.
-FOUND = ("at_cap", "at_floor", "drift", "runs", "spread")
+FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "repeated", "runs", "spread")
 AVERAGES = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
 
 
@@ -51,6 +51,9 @@ class Learning:
     points:     at evenly chosen steps, the first and the last among them
     drift:      total variation of the weights in the last tenth of the steps, and in the tenth before; the worst seed
     at_floor, at_cap: collections that a bound held, with the number of steps
+    hard_for_both: collections that gained weight though the reference is hardly ahead of the proxy there, with the
+                proxy's loss over the reference's
+    repeated:   collections that the reference's training went through often, and how many times
     spread:     standard deviation over seeds by collection
     """
 
@@ -67,6 +70,8 @@ class Learning:
     drift: tuple[float, float] | None
     at_floor: Mapping[str, int]
     at_cap: Mapping[str, int]
+    hard_for_both: Mapping[str, float]
+    repeated: Mapping[str, float]
     spread: Mapping[str, float]
 
     @property
@@ -109,6 +114,8 @@ def learning(store: Store, tree: Mapping[str, Any], weights: Mapping[str, float]
         drift=max(drifts) if drifts else None,
         at_floor=_most(configs, "at_floor"),
         at_cap=_most(configs, "at_cap"),
+        hard_for_both=_most(configs, "hard_for_both"),
+        repeated=_most(configs, "repeated"),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
     )
 
@@ -204,10 +211,10 @@ def _average(points: Sequence[Point], weights: Mapping[str, float]) -> str:
     )
 
 
-def _most(configs: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
-    """Over seeds the largest count of each collection."""
-    found: dict[str, int] = {}
+def _most(configs: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Over seeds the largest number of each collection."""
+    found: dict[str, Any] = {}
     for config in configs:
-        for name, count in (config.get(key) or {}).items():
-            found[name] = max(count, found.get(name, 0))
+        for name, number in (config.get(key) or {}).items():
+            found[name] = max(number, found.get(name, 0))
     return found

@@ -143,23 +143,38 @@ def queries(store: Store, collection: str) -> pa.Table:
     return store.read("SELECT example_id, query FROM examples WHERE collection = ? ORDER BY example_id", [collection])
 
 
-def pairs(store: Store, collection: str, *, without_negatives: bool = False) -> pa.Table:
-    """example_id, query, positives (list of passage ids) of a collection, in order of example_id.
-
-    `without_negatives` leaves out the examples that have negatives.
-    """
-    lacking = "ANTI JOIN (SELECT example_id FROM negatives WHERE collection = $c) USING (example_id)"
+def pairs(store: Store, collection: str) -> pa.Table:
+    """example_id, query, positives (list of passage ids) of a collection, in order of example_id."""
     return store.read(
-        f"""SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
-            FROM examples {lacking if without_negatives else ""} WHERE collection = $c ORDER BY example_id""",
+        """SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
+           FROM examples WHERE collection = $c ORDER BY example_id""",
         {"c": collection},
     )
 
 
+def without_negatives(store: Store, collection: str) -> list[str]:
+    """The ids of the examples of a collection that have no negatives."""
+    found = store.read(
+        """SELECT example_id FROM examples ANTI JOIN
+               (SELECT example_id FROM negatives WHERE collection = $c) USING (example_id) WHERE collection = $c""",
+        {"c": collection},
+    )
+    ids: list[str] = found["example_id"].to_pylist()
+    return ids
+
+
 def passages(store: Store, collection: str) -> pa.Table:
-    """passage_id, title, text of a collection, in order of passage_id."""
+    """passage_id, title, text of a collection, in order of passage_id; those that an example uses.
+
+    What only removed examples used stays in the store, for an undo: near-copies of answers, or a test query's.
+    """
     return store.read(
-        "SELECT passage_id, title, text FROM passages WHERE collection = ? ORDER BY passage_id", [collection]
+        """SELECT passage_id, title, text FROM passages SEMI JOIN (
+               SELECT unnest(positives).passage_id AS passage_id FROM examples WHERE collection = $c
+               UNION SELECT passage_id FROM negatives SEMI JOIN
+                   (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) WHERE collection = $c
+           ) USING (passage_id) WHERE collection = $c ORDER BY passage_id""",
+        {"c": collection},
     )
 
 

@@ -106,7 +106,7 @@ MACROS: dict[str, Macro] = {
         "how often training draws each collection",
         """SELECT collection, weight, num_examples, weight * steps * batch_size AS expected_examples,
                   weight * steps * batch_size / nullif(num_examples, 0) AS epochs,
-                  coalesce(weight * steps * batch_size > num_examples, weight > 0) AS repeats
+                  weight * steps * batch_size > num_examples AS repeats
            FROM mixture(ref) ORDER BY epochs DESC, collection""",
     ),
     "seen_by": Macro(
@@ -160,7 +160,7 @@ VIEWS: dict[str, View] = {
                       FROM lake.main.sources GROUP BY ALL) s USING (collection)
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.rejects GROUP BY ALL) j USING (collection)
            LEFT JOIN (SELECT collection, count(*) FILTER (reason = 'duplicate') AS duplicates,
-                             count(*) FILTER (reason = 'test query') AS tests
+                             count(*) FILTER (reason IN ('test query', 'test passage')) AS tests
                       FROM lake.main.removals GROUP BY ALL) r USING (collection)
            ORDER BY c.collection""",
     ),

@@ -142,7 +142,11 @@ def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile) -> Iterator[FileCounts]:
     """Store one file, batch by batch; yields what each gave."""
     collection = file.facts.collection
-    connection.execute("DELETE FROM rejects WHERE collection = ? AND file = ?", [collection, file.location])
+    # Of a folder that is one collection, the rejects of its files.
+    connection.execute(
+        "DELETE FROM rejects WHERE collection = $1 AND (file = $2 OR starts_with(file, $2 || '/'))",
+        [collection, file.location],
+    )
     counts = FileCounts()
     prompts: set[str] = set()
     _remember(connection, collection)

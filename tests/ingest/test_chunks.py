@@ -122,6 +122,29 @@ def test_damaged_files_give_the_same_rows_and_reasons(
     assert by_line(chunks.read(file)) == by_line(jsonl.read(file))
 
 
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ({"anchor": "a", "positive": "p"}, {"anchor": "a", "positive": "p", "negative": "n"}),
+        ({"anchor": "a", "positive": "p"}, {"anchor": "a", "positive": "p", "negative_1": "n", "negative_2": "m"}),
+        ({"anchor": "a", "positive": "p"}, {"anchor": "a", "positive": "p", "negatives": ["n", "m"]}),
+        ({"query": "a", "pos": ["p"]}, {"query": "a", "pos": ["p"], "prompt": "find it"}),
+        ({"sentence1": "a", "sentence2": "p"}, {"sentence1": "a", "sentence2": "p", "label": 1}),
+        ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "answer": "x"}),
+    ],
+)
+def test_a_key_that_comes_late_counts(tmp_path: Path, first: dict[str, Any], later: dict[str, Any]) -> None:
+    """The layout is that of the first lines; what later ones have beyond it must not be lost, nor let pass."""
+    count = chunks.SAMPLE_LINES + 60
+    rows = [first] * count + [later] * 60
+    numbered = [{k: f"{v} {n}" if isinstance(v, str) else v for k, v in row.items()} for n, row in enumerate(rows)]
+    file = tmp_path / "f.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in numbered))
+    found = by_line(chunks.read(file))
+    assert found == by_line(jsonl.read(file))
+    assert len(found[0]) >= count
+
+
 def test_a_cut_gzip_file_gives_every_whole_line_and_the_line_of_the_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,3 +140,31 @@ def test_real_collections_go_through(store: Store, real_data: Path) -> None:
     languages = store.sql("SELECT DISTINCT language FROM examples WHERE collection = 'xquad' ORDER BY 1")
     assert languages["language"].to_pylist() == ["ar", "de", "en", "es", "hi", "ru", "th", "zh"]
     assert isinstance(read.passages(store, "dureader"), pa.Table)
+
+
+def test_removed_examples_and_answers_of_equal_queries_are_not_mined(tmp_path: Path) -> None:
+    """A removed twin's answer is nearly the answer, and would rank first among the hard negatives."""
+    river = "the long river flows from the high mountains past old cities to the cold north sea"
+    rows = [
+        {"query": "where does the river flow in the end", "pos": [f"{river} coast"]},
+        {"query": "where does the river flow in the end then", "pos": [river]},
+        {"query": "capital of the river country", "pos": ["the capital lies on the river"], "neg": ["a river port"]},
+        {"query": "Capital of the river country?", "pos": ["on the river lies the capital city"]},
+        *({"query": f"question {n}", "pos": [f"a river port number {n} of the country"]} for n in range(6)),
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.open(tmp_path / "s", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "c.jsonl")])
+        removed = jobs.dedup(store, settings=jobs.DedupSettings(verify=0.7, key="positive"))
+        assert [r.removed for r in removed] == [1]
+        (result,) = jobs.mine(store, per_query=4)
+        assert result.examples == 8
+        mined = store.sql(
+            """SELECT e.query, p.text FROM negatives n JOIN examples e USING (example_id)
+               JOIN passages p ON p.passage_id = n.passage_id WHERE n.miner <> 'provided'"""
+        ).to_pylist()
+    texts = {row["text"] for row in mined}
+    assert "a river port" in texts  # a given negative is a passage like others
+    assert len(texts & {river, f"{river} coast"}) <= 1
+    assert not any(row["text"].startswith("the long river") for row in mined if "flow" in row["query"])
+    assert not any("capital" in row["text"] for row in mined if row["query"].startswith("Capital"))

@@ -122,7 +122,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             insert_rows(store, table, rows)
         base = registry.save(store, spec_of(dict.fromkeys(WEIGHTS, 1.0)), "base")
         learned_config = {"algorithm": "tdro", "measurement": "relative", "steps": STEPS, "drift": [0.03, 0.04],
-                          "at_floor": {FORMULA: 3}, "at_cap": {}, "proxy": "/home/somebody/models/qwen"}  # fmt: skip
+                          "at_floor": {FORMULA: 3}, "at_cap": {}, "proxy": "/home/somebody/models/qwen",
+                          "hard_for_both": {"wiki": 1.1}, "repeated": {FORMULA: 19.4}}  # fmt: skip
         swapped = dict(zip(WEIGHTS, reversed(WEIGHTS.values()), strict=True))
         spread = {name: {"std": 0.01, "mean": 0.2, "min": 0.1, "max": 0.3} for name in WEIGHTS}
         train = {"steps": 10, "learning_rate": 1e-3, "out": "/home/somebody/out"}

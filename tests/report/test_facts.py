@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from statistics import NormalDist, fmean, stdev
 
 import pytest
@@ -73,12 +74,26 @@ def test_the_run_is_the_mixtures_own(learned: Facts) -> None:
     assert run is not None and run.own and run.run_id == "aaaa00000001"
     assert (run.num_steps, run.num_seeds, run.average) == (STEPS, 1, "current")
     assert run.ends()[1] == pytest.approx(WEIGHTS)
-    assert run.settings["proxy"] == "qwen" and "drift" not in run.settings
+    assert run.settings["proxy"] == "qwen"
+    assert not {"drift", "hard_for_both", "repeated"} & set(run.settings)
     losses = {r.collection: r for r in run.losses}
     # The last quarter has ten steps: all of them draw the first collection, every other one the rest.
     assert [losses[name].num_examples for name in WEIGHTS] == [40, 20, 20, 20, 20]
     assert [losses[name].proxy_loss for name in WEIGHTS] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert [r.collection for r in run.losses] == list(WEIGHTS)
+
+
+def test_what_speaks_against_the_weights_is_said(learned: Facts) -> None:
+    said = [f.text for f in findings(learned)]
+    assert any(t.startswith("wiki gained weight although the reference is hardly ahead") for t in said)
+    assert any(t.startswith(f"The reference went through {FORMULA} up to 19 times") for t in said)
+    assert not any("without a reference" in t for t in said)
+    assert learned.learning is not None
+    alone = tuple(replace(loss, reference_loss=None) for loss in learned.learning.losses)
+    bare = replace(learned, learning=replace(learned.learning, losses=alone, hard_for_both={}, repeated={}))
+    said = [f.text for f in findings(bare)]
+    assert any("were learned without a reference" in t for t in said)
+    assert not any("Noise" in t or "by heart" in t for t in said)
 
 
 def test_seeds_are_averaged_and_their_spread_is_shown(store: Store) -> None:

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from mixture import Store, registry
+from mixture import Store, jobs, registry
 from mixture.report.build import write_report
 from mixture.report.page import library
-from tests.report.conftest import FORMULA, IMAGE, MARK, SCRIPT, SUITES, WEIGHTS, Page
+from tests.report.conftest import FORMULA, IMAGE, MARK, SCRIPT, SUITES, WEIGHTS, Page, spec_of
 
 MIXTURES = ("learned", "seeds", "top", "base", "alone", "elsewhere", "plain")
 LINKS = ("src", "href", "srcset", "action", "formaction", "poster", "data", "background", "xlink:href", "ping")
@@ -158,6 +159,19 @@ def test_what_a_mixture_lacks_is_said(report: Any) -> None:
     assert "No model trained on this mixture was evaluated" in elsewhere
     assert "No run learned these weights" in report("base").read_text("utf-8")
     assert "It comes from learned:1, whose weights" in report("top").read_text("utf-8")
+
+
+def test_a_store_from_which_nothing_was_left_out_and_a_mixture_of_unknown_sizes(
+    tmp_path: Path, write_collection: Callable[..., Path]
+) -> None:
+    with Store.open(tmp_path / "s", create=True) as clean:
+        jobs.ingest(clean, [str(write_collection(tmp_path, "one", 5)), str(write_collection(tmp_path, "two", 5))])
+        whole = registry.save(clean, registry.weighted(registry.pin(clean), {"one": 1, "two": 1}), "whole")
+        unknown = registry.save(clean, spec_of({"far": 0.5, "off": 0.5}), "unknown")
+        for mixture, said in ((whole, "Nothing was left out."), (unknown, "sizes of the collections are not known")):
+            file = tmp_path / f"{mixture.name}.html"
+            write_report(clean, mixture, file)
+            assert said in file.read_text("utf-8")
 
 
 def test_no_test_without_enough_suites(store: Store, page: Page, tmp_path: Path) -> None:

@@ -88,6 +88,35 @@ def test_positives_of_an_example_are_masked_wherever_they_stand(odd_store: Store
     assert found > len(batch.rows)
 
 
+def test_answers_of_an_equal_query_are_masked(tmp_path: Path) -> None:
+    """Pair files have a row for each answer; another answer in the batch is no negative."""
+    rows = [{"query": "one question", "pos": [f"answer {n}"], "neg": ["no answer"]} for n in range(3)]
+    rows.append({"query": "other question", "pos": ["its answer"], "neg": ["no answer"]})
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.open(tmp_path / "store", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "c.jsonl")])
+        data = materialise(store, registry.weighted(registry.pin(store), {"c": 1.0}))
+    batch = _source(data, batch_size=4, negatives=1).homogeneous(0)
+    assert batch.masked is not None
+    for place, query in enumerate(batch.queries):
+        masked = {passage for passage, out in zip(batch.passages, batch.masked[place].tolist(), strict=True) if out}
+        wanted = {"answer 0", "answer 1", "answer 2"} if query.endswith("one question") else {"its answer"}
+        assert masked == wanted
+
+
+def test_a_collection_that_is_never_drawn_needs_no_negatives(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"query": "a question", "pos": ["the only passage"]}\n')
+    rows = [{"query": f"question {n}", "pos": [f"answer {n}"]} for n in range(4)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.open(tmp_path / "store", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "c.jsonl"), str(tmp_path / "one.jsonl")])
+        data = materialise(store, registry.weighted(registry.pin(store), {"c": 1.0, "one": 0.0}))
+        both = materialise(store, registry.weighted(registry.pin(store), {"c": 0.5, "one": 0.5}))
+    assert _source(data, batch_size=2, negatives=1).homogeneous(0).queries
+    with pytest.raises(UsageError, match="nothing can serve as a negative for some examples of: one"):
+        _source(both, batch_size=2, negatives=1)
+
+
 def test_an_example_without_negatives_gets_passages_of_others(odd_store: Store) -> None:
     data = materialise(odd_store, registry.weighted(registry.pin(odd_store), {"odd": 1.0}))
     batch = _source(data, batch_size=3, negatives=2).homogeneous(0)

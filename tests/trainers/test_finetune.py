@@ -13,12 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers.data import BatchSource, TextBatch
+from trainers.embedding import embed, tokenise
+from trainers.evaluation.evaluate import document_prompt_for
+from trainers.evaluation.suites import load_suite
 from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.loop import _source, batch_losses, encoder_of, identity, step
+from trainers.gradient_cache import TokenBudget
 from trainers.loop import TrainingLoop
 
 SETTINGS = FinetuneSettings(
@@ -192,10 +198,129 @@ def test_an_exploding_loss_stops_the_run_and_names_the_worst(
     assert all(torch.equal(p, q) for p, q in zip(before, loop.parameters, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_query_tokens": 4}, "max_query_tokens is 4"),
+        ({"hard_only": ("hadr",)}, "hadr"),
+        ({"matryoshka_dims": (32, 128)}, "matryoshka_dims has 128; the embeddings have 64"),
+    ],
+)
 def test_a_refused_setting_does_not_claim_the_folder(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        finetune(mixture_data, str(tiny_model), replace(SETTINGS, **setting), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_scored_is_refused_before_it_is_trained(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, suite: Path
+) -> None:
+    model = SentenceTransformer(str(tiny_model), similarity_fn_name="euclidean")
+    model.save(str(tmp_path / "euclidean"))
+    with pytest.raises(UsageError, match="compares by 'euclidean'"):
+        finetune(mixture_data, str(tmp_path / "euclidean"), SETTINGS, tmp_path / "out", suites=[load_suite(suite)])
+    assert not (tmp_path / "out").exists()
+
+
+def _loop(mixture: MaterialisedMixture, model: Path, folder: Path, **changed: Any) -> tuple[TrainingLoop, TextBatch]:
+    settings = replace(SETTINGS, **changed)
+    loop = TrainingLoop(encoder_of(mixture, str(model), settings), settings, folder)
+    return loop, _source(mixture, settings).homogeneous(0)
+
+
+def test_a_loss_weight_scales_loss_and_gradient(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="max_query_tokens is 4"):
-        finetune(mixture_data, str(tiny_model), replace(SETTINGS, max_query_tokens=4), tmp_path / "out")
-    finetune(mixture_data, str(tiny_model), replace(SETTINGS, steps=1), tmp_path / "out")
-    assert (tmp_path / "out" / "training.json").is_file()
+    found = []
+    for weight in (1.0, 3.0):
+        loop, batch = _loop(mixture_data, tiny_model, tmp_path / str(weight))
+        found.append((step(loop, batch, weight), loop.gradient_norm))
+    assert found[1] == pytest.approx((3 * found[0][0], 3 * found[0][1]), rel=1e-4)
+
+
+def test_the_gradient_is_clipped(mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path) -> None:
+    loop, batch = _loop(mixture_data, tiny_model, tmp_path, max_gradient_norm=0.01)
+    norms = []
+    whole = loop.optimizer.step
+
+    def noted(*arguments: Any) -> Any:
+        norms.append(float(torch.stack([p.grad.norm() for p in loop.parameters if p.grad is not None]).norm()))
+        return whole(*arguments)
+
+    loop.optimizer.step = noted
+    step(loop, batch)
+    assert loop.gradient_norm > 0.02
+    assert norms == pytest.approx([0.01], rel=1e-3)
+
+
+def test_the_loss_takes_the_plans_positives_and_the_batchs_mask(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    source = _source(mixture_data, SETTINGS)
+    twin = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 8, 42, positives=mixture_data.positives())
+    assert source.plan._positives is not None
+    assert all(np.array_equal(source.plan.batch(n)[1], twin.batch(n)[1]) for n in range(20))
+    loop, batch = _loop(mixture_data, tiny_model, tmp_path)
+    loop.encoder.eval()
+    assert batch.masked is not None
+    plain = batch_losses(loop, batch)
+    # Nothing but the own positive is left to each query: nothing can be lost.
+    others = torch.ones_like(batch.masked)
+    alone = batch_losses(loop, replace(batch, masked=others))
+    assert float(plain.detach().mean()) > 0.1
+    assert alone.tolist() == pytest.approx([0.0] * len(batch.rows), abs=1e-6)
+
+
+def test_a_bases_own_prompts_do_not_outlive_a_training_without_them(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = SentenceTransformer(str(tiny_model), prompts={"query": "q: ", "passage": "passage: ", "xsum": "x: "})
+    base.save(str(tmp_path / "base"))
+    finetune(mixture_data, str(tmp_path / "base"), replace(SETTINGS, steps=1), tmp_path / "out")
+    trained = SentenceTransformer(str(tmp_path / "out"))
+    assert document_prompt_for(trained) == (None, None)
+    assert not {"passage", "xsum"} & set(trained.prompts)
+
+
+def test_a_model_that_left_prompts_out_of_its_pooling_is_scored_as_it_is_trained(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = SentenceTransformer(str(tiny_model))
+    base[1] = Pooling(base.get_embedding_dimension(), "mean", include_prompt=False)
+    base.save(str(tmp_path / "base"))
+    encoder = encoder_of(mixture_data, str(tmp_path / "base"), SETTINGS).eval()
+    prompt = encoder.prompts["query"]
+    scored = torch.from_numpy(encoder.encode(["who wrote it"], prompt=prompt))
+    tokens = tokenise(encoder.tokenizer, [f"{prompt}who wrote it"], [96])
+    trained = embed(encoder, tokens, TokenBudget(1000, 1000)).detach()
+    torch.testing.assert_close(trained, scored, atol=1e-5, rtol=0)
+
+
+def test_another_suite_of_the_same_name_and_other_symmetric_cards_make_another_run(
+    mixture_data: MaterialisedMixture, tiny_model: Path, suite: Path
+) -> None:
+    before = identity(mixture_data, str(tiny_model), SETTINGS, [load_suite(suite)])
+    judged = suite / "qrels" / "test.tsv"
+    judged.write_text(judged.read_text() + "\nq0\td11\t1\n")
+    assert identity(mixture_data, str(tiny_model), SETTINGS, [load_suite(suite)]) != before
+
+    asked = replace(SETTINGS, symmetric_prompts=True)
+    before = identity(mixture_data, str(tiny_model), asked)
+    plain = identity(mixture_data, str(tiny_model), SETTINGS)
+    for part in mixture_data.components.values():
+        part.symmetric = True
+    assert identity(mixture_data, str(tiny_model), asked) != before
+    assert identity(mixture_data, str(tiny_model), SETTINGS) == plain
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_fewer_tokens_at_once(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        finetune(mixture_data, str(tiny_model), SETTINGS, tmp_path / "out", progress=_stop_at(5))
+    fewer = replace(SETTINGS, tokens_kept=256, tokens_per_pass=128)
+    seen: list[int] = []
+    finetune(mixture_data, str(tiny_model), fewer, tmp_path / "out", progress=lambda done, *_: seen.append(done))
+    assert seen == list(range(5, 13))

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers import memory
+from trainers import gradient_cache, memory
 from trainers.adapters import add_lora
 from trainers.data import BatchSource, TextBatch
 from trainers.embedding import embed, tokenise
@@ -206,3 +207,21 @@ def test_shards_leave_room_for_activations(tiny_model: Path, monkeypatch: pytest
     alone, sharded = (memory.num_fitting(encoder, replace(SETTINGS, fsdp=fsdp)) for fsdp in (False, True))
     # Gradients and two moments of all weights; and of next to none, whose own memory is free too.
     assert sharded / alone == pytest.approx((2 * 12 + 4) / (2 * 12 - 12), rel=0.02)
+
+
+def test_what_is_encoded_again_names_its_device_to_torch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps and restores the random state only of the devices of tensors among what it is given to run again."""
+    given: list[Any] = []
+    whole = gradient_cache.checkpoint
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        given.append(arguments[1:])
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(gradient_cache, "checkpoint", noted)
+    encoder = load_encoder(str(tiny_model))
+    ids = [np.arange(5, 9 + n) for n in range(6)]
+    gradient_cache.embed_tokens(encoder, ids, gradient_cache.TokenBudget(per_pass=20, kept=20)).sum().backward()
+    assert given
+    for arguments in given:
+        assert any(isinstance(a, torch.Tensor) and a.device == encoder.device for a in arguments)

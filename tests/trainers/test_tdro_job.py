@@ -221,30 +221,28 @@ def test_all_averages_have_the_algorithms_own_first_and_each_its_spread(
     assert max(drifts) < min(row["moved"] for row in jumps)
 
 
-def test_all_averages_keep_the_bounds(tmp_path: Path, write_collection: Callable[..., Path], tiny_model: Path) -> None:
-    """Equal weights, where the averages start from, are over the cap of a small collection."""
+def test_a_small_collection_is_bound_by_its_cap_and_named_where_the_reference_repeats_it(
+    tmp_path: Path, write_collection: Callable[..., Path], tiny_model: Path
+) -> None:
     with Store.open(tmp_path / "s", create=True) as store:
-        for name, rows in (("small", 10), ("large", 40)):
+        for name, rows in (("small", 10), ("large", 120)):
             jobs.ingest(store, [str(write_collection(tmp_path / "raw", name, rows))])
         mixture = registry.save(store, registry.weighted(registry.pin(store), {"small": 1, "large": 1}), "mix")
-        settings = replace(SETTINGS, max_epochs=1.0, epoch_budget=45, average="all")
-        made = trainer_jobs.learn(store, mixture, "x", str(tiny_model), str(tiny_model), settings)
+        settings = replace(SETTINGS, steps=20, max_epochs=1.0, epoch_budget=45, average="all")
+        made = trainer_jobs.learn(store, mixture, "x", str(tiny_model), None, settings)
+        given = trainer_jobs.learn(store, mixture, "y", str(tiny_model), str(tiny_model), settings)
+        configs = [json.loads(run["config"]) for run in _runs(store, "tdro")]
+    # Equal weights, where the averages start from, are over the cap of the small one.
     assert len(made.mixtures) == 3
     for saved in made.mixtures:
         assert saved.spec.weights["small"] <= 10 / 45 + 1e-12
-
-
-def test_a_reference_that_may_know_rows_by_heart_is_told(
-    small_store: Store, mix: SavedMixture, tiny_model: Path
-) -> None:
-    # 40 rows a collection: 6 steps of 12 are under one epoch in all, 60 steps about six of each.
-    few = trainer_jobs.learn(small_store, mix, "few", str(tiny_model), None, SETTINGS)
-    assert few.facts["repeated"] == {}
-    many = trainer_jobs.learn(small_store, mix, "many", str(tiny_model), None, replace(SETTINGS, steps=60))
-    assert many.facts["repeated"]
-    assert all(4 < epochs < 12 for epochs in many.facts["repeated"].values())
-    assert any("may know it by heart" in line for line in many.lines())
-    assert not any("by heart" in line for line in few.lines())
+    # The reference took 20 batches of 12 rows, about half of them of each.
+    assert list(made.facts["repeated"]) == ["small"]
+    assert 4 < made.facts["repeated"]["small"] < 17
+    assert configs[0]["repeated"] == made.facts["repeated"]
+    assert any("went through small" in line and "by heart" in line for line in made.lines())
+    assert given.facts["repeated"] == configs[1]["repeated"] == {}
+    assert not any("by heart" in line for line in given.lines())
 
 
 def test_a_run_with_an_adapter_as_reference_resumes_with_the_same_bits(

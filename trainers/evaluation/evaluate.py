@@ -85,8 +85,7 @@ def evaluate_suite(
     """
     if top < DEEPEST_CUT:
         raise UsageError(f"top must be {DEEPEST_CUT} or more, because recall@{DEEPEST_CUT} is reported; got {top}")
-    if model.similarity_fn_name not in ("cosine", "dot"):
-        raise UsageError(f"the model compares by {model.similarity_fn_name!r}; cosine and dot can be searched")
+    check_similarity(model)
     require_pytrec_eval()
     started = time.perf_counter()
     per_query = score_run(suite.qrels, _rank(model, suite, prompt, document_prompt, batch_size, top, progress))
@@ -122,6 +121,12 @@ def prompt_for(
     if fallback is not None and prompts.get(fallback):
         return fallback, prompts[fallback]
     return None, None
+
+
+def check_similarity(model: SentenceTransformer) -> None:
+    """Raise `UsageError` for a model whose embeddings are compared in a way that `search` cannot."""
+    if model.similarity_fn_name not in ("cosine", "dot"):
+        raise UsageError(f"the model compares by {model.similarity_fn_name!r}; cosine and dot can be searched")
 
 
 def document_prompt_for(model: SentenceTransformer) -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,12 @@ class Suite:
     queries: list[str]
     qrels: dict[str, dict[str, int]]
     missing_documents: int = 0
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that decides a score, 16 hexadecimal digits."""
+        parts = (self.corpus_ids, self.corpus, self.query_ids, self.queries, sorted(self.qrels.items()))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_suite(folder: Path, split: str = "test") -> Suite:

@@ -14,13 +14,13 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from mixture.errors import unknown_name
+from mixture.errors import UsageError, unknown_name
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers import ranks
 from trainers.adapters import add_lora, merge_lora
 from trainers.checkpoints import fill
-from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix
+from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
 from trainers.encoder import load_for_training, model_identity
 from trainers.evaluation.suites import Suite
 from trainers.feed import Feed
@@ -52,11 +52,15 @@ def finetune(
     history, scores = History(), Scores(suites, settings)
     if ranks.on_main(lambda: output.finished(out, run)):
         return run
-    encoder = encoder_of(mixture, model, settings)
+    # Mistakes are said before `out` belongs to this run.
+    encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings)
+    scores.check(encoder)
+    size = encoder.get_embedding_dimension() or 0
+    if max(settings.matryoshka_dims, default=0) > size:
+        raise UsageError(f"matryoshka_dims has {max(settings.matryoshka_dims)}; the embeddings have {size} dimensions")
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
-    source = _source(mixture, settings)
     loss_weights = {c.name: c.loss_weight for c in mixture.spec.components}
     loop.encoder.train()
     with (
@@ -86,15 +90,17 @@ def finetune(
 
 def identity(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, suites: Sequence[Suite] = ()) -> str:
     """The run's id: a hash of what decides the model and its record."""
-    more = {"suites": ",".join(suite.name for suite in suites)} if suites else {}
-    return run_id("finetune", mixture.spec.id, settings, model=model_identity(model), **more)
+    more = {"suites": ",".join(f"{suite.name}:{suite.digest}" for suite in suites)} if suites else {}
+    return run_id(
+        "finetune", mixture.spec.id, settings, model=model_identity(model), **symmetric_of(mixture, settings), **more
+    )
 
 
 def encoder_of(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings) -> SentenceTransformer:
     """The model as training starts from it: prompts checked and added, LoRA added."""
     encoder = load_for_training(model, settings)
     check_prompts(encoder, mixture, settings)
-    encoder.prompts.update(prompts_of(mixture))
+    encoder.prompts = {**prompts_of(mixture)}  # those that it came with are not trained with
     add_lora(encoder, settings)
     return encoder
 

@@ -49,7 +49,7 @@ def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch
     """What the steps of a history drew from each component: a row each.
 
     examples_drawn: rows in its batches; a batch leaves out a row that would repeat a positive
-    epochs:         how far its order was gone through, rows left out included
+    epochs:         how far its order was gone through, rows left out included; a batch holds no row twice
     """
     batches = Counter(row["collection"] for row in history)
     examples: Counter[str] = Counter()
@@ -61,7 +61,7 @@ def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch
             "collection": c.name, "slice_of": None if c.slice is None else c.collection, "selection": c.selection,
             "digest": c.digest, "num_examples": sizes[c.name], "batches": batches[c.name],
             "examples_drawn": examples[c.name],
-            "epochs": batches[c.name] * batch_size / sizes[c.name] if sizes[c.name] else 0.0,
+            "epochs": batches[c.name] * min(1.0, batch_size / sizes[c.name]) if sizes[c.name] else 0.0,
         }
         for c in mixture.spec.components
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from trainers import ranks
-from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+from trainers.evaluation.evaluate import check_similarity, document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.evaluation.suites import Suite, find_suites, load_suite
 from trainers.finetune.config import FinetuneSettings
@@ -48,6 +48,11 @@ class Scores:
             raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: --suite FOLDER")
         if self.suites:
             require_pytrec_eval()
+
+    def check(self, encoder: SentenceTransformer) -> None:
+        """Raise `UsageError` for a model that cannot be scored."""
+        if self.suites:
+            check_similarity(encoder)
 
     def due(self, step: int) -> bool:
         every = self.settings.evaluate_every

@@ -18,6 +18,7 @@ from mixture.store import Store
 from mixture.store.materialise import materialise
 from trainers import ranks
 from trainers.base_model import resolve_model
+from trainers.data import symmetric_of
 from trainers.encoder import model_identity
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.output import RECORD, record_of
@@ -110,11 +111,12 @@ def learn(
     data = materialised(store, mixture.spec)
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.root, data, proxy, seed=settings.seed)
-    folder, identity = _reference(store, mixture.spec, model, reference, settings, stage)
+    folder, identity = _reference(store, mixture.spec, data, model, reference, settings, stage)
+    repeated = {} if folder is None else _repeated(folder)
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
-        identified = {"proxy": model_identity(model), "reference": identity}
+        identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
         run = run_id("tdro", mixture.spec.id, one.identity, **identified)
         runs.append(run)
         config = finished_config(store, run)
@@ -126,15 +128,16 @@ def learn(
                     data, model, folder, one, store.root / "runs" / run, progress=stage(title), watch=watch,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
-                config |= {key: getattr(learned, key) for key in FACTS} | {"drift": list(learned.drift)}
+                config |= {key: getattr(learned, key) for key in FACTS}
+                config |= {"drift": list(learned.drift), "repeated": repeated}
         found[run] = {key: config[key] for key in FACTS}
-    repeated = {} if folder is None else _repeated(folder)
     return _saved(store, mixture, name, settings, runs, {"runs": found, "repeated": repeated})
 
 
 def _reference(
-    store: Store, spec: MixtureSpec, model: str, reference: str | None, settings: TdroSettings, stage: Stage
-) -> tuple[str | None, str]:
+    store: Store, spec: MixtureSpec, data: MaterialisedMixture, model: str, reference: str | None,
+    settings: TdroSettings, stage: Stage,
+) -> tuple[str | None, str]:  # fmt: skip
     """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
     if not uses_reference(settings):
         return None, "none"
@@ -144,7 +147,8 @@ def _reference(
     chosen = FinetuneSettings(**shared)
     # It is named by what it is trained on, so that a finished run is found without training one.
     uniform = specs.uniform(specs.drawn_only(spec).components)
-    identity = run_id("reference", uniform.id, chosen, model=model_identity(model))
+    known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
+    identity = run_id("reference", uniform.id, chosen, **known_by)
     out = store.root / "runs" / f"reference-{identity}"
     if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:

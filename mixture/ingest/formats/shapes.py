@@ -40,6 +40,16 @@ LABELS = frozenset(
 NOT_TEXT = frozenset({"id", "_id", "idx", "index", "docid", "doc_id", "qid", "pid", "query_id", "passage_id", "url"})
 NEGATIVE_NAME = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?")
 LANGUAGE_NAMES = ("language", "lang")
+# Names that change what a row is, the first of numbered ones for all of them.
+MEANINGFUL = tuple(
+    sorted(
+        {name for pair in (*CERTAIN_PAIRS, *KNOWN_PAIRS, *SYMMETRIC_PAIRS) for name in pair}
+        | LABELS
+        | {"set", "pos", "neg", "prompt", "pos_scores", "neg_scores", "positive_passages", "negative_passages"}
+        | {f"{hard}{name}" for hard in ("", "hard_") for name in ("negative", "negatives", "neg", "negs")}
+        | {f"{name}{number}" for name in ("negative_", "negative", "neg_") for number in (0, 1, 2)}
+    )
+)
 HEADER_MAX_CHARS, HEADER_MAX_WORDS = 40, 4
 
 

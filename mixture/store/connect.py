@@ -140,8 +140,9 @@ def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     connection = _with_extensions()
     # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
     options = f"DATA_PATH {quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
-    if read_only:
-        options += ", READ_ONLY"
+    # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
+    # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
+    options += ", READ_ONLY" if read_only else ", META_JOURNAL_MODE 'WAL'"
     try:
         connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
         connection.execute("USE lake")

@@ -109,6 +109,46 @@ with mixture.Store.open(sys.argv[1], create=True) as store:
 """
 
 
+HOLD = """
+import sys, time
+from mixture import Store, jobs
+job = sys.modules["mixture.jobs.ingest"]
+batches, held = job._batches, []
+def slow(unit, report):
+    inner = batches(unit, report)
+    def held_open():
+        for batch in inner():
+            yield batch
+            if not held:
+                held.append(print("holding", flush=True))
+                time.sleep(14)
+    return held_open
+job._batches = slow
+with Store.open(sys.argv[1]) as store:
+    jobs.ingest(store, [sys.argv[2]])
+"""
+
+
+@pytest.mark.slow
+def test_a_transaction_that_is_open_for_long_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    """Longer than SQLite waits for a lock: the other commits at once, and the first one then repeats its file."""
+    for name in ("long", "short"):
+        rows = [{"query": f"question {n} of {name}", "pos": [f"answer {n} of {name}"]} for n in range(200)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Store.open(tmp_path / "s", create=True).close()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "s"), str(tmp_path / "long.jsonl")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holding:
+        assert holding.stdout is not None
+        holding.stdout.readline()
+        other = ingest_process(tmp_path / "s", tmp_path / "short.jsonl")
+        assert other.wait(60) == 0
+        assert holding.poll() is None
+        assert holding.wait(120) == 0
+    with Store.open(tmp_path / "s") as store:
+        found = store.sql("SELECT collection, count(*) AS n FROM examples GROUP BY ALL ORDER BY ALL").to_pylist()
+    assert found == [{"collection": "long", "n": 200}, {"collection": "short", "n": 200}]
+
+
 def test_a_killed_ingest_goes_on_with_the_file_it_was_in(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()

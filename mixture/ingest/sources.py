@@ -81,6 +81,9 @@ def discover(
                 )
     if not found:
         raise UsageError("no sources; give a file, a folder, a glob pattern, a URI or a hub id")
+    for unit in found.values():
+        if any("\ud800" <= letter <= "\udfff" for letter in unit.location):
+            raise UsageError(f"the name {unit.location!r} is not UTF-8; rename the file")
     return sorted(found.values(), key=lambda unit: (unit.collection, unit.location))
 
 

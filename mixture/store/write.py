@@ -353,12 +353,24 @@ def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
             "SELECT collection, example_id FROM removals WHERE snapshot_before = ? AND list_contains(?, reason)",
             [before, list(reasons)],
         ).to_arrow_table()
+        versions = connection.execute(
+            "SELECT snapshot_id FROM lake.snapshots() WHERE snapshot_id >= ? ORDER BY 1", [before]
+        ).fetchall()
+        # What another process ingested while the command ran is in a later version than the one before it.
+        lacking = back
+        for (version,) in versions:
+            connection.register("lacking", lacking)
+            for table in ("negatives", "examples"):
+                connection.execute(
+                    f"""INSERT INTO {table} SELECT * FROM {table} AT (VERSION => {version})
+                        SEMI JOIN lacking USING (collection, example_id)"""
+                )
+            lacking = connection.execute(
+                "SELECT * FROM lacking ANTI JOIN examples USING (collection, example_id)"
+            ).to_arrow_table()
+            if not lacking.num_rows:
+                break
         connection.register("back", back)
-        for table in ("examples", "negatives"):
-            connection.execute(
-                f"""INSERT INTO {table} SELECT * FROM {table} AT (VERSION => {before})
-                    SEMI JOIN back USING (collection, example_id)"""
-            )
         connection.execute(
             "DELETE FROM removals WHERE (collection, example_id) IN (SELECT collection, example_id FROM back)"
         )

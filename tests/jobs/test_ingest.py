@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -185,6 +186,27 @@ def test_a_card_knows_where_its_rows_are(tmp_path: Path, monkeypatch: pytest.Mon
             "deduped_size": 1157745, "source": f"hf:{card.source.hub_id} {' '.join(card.source.files)}",
         }  # fmt: skip
         assert jobs.ingest(store, [], card="agnews")[0].unchanged == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_file_name_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    (tmp_path / name).write_text('{"query": "q", "pos": ["p"]}\n')
+    with Store.open(tmp_path / "s", create=True) as store:
+        for source in (tmp_path / name, tmp_path):
+            with pytest.raises(UsageError, match=r"caf\\udce9.jsonl' is not UTF-8"):
+                jobs.ingest(store, [str(source)])
+
+
+def test_negatives_of_an_example_that_is_there_are_added_to_it(tmp_path: Path) -> None:
+    for number, negative in enumerate(("first negative", "second negative")):
+        row = {"query": "q", "pos": ["p"], "neg": [negative]}
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row) + "\n")
+    with Store.open(tmp_path / "s", create=True) as store:
+        for number in range(2):
+            jobs.ingest(store, [str(tmp_path / f"{number}.jsonl")], name="c")
+        assert counts(store) == {"c": 1}
+        assert store.sql("SELECT count(*) AS n FROM negatives").to_pylist() == [{"n": 2}]
 
 
 def test_nothing_to_ingest_is_a_mistake(tmp_path: Path) -> None:

@@ -84,6 +84,41 @@ def test_one_step_back_restores_examples_and_negatives_of_the_newest_command(sto
         jobs.undo(store, [jobs.DUPLICATE])
 
 
+def test_undo_finds_what_was_ingested_while_the_command_ran(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.dedup(store)
+    before = queries(store)
+    late = tmp_path / "late.jsonl"
+    rows = [
+        {"query": "why do cats purr when they sleep at night", "pos": [LONG], "neg": ["no answer"]},
+        {"query": "why do cats purr, when they sleep at night", "pos": [LONG], "neg": ["no answer"]},
+    ]
+    late.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    snapshot = store.snapshot()
+    jobs.ingest(store, [str(late)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "snapshot", lambda _: snapshot)  # taken before the other process committed
+        found = jobs.dedup(store, ["late"])
+    assert [r.removed for r in found] == [1]
+    assert [(r.collection, r.removed) for r in jobs.undo(store, [jobs.DUPLICATE])] == [("late", -1)]
+    assert queries(store) == before | {("late", str(row["query"])) for row in rows}
+    assert store.sql("SELECT 1 FROM negatives WHERE collection = 'late'").num_rows == 2
+
+
+def test_only_the_newest_of_two_commands_is_undone(store: Store) -> None:
+    tests = Path(store.root).parent / "tests.txt"
+    for text in ("how does a glacier move downhill\n", "what is quartz made of\n"):
+        tests.write_text(text)
+        assert jobs.decontaminate(store, [str(tests)], dry_run=True)
+        known = len(queries(store))
+        jobs.decontaminate(store, [str(tests)])
+        assert len(queries(store)) < known  # and the dry run took nothing
+    jobs.undo(store, [jobs.TEST_QUERY])
+    assert ("beta", "what is quartz made of") in queries(store)
+    assert ("alpha", "how does a glacier move downhill?") not in queries(store)
+
+
 def test_the_key_decides_what_is_compared(tmp_path: Path) -> None:
     rows = [
         ("why is the sky blue in the daytime?", LONG),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -189,6 +190,28 @@ def test_pooling_reads_the_tokens_it_says(tmp_path: Path, make: Callable[[Path],
     wanted = torch.nn.functional.normalize(pooled, dim=-1).numpy()
     for ready in (encoder, SentenceTransformer(str(tmp_path / "saved"))):  # the shorter text is padded
         np.testing.assert_allclose(ready.encode(texts)[0], wanted, atol=1e-6)
+
+
+def test_lora_is_as_the_settings_say_and_starts_at_nothing(tiny_model: Path) -> None:
+    found = []
+    for alpha in (8, 16):
+        encoder = load_encoder(str(tiny_model))
+        before = encoder.encode(["a text"])
+        add_lora(encoder, TrainingSettings(lora_rank=4, lora_alpha=alpha, lora_dropout=0.25))
+        np.testing.assert_allclose(encoder.eval().encode(["a text"]), before, atol=1e-6)
+        layers = [module for module in encoder.modules() if isinstance(module, LoraLayer)]
+        assert {layer.r["default"] for layer in layers} == {4}
+        assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
+        found.append({layer.scaling["default"] for layer in layers})
+        trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+        assert trained and all("lora_" in name for name in trained)
+    assert found == [{2.0}, {4.0}]
+
+
+def test_training_pools_as_the_settings_say(tiny_model: Path) -> None:
+    for pooling, mode in (("auto", "lasttoken"), ("mean", "mean")):
+        encoder = load_for_training(str(tiny_model), TrainingSettings(pooling=pooling))
+        assert [module.pooling_mode for module in encoder if isinstance(module, Pooling)] == [mode]
 
 
 def test_another_pooling_takes_the_place_of_an_embedding_models_own(tmp_path: Path, tiny_model: Path) -> None:

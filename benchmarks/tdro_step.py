@@ -95,7 +95,13 @@ def measure(root: Path, data: MaterialisedMixture, model: str, batch_size: int, 
             reference.cache = caches["first"]
         caches[name], timed[name] = reference.cache, Timed(reference)
         groups = len(data.sizes)
-        runs[name] = Run(loop, make_learner("tdro", groups), reference, WeightState.uniform(groups), None)
+        runs[name] = Run(
+            loop,
+            make_learner("tdro", groups),
+            reference,
+            WeightState.start(torch.full((groups,), 1 / groups, dtype=torch.float64)),
+            None,
+        )
     batches = source(42)
     seconds: dict[str, list[float]] = {name: [] for name in ("plain", *runs)}
     found: dict[str, list[int]] = {name: [0, 0] for name in runs}

@@ -148,7 +148,13 @@ def tdro(model: str, batches: list[TextBatch], options: argparse.Namespace, work
     loop = TrainingLoop(load_encoder(model, max_tokens=max(options.max_tokens)), settings, work)
     loop.encoder.train()
     groups = len(batches[0].names)
-    run = Run(loop, make_learner("tdro", groups), Reference(loop, model, work), WeightState.uniform(groups), None)
+    run = Run(
+        loop,
+        make_learner("tdro", groups),
+        Reference(loop, model, work),
+        WeightState.start(torch.full((groups,), 1 / groups, dtype=torch.float64)),
+        None,
+    )
     seconds = []
     with Feed(lambda n: loop.prepared(batches[n]), 0, len(batches)) as feed:
         began = time.perf_counter()

@@ -87,11 +87,10 @@ def _tdro_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
         )
     from mixture.cards import load_cards
 
-    names = {card.name: card.name_in_release for card in load_cards().values()}
-    own = set(mixture.spec.weights)
-    released = {c.name: names.get(c.name, c.name) if c.slice is None else c.name for c in mixture.spec.components}
     # Where the released name is that of another component, a collection keeps its own.
-    parts = [(c.name if released[c.name] in own else released[c.name], c.weight, facts[c.name])
+    names = {card.name: card.name_in_release for card in load_cards().values()
+             if card.name_in_release not in mixture.spec.weights}  # fmt: skip
+    parts = [(names.get(c.name, c.name) if c.slice is None else c.name, c.weight, facts[c.name])
              for c in mixture.spec.components]  # fmt: skip
     body: dict[str, Any] = {
         "domain_ids": {name: place for place, (name, *_) in enumerate(parts)},

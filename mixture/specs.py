@@ -23,6 +23,8 @@ from mixture.errors import UsageError, unknown_name
 SCHEMA_VERSION = 1
 ID_DIGITS = 12
 SUM_TOLERANCE = 1e-9
+# The averages of learned weights, and what the history of a run calls them.
+WEIGHT_COLUMNS = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import Store
 from mixture.store.write import append
 from trainers import ranks
@@ -131,5 +132,4 @@ def last_weights(store: Store, run: str) -> dict[str, dict[str, float]]:
             {"run": run},
         )
     )
-    columns = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
-    return {average: {row["collection"]: row[column] for row in rows} for average, column in columns.items()}
+    return {average: {row["collection"]: row[column] for row in rows} for average, column in WEIGHT_COLUMNS.items()}

@@ -27,9 +27,10 @@ from mixture.report.drawing import (
 )
 from mixture.report.facts import Facts
 from mixture.report.findings import metric_name, minus, percent
-from mixture.report.learning import AVERAGES, Learning
+from mixture.report.learning import Learning
 from mixture.report.palette import SERIES, role
 from mixture.report.scores import Evaluation
+from mixture.specs import WEIGHT_COLUMNS
 
 # Lines of this many collections are coloured and labelled: those that moved most. The colours come twice, then dashed.
 LABELLED = 2 * len(SERIES)
@@ -87,7 +88,7 @@ def weights(facts: Facts) -> Chart:
 def trajectories(learned: Learning) -> Chart:
     """A line for each weight over the steps; those that moved most are coloured and labelled at their end."""
     first, last = learned.ends()
-    column = AVERAGES[learned.average]
+    column = WEIGHT_COLUMNS[learned.average]
     moved = sorted(last, key=lambda n: -abs(last[n] - first.get(n, 0.0)))
     # In order of height, so that the labels stand in the order of the colours.
     labelled = sorted(moved[:LABELLED], key=lambda n: -last[n])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import Store
 
 # Points of all trajectories together: a browser draws so many at once without delay.
@@ -16,7 +17,6 @@ MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What a run found out, kept beside what it was asked to do.
 FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "repeated", "runs", "spread")
-AVERAGES = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Learning:
     def ends(self) -> tuple[dict[str, float], dict[str, float]]:
         """Weights after the first and after the last step, by collection, in the average that the mixture has."""
         steps = [point.step for point in self.points]
-        column = AVERAGES[self.average]
+        column = WEIGHT_COLUMNS[self.average]
         first, last = ({p.collection: float(getattr(p, column)) for p in self.points if p.step == step}
                        for step in (min(steps), max(steps)))  # fmt: skip
         return first, last
@@ -207,7 +207,8 @@ def _average(points: Sequence[Point], weights: Mapping[str, float]) -> str:
     """Which of the averages at the last step is nearest to the mixture's weights."""
     last = [p for p in points if p.step == points[-1].step]
     return min(
-        AVERAGES, key=lambda a: math.fsum(abs(getattr(p, AVERAGES[a]) - weights.get(p.collection, 0.0)) for p in last)
+        WEIGHT_COLUMNS,
+        key=lambda a: math.fsum(abs(getattr(p, WEIGHT_COLUMNS[a]) - weights.get(p.collection, 0.0)) for p in last),
     )
 
 

@@ -24,11 +24,9 @@ from trainers.tdro.config import TdroSettings
 from trainers.tdro.loop import Reference, learn_weights
 from trainers.tiny import build_tiny
 
-SETTINGS = TdroSettings(
-    steps=6, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
-    max_passage_tokens=32, checkpoint_every=2, weights_learning_rate=0.5,
-)  # fmt: skip
-SHORT = {"batch_size": 12, "temperature": 0.05, "negatives": 2, "max_query_tokens": 32, "max_passage_tokens": 32}
+SHORT: dict[str, Any] = {"batch_size": 12, "temperature": 0.05, "negatives": 2, "max_query_tokens": 32,
+                         "max_passage_tokens": 32}  # fmt: skip
+SETTINGS = TdroSettings(**SHORT, steps=6, learning_rate=5e-4, checkpoint_every=2, weights_learning_rate=0.5)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Suite:
     qrels: dict[str, dict[str, int]]
     missing_documents: int = 0
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of all that decides a score, 16 hexadecimal digits."""
         parts = (self.corpus_ids, self.corpus, self.query_ids, self.queries, sorted(self.qrels.items()))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from mixture.specs import WEIGHT_COLUMNS
 from trainers.settings import TrainingSettings
 from trainers.tdro.algorithms import ALGORITHMS, RATES, AlgorithmOptions, make_learner
 from trainers.tdro.objective import MEASUREMENTS, REFERENCE_FLOOR
 
-AVERAGES = ("current", "mean", "ema")
 # The release's floor is a share of the loss summed over what it gathers at once, 64 examples of 8 GPUs (a step of
 # 2048 is four of these): a twentieth of the mean. Left to itself the floor stays that share at any batch size.
 RELEASE_GATHERED = 512
@@ -60,7 +60,7 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
             found.append(("reference_floor", "above 0 to below 1"))
         if self.measurement not in MEASUREMENTS:
             found.append(("measurement", ", ".join(MEASUREMENTS)))
-        if self.average not in (*AVERAGES, "all"):
+        if self.average not in (*WEIGHT_COLUMNS, "all"):
             found.append(("average", "current, mean, ema or all"))
         elif self.average == "current" and not make_learner(self.algorithm, 1, options=self).current_is_a_result:
             found.append(("average", f"mean, ema or all with {self.algorithm}, whose current weights are one batch's"))
@@ -105,7 +105,7 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
         if self.average != "all":
             return (str(self.average),)
         learner = make_learner(self.algorithm, 1, options=self)
-        found = [name for name in AVERAGES if name != "current" or learner.current_is_a_result]
+        found = [name for name in WEIGHT_COLUMNS if name != "current" or learner.current_is_a_result]
         return tuple(sorted(found, key=lambda name: name != learner.average))
 
     def of_seed(self, number: int) -> TdroSettings:

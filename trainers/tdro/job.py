@@ -113,10 +113,10 @@ def learn(
     model = resolve_model(store.root, data, proxy, seed=settings.seed)
     folder, identity = _reference(store, mixture.spec, data, model, reference, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
+    identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
-        identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
         run = run_id("tdro", mixture.spec.id, one.identity, **identified)
         runs.append(run)
         config = finished_config(store, run)

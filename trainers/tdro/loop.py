@@ -16,6 +16,7 @@ from mixture.bounds import epoch_caps
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.specs import WEIGHT_COLUMNS
 from trainers import ranks
 from trainers.adapters import add_lora
 from trainers.data import BatchSource, TextBatch, check_prompts
@@ -26,12 +27,10 @@ from trainers.losses import info_nce
 from trainers.reference_cache import EmbeddingCache
 from trainers.stopping import on_request
 from trainers.tdro.algorithms import WeightLearner, constrain, make_learner
-from trainers.tdro.config import AVERAGES, TdroSettings
+from trainers.tdro.config import TdroSettings
 from trainers.tdro.objective import REFERENCE_FLOOR, group_mean
 from trainers.tdro.weights import WeightState, drift, hard_for_both
 
-# The averages in the history's rows.
-COLUMNS = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight"}
 # Called with all rows of the history so far, at each checkpoint.
 Record = Callable[[list[dict[str, Any]]], None]
 # Called after each step with that step's rows of the history, one a collection.
@@ -252,14 +251,14 @@ def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
 
 
 def _found(weights: WeightState, history: History, names: tuple[str, ...], average: str) -> Learned:
-    tensors = {average: getattr(weights, average) for average in AVERAGES}
-    column = COLUMNS[average]
+    tensors = {name: getattr(weights, name) for name in WEIGHT_COLUMNS}
+    column = WEIGHT_COLUMNS[average]
     by_step = [row[column] for row in history.rows]
     moved = drift([by_step[i : i + len(names)] for i in range(0, len(by_step), len(names))])
     floored, capped = (
         {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
         for counts in (weights.floored, weights.capped)
     )
-    by_name = {average: dict(zip(names, t.tolist(), strict=True)) for average, t in tensors.items()}
+    by_name = {name: dict(zip(names, t.tolist(), strict=True)) for name, t in tensors.items()}
     doubtful = hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)), column)
     return Learned(by_name, moved, floored, capped, doubtful)

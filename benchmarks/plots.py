@@ -97,11 +97,37 @@ def memory() -> None:
     save("memory")
 
 
+def gpu() -> None:
+    """A step of ours and of sentence-transformers by batch, and where the time of ours goes."""
+    steps = result("gpu")["steps"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), gridspec_kw={"width_ratios": [2, 3]})
+    batches = [name for name in ("digests", "agnews") if name in steps["train"] and name in steps["peer"]]
+    for shift, step, colour, label in (
+        (-0.2, "train", "#1b7837", "ours"), (0.2, "peer", "#b2182b", "sentence-transformers"),
+    ):  # fmt: skip
+        seconds = [steps[step][name]["seconds"] for name in batches]
+        bars = left.bar([place + shift for place in range(len(batches))], seconds, 0.38, color=colour, label=label)
+        left.bar_label(bars, fmt="%.2f", fontsize=8)
+    left.set_xticks(range(len(batches)), batches)
+    left.set_ylabel("seconds a step")
+    left.legend(fontsize=8)
+    left.set_title(steps["device"]["name"], fontsize=9)
+    parts = steps["profile"]["parts"]
+    bars = right.barh(list(parts), [100 * share for share in parts.values()], color="#2166ac")
+    right.bar_label(bars, fmt="%.0f %%", fontsize=8)
+    right.invert_yaxis()
+    right.set_xlabel(f"share of a step, {steps['profile']['of']}")
+    figure.tight_layout()
+    save("gpu")
+
+
 def main() -> None:
     plt.rcParams.update(STYLE)
     neighbours()
     dedup_quality()
     memory()
+    if (HERE / "results" / "gpu.json").is_file():  # nothing before somebody had one
+        gpu()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
     python benchmarks/throughput.py --data ../shared/data                      MiniLM on the CPU
     python benchmarks/throughput.py --prepare DIR --data ../shared/data        real texts, for a machine without duckdb
-    python benchmarks/throughput.py --mixture DIR --shape 0.5b --batch-size 2048 --negatives 7 --bf16 --tdro
+    python benchmarks/throughput.py --mixture DIR --shape 0.5b --batch-size 64 --negatives 7 --bf16 --tdro
+
+On a GPU take `benchmarks/gpu.sh`, which does this and more.
 
 Each system takes the same batches in the same order, from collections of short and of long texts; the first step of
 each is not counted, and they take turns (`--rounds`). A system's time is its mean over the steps, in its median round.
@@ -33,8 +35,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import shapes
 import torch
-from sentence_transformers import SentenceTransformer
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
@@ -77,27 +79,7 @@ def build_model(shape: str, data: MaterialisedMixture, folder: Path) -> str:
     """The name of a model to load, or a folder with Qwen2-0.5B's architecture."""
     if shape != "0.5b":
         return shape
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-    from transformers import Qwen2Config, Qwen2Model
-
-    from trainers.encoder import append_end_token
-    from trainers.tiny import _train_tokenizer
-
-    texts = [part.passage(n) for part in data.components.values() for n in range(min(part.num_passages, 20_000))]
-    tokenizer = _train_tokenizer(texts, 32_000, 512)
-    append_end_token(tokenizer)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-        num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=32_768, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    Qwen2Model(config).save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    modules = [Transformer(str(folder / "base"), max_seq_length=512), Pooling(896, "lasttoken"), Normalize()]
-    SentenceTransformer(modules=modules).save(str(folder / "model"), create_model_card=False)
-    return str(folder / "model")
+    return str(shapes.build("0.5b", shapes.train_tokenizer(data), folder))
 
 
 def batches_of(data: MaterialisedMixture, options: argparse.Namespace) -> list[TextBatch]:
@@ -123,21 +105,31 @@ def settings_of(kind: Any, options: argparse.Namespace, **more: Any) -> Any:
     )  # fmt: skip
 
 
-def ours(model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    loop = TrainingLoop(
-        load_encoder(model, max_tokens=max(options.max_tokens)), settings_of(FinetuneSettings, options), work
-    )
+def training_loop(model: str, options: argparse.Namespace, work: Path, **more: Any) -> TrainingLoop:
+    """The loop of `mixture train`; `more` are settings over those of the options."""
+    settings = settings_of(FinetuneSettings, options, **more)
+    loop = TrainingLoop(load_encoder(model, max_tokens=max(options.max_tokens)), settings, work)
     loop.encoder.train()
+    return loop
+
+
+def ours(model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    return timed(training_loop(model, options, work), batches)
+
+
+def timed(loop: TrainingLoop, batches: list[TextBatch]) -> dict[str, Any]:
+    """Steps of a loop on batches, the first of which is not counted."""
     seconds, waited = [], []
     with Feed(lambda n: loop.prepared(batches[n]), 0, len(batches)) as feed:
         began = time.perf_counter()
         for batch in feed:
             train_step(loop, batch)
-            _synchronise()
+            synchronise()
             seconds.append(time.perf_counter() - began)
             waited.append(feed.waited)
             began = time.perf_counter()
     return _measured(seconds) | {
+        "seconds_in_step": [whole - wait for whole, wait in zip(seconds[1:], waited[1:], strict=True)],
         "share_waited_for_data": sum(waited[1:]) / sum(seconds[1:]),
         "budget": vars(loop.budget),
     }
@@ -160,13 +152,17 @@ def tdro(model: str, batches: list[TextBatch], options: argparse.Namespace, work
         began = time.perf_counter()
         for batch in feed:
             run.step(batch)
-            _synchronise()
+            synchronise()
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
     return _measured(seconds)
 
 
-def peer(model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path, size: int) -> dict[str, Any]:
+def peer(
+    model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path, size: int,
+    num_tokens: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Its mini-batches have `size` texts, or as many as have `num_tokens` tokens."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
@@ -180,20 +176,25 @@ def peer(model: str, batches: list[TextBatch], options: argparse.Namespace, work
         columns[name] = [text for batch in batches for text in batch.passages[place::per_example]]
     encoder = load_encoder(model, max_tokens=max(options.max_tokens))
     seconds: list[float] = []
+    inside: list[float] = []
 
     class Clock(TrainerCallback):
-        began = 0.0
+        began = start = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            Clock.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            _synchronise()
+            synchronise()
             now = time.perf_counter()
             seconds.append(now - Clock.began)
+            inside.append(now - Clock.start)
             Clock.began = now
 
     class InOrder(SentenceTransformerTrainer):
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, *_: Any, **__: Any) -> Any:
-            rows = list(SequentialSampler(dataset))
-            return Lists([rows[i : i + batch_size] for i in range(0, len(rows), batch_size)])
+            rows = iter(SequentialSampler(dataset))
+            return Lists([[next(rows) for _ in batch.queries] for batch in batches])
 
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(work), per_device_train_batch_size=options.batch_size, max_steps=len(batches),
@@ -201,11 +202,12 @@ def peer(model: str, batches: list[TextBatch], options: argparse.Namespace, work
         logging_strategy="no",
         disable_tqdm=True, dataloader_num_workers=options.workers,
     )  # fmt: skip
-    loss = CachedMultipleNegativesRankingLoss(encoder, scale=20.0, mini_batch_size=size)
+    by_tokens = {} if num_tokens is None else {"mini_batch_num_tokens": num_tokens}
+    loss = CachedMultipleNegativesRankingLoss(encoder, scale=20.0, mini_batch_size=size, **by_tokens)
     trainer = InOrder(encoder, arguments, Dataset.from_dict(columns), loss=loss, callbacks=[Clock()])
     Clock.began = time.perf_counter()
     trainer.train()
-    return _measured(seconds)
+    return _measured(seconds) | {"seconds_in_step": inside[1:]}
 
 
 class Lists(list):  # type: ignore[type-arg]
@@ -218,36 +220,46 @@ class Lists(list):  # type: ignore[type-arg]
         return super().__iter__()
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def _measured(seconds: list[float]) -> dict[str, Any]:
-    found: dict[str, Any] = {"seconds": seconds[1:]}
-    if torch.cuda.is_available():
-        found["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    return found
+    return {"seconds": seconds[1:]} | peak_memory()
+
+
+def peak_memory() -> dict[str, float]:
+    """Of the GPU since its count was reset; empty where there is none."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
 
 
 def work_in(model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path) -> dict[str, float]:
-    """Texts, tokens and model FLOPs of a step, on average: of all texts, and of the distinct ones."""
-    loop = TrainingLoop(
-        load_encoder(model, max_tokens=max(options.max_tokens)), settings_of(FinetuneSettings, options), work
-    )
+    """What a step does, on average over the steps that are counted (`work_of`)."""
+    loop = training_loop(model, options, work)
+    each = [work_of(loop, batch) for batch in batches[1:]]
+    return {name: statistics.fmean(one[name] for one in each) for name in each[0]}
+
+
+def work_of(loop: TrainingLoop, batch: TextBatch) -> dict[str, float]:
+    """Texts, tokens and model FLOPs of a step: of all texts, and of the distinct ones (`_of_distinct_texts`)."""
     inner: Any = loop.encoder.transformers_model
     shape = inner.config
     parameters = sum(p.numel() for n, p in inner.named_parameters() if "embed" not in n)
-    tokens, flops, distinct = [], [], []
-    for batch in batches[1:]:
-        made = loop.tokens(loop.encoder, *loop.limited(batch))
-        lengths = torch.tensor([len(ids) for ids in made.ids])[made.places].double()
-        tokens.append(float(lengths.sum()))
-        distinct.append(made.num_tokens)
+
+    def flops(lengths: torch.Tensor) -> float:
         attention = 12 * shape.num_hidden_layers * shape.hidden_size * float((lengths**2).sum())
-        flops.append(6 * parameters * float(lengths.sum()) + attention)
-    return {"texts": len(batches[0].queries) * (2 + options.negatives), "tokens": statistics.fmean(tokens),
-            "tokens_of_distinct_texts": statistics.fmean(distinct), "flops": statistics.fmean(flops)}  # fmt: skip
+        return 6 * parameters * float(lengths.sum()) + attention
+
+    made = loop.tokens(loop.encoder, *loop.limited(batch))
+    distinct = torch.tensor([len(ids) for ids in made.ids]).double()
+    whole = distinct[made.places]
+    return {
+        "texts": len(whole), "tokens": float(whole.sum()), "flops": flops(whole),
+        "tokens_of_distinct_texts": float(distinct.sum()), "flops_of_distinct_texts": flops(distinct),
+    }  # fmt: skip
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -270,6 +282,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             work = Path(tempfile.mkdtemp(dir=folder))
             found = system(model, batches, options, work)
             seconds[name].append(found.pop("seconds"))
+            found.pop("seconds_in_step", None)
             facts[name] = found
             shutil.rmtree(work, ignore_errors=True)
     per_step = work_in(model, batches, options, folder / "work")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
 
-from mixture import jobs
-from mixture.store import Store
+if TYPE_CHECKING:  # not every machine that runs tests has duckdb
+    from mixture import Store
 
 # A busy machine is no failure.
 settings.register_profile("no clock", deadline=None)
@@ -38,6 +39,12 @@ def real_data() -> Path:
     if not (folder / "raw").is_dir():
         pytest.skip(f"no real data in {folder}; point MIXTURE_REAL_DATA at the folder that holds raw/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def words() -> list[str]:
+    """The words of the test collections, which the tiny model's tokenizer knows."""
+    return WORDS
 
 
 def _words(random: Random, count: int) -> str:
@@ -67,6 +74,8 @@ def write_collection() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def small_store_made_once(tmp_path_factory: pytest.TempPathFactory, write_collection: Callable[..., Path]) -> Path:
     """The folder that `small_store` copies: raw/ and store/."""
+    from mixture import Store, jobs
+
     folder = tmp_path_factory.mktemp("small")
     for name, hard in (("easy", 0), ("middle", 3), ("hard", 6)):
         write_collection(folder / "raw", name, hard=hard)
@@ -78,6 +87,8 @@ def small_store_made_once(tmp_path_factory: pytest.TempPathFactory, write_collec
 @pytest.fixture
 def small_store(tmp_path: Path, small_store_made_once: Path) -> Iterator[Store]:
     """A store of three collections of 40 examples with negatives: easy, middle, hard."""
+    from mixture import Store
+
     shutil.copytree(small_store_made_once, tmp_path, dirs_exist_ok=True)
     with Store.open(tmp_path / "store") as store:
         yield store

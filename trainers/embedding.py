@@ -22,11 +22,13 @@ AT_ONCE = 128
 class Tokens:
     """N texts as one rank encodes them.
 
-    ids:          token ids of this rank's share of the distinct texts, an int32 array each
+    own:          this rank's share of the distinct texts, with the most tokens each may have
+    ids:          their token ids, an int32 array each
     num_distinct: distinct texts, of all ranks together
     places:       (N,) int64, which of the distinct texts each text is
     """
 
+    own: list[tuple[str, int]]
     ids: list[np.ndarray]
     num_distinct: int
     places: Tensor
@@ -37,17 +39,21 @@ class Tokens:
         return sum(map(len, self.ids))
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int]) -> Tokens:
+def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int], known: Tokens | None = None) -> Tokens:
     """Texts with the most tokens each may have, end token included, which truncation keeps.
 
-    On several ranks all call it with the same texts; each tokenises its share of them.
+    On several ranks all call it with the same texts; each tokenises its share of them. What is `known`, by the same
+    tokenizer, is taken from there.
     """
     limited = list(zip(texts, limits, strict=True))
     # By length in characters, so that ranks get equal shares of long and short ones.
     distinct = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
     place = {item: i for i, item in enumerate(distinct)}
     own = [distinct[i] for i in ranks.share(len(distinct))]
-    return Tokens(_ids(tokenizer, own), len(distinct), torch.tensor([place[item] for item in limited]))
+    ids = {} if known is None else dict(zip(known.own, known.ids, strict=True))
+    new = [item for item in own if item not in ids]
+    ids |= zip(new, token_ids(tokenizer, new), strict=True)
+    return Tokens(own, [ids[i] for i in own], len(distinct), torch.tensor([place[item] for item in limited]))
 
 
 def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
@@ -59,7 +65,8 @@ def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> 
     return ranks.gather(own, tokens.num_distinct).index_select(0, tokens.places.to(own.device))
 
 
-def _ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+def token_ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+    """The token ids of texts, an int32 array each; of each text the most tokens that it may have."""
     found: dict[int, np.ndarray] = {}
     for limit in sorted({limit for _, limit in limited}):
         places = [i for i, item in enumerate(limited) if item[1] == limit]

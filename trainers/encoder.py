@@ -78,6 +78,11 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no model loads from {model!r}: {first[:200]}") from error
+    config: Any = getattr(encoder.transformers_model, "config", None)
+    if getattr(config, "use_cache", False):
+        # Keys and values for texts that never go on; with them, texts of one row are not kept apart under sdpa.
+        # sentence-transformers switches it off itself from some version after 6.0 on.
+        config.use_cache = False
     plain = not _is_embedding_model(source)
     if plain and not any(isinstance(m, Normalize) for m in encoder):
         encoder.append(Normalize())
@@ -168,19 +173,26 @@ def as_features(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.n
         features["position_ids"] = features["position_ids"] + getattr(transformer, "_flatten_position_offset", 0)
     else:
         features = _padded(ids, encoder.tokenizer.pad_token_id, encoder.tokenizer.padding_side)
-    return {name: value.to(encoder.device) if isinstance(value, Tensor) else value for name, value in features.items()}
+    device = encoder.device
+    return {name: _sent(value, device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
 def _padded(ids: Sequence[Sequence[int] | np.ndarray], pad: int, side: str) -> dict[str, Any]:
     # tokenizer.pad goes by way of lists: slow, and 40 bytes a token.
-    width = max(map(len, ids))
-    tokens = np.full((len(ids), width), pad, dtype=np.int64)
-    mask = np.zeros_like(tokens)
-    for row, one in enumerate(ids):
-        place = slice(width - len(one), width) if side == "left" else slice(len(one))
-        tokens[row, place] = one
-        mask[row, place] = 1
-    return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask)}
+    lengths = np.array([len(one) for one in ids])[:, None]
+    width = int(lengths.max())
+    places = np.arange(width)[None, :]
+    there = places >= width - lengths if side == "left" else places < lengths
+    tokens = np.full(there.shape, pad, dtype=np.int64)
+    tokens[there] = np.concatenate(ids)
+    return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(there.astype(np.int64))}
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`; to a GPU by way of pinned memory, since a copy from any other waits for all work queued before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _locate(model: str) -> str:

@@ -94,7 +94,8 @@ class TrainingLoop:
             raise UsageError(f"training under {kind.value}; launch with torchrun, and shard with --set fsdp=true")
         # Ranks encode different texts, and drop different units of them.
         set_seed(settings.seed + self.accelerator.process_index)
-        self.sharded = settings.fsdp and ranks.state().num_processes > 1
+        # A single rank under torchrun shards as well: so NCCL and all of this can be tried on one GPU.
+        self.sharded = settings.fsdp and torch.distributed.is_initialized()
         self.encoder = self._placed(encoder)
         self.parameters = [p for p in encoder.parameters() if p.requires_grad]
         # Biases and norms do not decay, as in the trainer of transformers, which the release uses.
@@ -148,11 +149,12 @@ class TrainingLoop:
         return batch.queries + batch.passages, limits
 
     def tokens(
-        self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int], *, tokenizer: Any = None
-    ) -> Tokens:
+        self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int], *, tokenizer: Any = None,
+        known: Tokens | None = None,
+    ) -> Tokens:  # fmt: skip
         """Texts as `encoder` takes them, cut to their limits and to its own; `tokenizer` stands in for its own."""
         longest = encoder.max_seq_length or max(limits, default=1)
-        return tokenise(tokenizer or encoder.tokenizer, texts, [min(limit, longest) for limit in limits])
+        return tokenise(tokenizer or encoder.tokenizer, texts, [min(limit, longest) for limit in limits], known)
 
     def embed_tokens(self, encoder: SentenceTransformer, tokens: Tokens) -> Tensor:
         """(N, D) float32; a collective of all ranks."""
@@ -176,15 +178,16 @@ class TrainingLoop:
 
     def check(self, losses: Tensor, batch: TextBatch, *, of: str = "loss") -> float:
         """The mean of a batch's losses (B,); stops the run where one is not finite, or where they explode."""
-        finite = torch.isfinite(losses.detach()).cpu()
+        losses = losses.detach().cpu()  # once: each look at a device waits for all that it has to do
+        finite = torch.isfinite(losses)
         if not bool(finite.all()):
             bad = torch.nonzero(~finite).flatten().tolist()
-            raise self._diverged(f"the {of} became {float(losses[bad[0]].detach())}", batch, bad)
-        value = float(losses.detach().mean())
+            raise self._diverged(f"the {of} became {float(losses[bad[0]])}", batch, bad)
+        value = float(losses.mean())
         kinds = {batch.names[group] for group in batch.collections.tolist()}
         started = self._watch.exploded(kinds.pop() if len(kinds) == 1 else "", value) if of == "loss" else None
         if started is not None:
-            worst = losses.detach().topk(min(4, len(losses))).indices.tolist()
+            worst = losses.topk(min(4, len(losses))).indices.tolist()
             raise self._diverged(f"the loss exploded to {value:.4g} from {started:.4g} at the start", batch, worst)
         return value
 

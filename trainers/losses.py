@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mixture.errors import UsageError
 
-BLOCK = 2**20  # scores held at once, 4 MB, and as much again for each of half a dozen intermediate results
+# Scores held at once, and as much again for each of half a dozen intermediate results: 4 MB, within a processor's
+# caches; on a GPU 256 MB, where small blocks would leave it waiting for the next.
+BLOCK = {"cpu": 2**20, "cuda": 2**26}
 
 
 def info_nce(
@@ -73,7 +75,7 @@ def _in_batch(query: Tensor, candidates: Tensor, own: Tensor, masked: Tensor | N
         scores = some @ all_candidates.T / temperature
         return _cross_entropy(scores, own[rows], None if masked is None else masked[rows])
 
-    step = max(1, BLOCK // len(candidates))
+    step = max(1, BLOCK.get(query.device.type, BLOCK["cuda"]) // len(candidates))
     if step >= len(query):
         return block(slice(None), query, candidates)
     blocks = [slice(start, start + step) for start in range(0, len(query), step)]

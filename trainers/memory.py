@@ -51,7 +51,8 @@ def _remembered(file: Path, find: Callable[[], int]) -> int:
 def bytes_per_token(encoder: SentenceTransformer, length: int) -> float:
     """What the backward pass needs kept of each token of texts of `length` tokens, in bytes."""
     token = encoder.tokenizer.eos_token_id or encoder.tokenizer.pad_token_id or 0
-    inputs = as_features(encoder, [[token] * length] * SAMPLE_TEXTS)
+    # One is shorter, so that there is padding: without, attention may go a way that keeps less.
+    inputs = as_features(encoder, [[token] * length] * (SAMPLE_TEXTS - 1) + [[token] * max(1, length - 1)])
     parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     kept: dict[int, int] = {}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trainers.encoder import load_encoder
+from trainers.encoding import encode
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
 
 
@@ -18,9 +19,7 @@ def encode_with(model: str) -> Callable[[Sequence[str], str], np.ndarray]:
     encoder = load_encoder(model)
     prompts = {"query": prompt_for(encoder, "query")[1], "passage": document_prompt_for(encoder)[1]}
 
-    def encode(texts: Sequence[str], kind: str) -> np.ndarray:
-        return encoder.encode(
-            list(texts), prompt=prompts[kind] or "", normalize_embeddings=True, show_progress_bar=False
-        ).astype(np.float32)
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        return encode(encoder, texts, prompts[kind] or "").cpu().numpy()
 
-    return encode
+    return embed

@@ -53,7 +53,7 @@ class TrainingSettings:
     lora_merge: bool = True  # False: the trained model is saved as an adapter of the model it started from
     activation_checkpointing: bool = False  # keep no activations inside a layer: less memory, a third more time
     bf16: bool = False
-    fsdp: bool = False  # each rank holds a slice of the model; on one rank it changes nothing
+    fsdp: bool = False  # under torchrun: each rank holds a slice of the model
     checkpoint_every: int = 100
     keep_checkpoints: int = 1  # the newest ones
     tracker: str = "auto"  # none, tensorboard, wandb, ... (accelerate's); auto: tensorboard where it is installed

@@ -50,7 +50,9 @@ def shard(encoder: SentenceTransformer, device: torch.device, *, bf16: bool) -> 
         # The sum, not the mean; gloo has no sum that divides.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-        module.set_reduce_scatter_unused_params(True)
+        # Older versions of torch lack it: there all ranks must use the same parameters, as they do but in odd models.
+        if hasattr(module, "set_reduce_scatter_unused_params"):
+            module.set_reduce_scatter_unused_params(True)
 
 
 def _check(encoder: SentenceTransformer, layers: Sequence[nn.Module], wholes: Sequence[nn.Module]) -> None:

@@ -6,15 +6,16 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mixture import Store, registry
 from mixture.materialised import MaterialisedMixture
-from mixture.store.materialise import materialise
 from trainers.data import DEFAULT_PROMPT, query_prefix
 from trainers.tiny import build_tiny
+
+if TYPE_CHECKING:  # not every machine that runs tests has duckdb
+    from mixture import Store
 
 TEXTS = [f"the {a} of the {b} is {c}" for a in ("capital", "river", "king") for b in ("north", "south") for c in "xyz"]
 
@@ -31,6 +32,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, write_collection: Calla
 
 @pytest.fixture
 def mixture_data(small_store: Store) -> MaterialisedMixture:
+    from mixture import registry
+    from mixture.store.materialise import materialise
+
     parts = registry.pin(small_store)
     spec = registry.weighted(parts, {"easy": 0.5, "middle": 0.3, "hard": 0.2})
     registry.save(small_store, spec, "mix")

@@ -34,6 +34,23 @@ def test_embedding_in_groups_equals_encode(tiny_model: Path, tokens_per_pass: in
     assert tokens.num_tokens == sum(len(encoder.tokenizer(text).input_ids) for text in set(TEXTS))
 
 
+def test_tokens_that_are_known_are_not_made_again(tiny_model: Path) -> None:
+    tokenizer = load_encoder(str(tiny_model)).tokenizer
+    known = tokenise(tokenizer, TEXTS, [64, 64, 6, 64, 64])
+    made: list[str] = []
+
+    def noted(texts: list[str], **options: object) -> object:
+        made.extend(texts)
+        return tokenizer(texts, **options)
+
+    some = [TEXTS[2], "another", TEXTS[1], TEXTS[2]]
+    got = tokenise(noted, some, [6, 64, 64, 64], known)
+    assert sorted(made) == ["another", TEXTS[2]]  # the second under a limit that is new
+    wanted = tokenise(tokenizer, some, [6, 64, 64, 64])
+    assert torch.equal(got.places, wanted.places)
+    assert [ids.tolist() for ids in got.ids] == [ids.tolist() for ids in wanted.ids]
+
+
 def test_equal_texts_are_encoded_once_and_gradients_add_up(tiny_model: Path) -> None:
     encoder = load_encoder(str(tiny_model)).eval()
     seen: list[int] = []

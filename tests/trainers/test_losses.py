@@ -100,8 +100,8 @@ def test_matryoshka_is_the_mean_over_the_first_dimensions() -> None:
 def test_blocks_of_queries_give_the_same_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     found = []
-    for scores_at_once in (losses.BLOCK, 40):  # 2 of 7 queries with 14 candidates each
-        monkeypatch.setattr(losses, "BLOCK", scores_at_once)
+    for scores_at_once in (losses.BLOCK["cpu"], 40):  # 2 of 7 queries with 14 candidates each
+        monkeypatch.setitem(losses.BLOCK, "cpu", scores_at_once)
         torch.manual_seed(3)
         query, passages = torch.randn(7, 8, requires_grad=True), torch.randn(7, 2, 8, requires_grad=True)
         masked = torch.rand(7, 14) < 0.3

@@ -21,16 +21,18 @@ from rich.console import Console
 from mixture import MixtureError, Store, UsageError, jobs, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from trainers import embedding
 from trainers import jobs as trainer_jobs
 from trainers.data import BatchSource
-from trainers.encoder import load_encoder
+from trainers.encoder import load_encoder, load_for_training
 from trainers.loop import TrainingLoop
 from trainers.losses import info_nce
 from trainers.tdro import job as tdro_job
 from trainers.tdro.config import TdroSettings
 from trainers.tdro.live import watching
-from trainers.tdro.loop import gradient_products, learn_weights
+from trainers.tdro.loop import Reference, gradient_products, learn_weights
 from trainers.tdro.weights import drift, hard_for_both
+from trainers.tiny import build_tiny
 
 SETTINGS = TdroSettings(
     steps=10, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
@@ -40,6 +42,35 @@ SETTINGS = TdroSettings(
 
 def _history(store: Store) -> list[dict[str, object]]:
     return store.sql("SELECT * EXCLUDE run_id FROM weight_history ORDER BY step, collection").to_pylist()
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_reference_that_spells_alike_takes_the_tokens_of_the_proxy(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, alike: bool
+) -> None:
+    model = tiny_model
+    if not alike:  # other pieces of words
+        model = tmp_path / "model"
+        build_tiny(mixture_data.components["easy"].texts(), model, seed=1, vocabulary=300, hidden=64)
+    loop = TrainingLoop(load_for_training(str(tiny_model), SETTINGS), SETTINGS, tmp_path / "run")
+    uniform = dict.fromkeys(mixture_data.sizes, 1 / 3)
+    source = BatchSource(mixture_data, BatchPlan(uniform, mixture_data.sizes, 12, 42), negatives=2)
+    reference = Reference(loop, str(model), tmp_path / "embeddings")
+    plain = source.mixed(0)
+    ready = loop.prepared(plain)
+    made: list[str] = []
+    whole = embedding.token_ids
+
+    def noted(tokenizer: Any, limited: Any) -> Any:
+        made.extend(text for text, _ in limited)
+        return whole(tokenizer, limited)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "token_ids", noted)
+        got = reference.losses(ready)
+    assert bool(made) != alike
+    again = Reference(loop, str(model), tmp_path / "others")
+    assert torch.equal(got, again.losses(plain))
 
 
 def test_weights_follow_the_equations_and_the_history_has_every_step(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mixture.specs import WEIGHT_COLUMNS
 from trainers import ranks
 from trainers.adapters import add_lora
 from trainers.data import BatchSource, TextBatch, check_prompts
+from trainers.embedding import Tokens
 from trainers.encoder import load_for_training, model_identity
 from trainers.feed import Feed
 from trainers.loop import History, Progress, TrainingLoop
@@ -140,17 +143,30 @@ class Reference:
         name = f"{model_identity(model).replace('/', '-')}-{precision}"
         self.cache = EmbeddingCache(folder / name, max_bytes=settings.reference_cache_mb * 2**20)
         self._loop = loop
+        # Then the proxy's tokens, made in the background, serve here too.
+        self._as_proxy = _spelling(encoder) == _spelling(loop.encoder)
 
     def losses(self, batch: TextBatch) -> Tensor:
         """Equation 2 (hard negatives only) on a batch, (B,) float32 on the CPU."""
         texts, limits = self._loop.limited(batch)
+        tokens = batch.tokens if self._as_proxy else None
         with torch.no_grad():
-            known = self.cache.embed(texts, limits, self._embed)
+            known = self.cache.embed(texts, limits, partial(self._embed, tokens))
         query, passages = known[: len(batch.queries)], known[len(batch.queries) :]
         return info_nce(query, passages, temperature=self._loop.settings.temperature)
 
-    def _embed(self, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
-        return self._loop.embed_tokens(self.encoder, self._loop.tokens(self.encoder, texts, limits))
+    def _embed(self, tokens: Tokens | None, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
+        return self._loop.embed_tokens(self.encoder, self._loop.tokens(self.encoder, texts, limits, known=tokens))
+
+
+def _spelling(encoder: SentenceTransformer) -> Any:
+    """What decides the token ids of a text: encoders that agree in it have the same ids for the same texts."""
+    tokenizer = encoder.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python: nothing tells what it does
+        return object()
+    rules = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # both are left from the last call
+    return rules, tokenizer.truncation_side, encoder.max_seq_length
 
 
 @dataclass

@@ -1,0 +1,512 @@
+"""The steps of `gpu.py`: what each measures. They yield what they have found so far, more each time."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapes
+import throughput
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import semantic_search
+from transformers import AutoTokenizer
+
+from mixture.materialised import MaterialisedMixture
+from mixture.sampling import BatchPlan
+from trainers import ranks
+from trainers.data import BatchSource, TextBatch
+from trainers.encoder import lacks_for_flash
+from trainers.encoding import encode
+from trainers.evaluation.search import top_k
+from trainers.finetune.loop import step as train_step
+from trainers.folder import open_folder
+from trainers.gradient_cache import TokenBudget
+
+Found = Iterator[dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "pyarrow", "flash-attn", "datasets")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the steps are run on. Sizes of the peer: texts of a mini-batch, or (0, tokens of one)."""
+
+    model: str
+    minilm: str
+    batch: int
+    negatives: int
+    max_tokens: tuple[int, int]
+    bf16: bool
+    probe: int  # examples of a step that only tries something
+    passes: tuple[int, ...]  # tokens_per_pass to try
+    peer: tuple[tuple[int, int], ...]
+    minilm_batch: int
+    minilm_peer: tuple[tuple[int, int], ...]
+    encode_texts: int
+    encode_sizes: tuple[int, ...]
+    search: tuple[int, int, int, int]  # documents, dimensions, queries, k
+    matmul: int
+    copy_mb: int
+
+
+SHAPES = {
+    "0.5b": Shape(
+        model="0.5b", minilm="minilm", batch=2048, negatives=7, max_tokens=(128, 512), bf16=True, probe=256,
+        passes=(8_192, 16_384, 32_768), peer=((16, 0), (32, 0), (64, 0), (0, 8_192), (0, 16_384)), minilm_batch=1024,
+        minilm_peer=((256, 0), (1024, 0), (0, 65_536)), encode_texts=18_000, encode_sizes=(32, 256, 1024),
+        search=(1_000_000, 384, 10_000, 100), matmul=8192, copy_mb=4096,
+    ),
+    "tiny": Shape(
+        model="tiny", minilm="tiny-minilm", batch=16, negatives=2, max_tokens=(32, 48), bf16=False, probe=8,
+        passes=(512, 1_024), peer=((8, 0), (0, 256)), minilm_batch=16, minilm_peer=((16, 0),), encode_texts=60,
+        encode_sizes=(8, 32), search=(3_000, 16, 40, 10), matmul=128, copy_mb=1,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a step finds its texts and models, and what size it has."""
+
+    data: Path
+    work: Path
+    shape: Shape
+
+    @property
+    def mixture(self) -> MaterialisedMixture:
+        return open_folder(self.data / "mixture")
+
+    def model(self, shape: str) -> str:
+        """The folder of a model, built from nothing but its shape by the first step that needs it."""
+        folder = self.work / "models"
+        if not (folder / shape / "modules.json").is_file():
+            shapes.build(shape, AutoTokenizer.from_pretrained(self.data / "tokenizer"), folder)
+        return str(folder / shape)
+
+    def options(self, **more: Any) -> argparse.Namespace:
+        """As `throughput.py` takes them."""
+        return argparse.Namespace(**{
+            "batch_size": self.shape.batch, "negatives": self.shape.negatives, "max_tokens": self.shape.max_tokens,
+            "bf16": self.shape.bf16, "tokens_per_pass": 0, "tokens_kept": 0, "workers": 0, **more,
+        })  # fmt: skip
+
+    def batch(self, collection: str, batch_size: int, negatives: int | None = None) -> TextBatch:
+        """The first full batch of a collection."""
+        data = self.mixture
+        weights = {name: float(name == collection) for name in data.components}
+        plan = BatchPlan(weights, data.sizes, batch_size, 42, positives=data.positives())
+        source = BatchSource(data, plan, negatives=self.shape.negatives if negatives is None else negatives)
+        for step in range(100):
+            batch = source.homogeneous(step)
+            if len(batch.queries) == batch_size:
+                return batch
+        raise SystemExit(f"{collection} has no batch of {batch_size} in the folder; prepare one with more rows")
+
+    def mixed(self, batch_size: int) -> TextBatch:
+        """A batch over all collections, as `learn-weights` has them."""
+        data = self.mixture
+        plan = BatchPlan(data.spec.weights, data.sizes, batch_size, 42)
+        return BatchSource(data, plan, negatives=self.shape.negatives).mixed(0)
+
+    def passages(self, count: int) -> list[str]:
+        part = self.mixture.components["digests"]
+        return [part.passage(n % part.num_passages) for n in range(count)]
+
+    def folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.work))
+
+
+def first(batch: TextBatch, count: int) -> TextBatch:
+    """The first examples of a batch, with their passages."""
+    each = len(batch.passages) // len(batch.queries)
+    masked = None if batch.masked is None else batch.masked[:count, : count * each]
+    return replace(
+        batch, collections=batch.collections[:count], queries=batch.queries[:count], masked=masked,
+        passages=batch.passages[: count * each], rows=batch.rows[:count], examples=batch.examples[:count], tokens=None,
+    )  # fmt: skip
+
+
+def free() -> None:
+    """Give back what the last model held, so that the next one finds an empty card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def clock(work: Callable[[], Any], repeats: int = 1) -> float:
+    """The median of seconds; the device is waited for."""
+    found = []
+    for _ in range(repeats):
+        throughput.synchronise()
+        began = time.perf_counter()
+        work()
+        throughput.synchronise()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 operations a second of the card, by its data sheet; None for a card that is not listed."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((flops for known, flops in throughput.PEAK.items() if known in name), None)
+
+
+def rates(seconds: float, work: dict[str, float]) -> dict[str, Any]:
+    """A step's time with what it did: tokens and share of the peak are of distinct texts, which are encoded once."""
+    peak = peak_flops()
+    flops = work["flops_of_distinct_texts"] / seconds
+    return {
+        "seconds": round(seconds, 4), "tokens_per_second": round(work["tokens_of_distinct_texts"] / seconds),
+        "tflops_per_second": round(flops / 1e12, 3), "share_of_peak": None if peak is None else round(flops / peak, 4),
+    }  # fmt: skip
+
+
+def device(bench: Bench) -> Found:
+    """What the machine is, and its two ceilings: a large matrix product in bf16, a large copy."""
+    on_gpu = torch.cuda.is_available()
+    there = torch.device("cuda" if on_gpu else "cpu")
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    facts: dict[str, Any] = {
+        "name": torch.cuda.get_device_name() if on_gpu else f"no GPU, {os.cpu_count()} cores",
+        "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
+        "attention": "flash_attention_2" if not lacks_for_flash(bf16=True) else "sdpa",
+        "flash_lacks": lacks_for_flash(bf16=True),
+    }  # fmt: skip
+    if on_gpu:
+        facts |= {"memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+                  "cuda": torch.version.cuda, "peak_bf16_tflops": (peak_flops() or 0) / 1e12}  # fmt: skip
+    yield facts
+    size = bench.shape.matmul
+    one, two = (torch.randn(size, size, device=there, dtype=torch.bfloat16) for _ in range(2))
+    clock(lambda: one @ two, 3)
+    facts["matmul_bf16_tflops"] = round(2 * size**3 / clock(lambda: one @ two, 10) / 1e12, 2)
+    source = torch.empty(bench.shape.copy_mb * 2**18, device=there)
+    target = torch.empty_like(source)
+    clock(lambda: target.copy_(source), 3)
+    facts["copy_gb_per_second"] = round(2 * source.nbytes / clock(lambda: target.copy_(source), 10) / 1e9, 1)
+    yield facts
+
+
+def train(bench: Bench) -> Found:
+    """`mixture train`: a batch without repeated texts twice, one of short texts with repeated negatives once."""
+    shape, options = bench.shape, bench.options()
+    digests, agnews = (bench.batch(name, shape.batch) for name in ("digests", "agnews"))
+    loop = throughput.training_loop(bench.model(shape.model), options, bench.folder())
+    batches = [first(digests, shape.probe), digests, agnews, digests]
+    timed = throughput.timed(loop, batches)
+    inside = timed["seconds_in_step"]
+    found: dict[str, Any] = {
+        "batch_size": shape.batch, "negatives": shape.negatives, "max_tokens": shape.max_tokens, "bf16": shape.bf16,
+        "budget": timed["budget"], "share_waited_for_data": round(timed["share_waited_for_data"], 5),
+        "peak_memory_gib": timed.get("peak_memory_gib"),
+    }  # fmt: skip
+    for name, batch, seconds in (("digests", digests, (inside[0], inside[2])), ("agnews", agnews, inside[1:2])):
+        work = throughput.work_of(loop, batch)
+        all_seconds = [round(value, 3) for value in seconds]
+        found[name] = rates(min(seconds), work) | {"all_seconds": all_seconds, "work": work}
+    yield found
+    found["tokens_per_pass"] = []
+    small, kept = loop.prepared(first(digests, shape.probe)), loop.budget.kept
+    for per_pass in shape.passes:
+        loop.budget = TokenBudget(per_pass, max(kept, per_pass))
+        train_step(loop, small)
+        seconds = clock(lambda: train_step(loop, small), 2)
+        found["tokens_per_pass"].append({"tokens": per_pass, "seconds": round(seconds, 4)})
+        yield found
+
+
+def tests(bench: Bench) -> Found:
+    """`pytest -m gpu`; without a GPU those of its tests that a processor can run, to see that they would run."""
+    report = bench.folder() / "report.xml"
+    on_gpu = torch.cuda.is_available()
+    command = [
+        sys.executable, "-m", "pytest", "-m", "gpu", "tests/trainers/test_gpu.py", "-p", "no:cacheprovider", "-rs",
+        "-o", "junit_family=xunit1", f"--junit-xml={report}",
+    ]  # fmt: skip
+    environment = os.environ | ({} if on_gpu else {"MIXTURE_GPU_REHEARSAL": "1"})
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    counts: Counter[str] = Counter()
+    not_passed, notes = {}, {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = case.get("name", "")
+        outcome = next((kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None), "passed")
+        counts[outcome] += 1
+        if outcome != "passed":
+            (detail,) = case.findall(outcome)[:1]
+            not_passed[name] = f"{outcome}: {(detail.get('message') or '').strip()[:300]}"
+        for noted in case.iter("property"):
+            notes[f"{name}: {noted.get('name')}"] = noted.get("value")
+    yield {**counts, "returned": done.returncode, "not_passed": not_passed, "noted": notes}
+    if counts["failure"] or counts["error"] or not counts["passed"]:
+        raise SystemExit(f"{counts['failure']} tests failed, {counts['error']} in error, {counts['passed']} passed")
+
+
+def peer(bench: Bench) -> Found:
+    """SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss on the batches of `train`, at the best of its
+    mini-batches."""
+    shape = bench.shape
+    batches = [bench.batch(name, shape.batch) for name in ("digests", "agnews")]
+    yield from _peer(bench, bench.model(shape.model), batches, shape.peer, bench.options(workers=2))
+
+
+def _peer(
+    bench: Bench, model: str, batches: list[TextBatch], sizes: Sequence[tuple[int, int]], options: argparse.Namespace
+) -> Found:
+    """Each size on the first examples, then the best on all batches; out of memory is a result."""
+    if importlib.util.find_spec("datasets") is None:
+        raise SystemExit("the trainer of sentence-transformers needs the package datasets")
+    warm, probe = (first(batches[0], bench.shape.probe // part) for part in (2, 1))
+    found: dict[str, Any] = {"sizes": []}
+
+    def run(some: list[TextBatch], size: tuple[int, int]) -> dict[str, Any]:
+        free()
+        return throughput.peer(model, some, options, bench.folder(), size[0] or 32, size[1] or None)
+
+    best: tuple[float, tuple[int, int]] | None = None
+    for size in sizes:
+        name = f"{size[0]} texts" if size[0] else f"{size[1]} tokens"
+        try:
+            seconds = run([warm, probe], size)["seconds_in_step"][0]
+        except torch.OutOfMemoryError:
+            found["sizes"].append({"mini_batch": name, "seconds": None, "why": "out of memory"})
+        else:
+            found["sizes"].append({"mini_batch": name, "seconds": round(seconds, 4)})
+            best = min(best or (seconds, size), (seconds, size))
+        yield found
+    if best is None:
+        raise SystemExit("no mini-batch of the peer fits")
+    found["best"] = f"{best[1][0]} texts" if best[1][0] else f"{best[1][1]} tokens"
+    timed = run([warm, *batches], best[1])
+    found["peak_memory_gib"] = timed.get("peak_memory_gib")
+    for batch, seconds in zip(batches, timed["seconds_in_step"], strict=True):
+        found[batch.names[int(batch.collections[0])]] = {"seconds": round(seconds, 4)}
+    yield found
+
+
+def tdro(bench: Bench) -> Found:
+    """A step of `learn-weights`, reference included and nothing of it cached, beside a plain step on the same batch."""
+    shape, options, model = bench.shape, bench.options(), bench.model(bench.shape.model)
+    batch = bench.mixed(shape.batch)
+    batches = [first(batch, shape.probe), batch]
+    loop = throughput.training_loop(model, options, bench.folder(), in_batch=False)
+    plain = throughput.timed(loop, batches)["seconds_in_step"][0]
+    found: dict[str, Any] = {"plain": rates(plain, throughput.work_of(loop, batch))}
+    yield found
+    del loop
+    free()
+    timed = throughput.tdro(model, batches, options, bench.folder())
+    seconds = timed["seconds"][0]
+    found |= {"tdro": {"seconds": round(seconds, 4), "peak_memory_gib": timed.get("peak_memory_gib")},
+              "times_plain": round(seconds / plain, 3)}  # fmt: skip
+    yield found
+
+
+def minilm(bench: Bench) -> Found:
+    """MiniLM's shape, ours and the peer's, at a batch that a GPU likes."""
+    shape = bench.shape
+    options = bench.options(
+        batch_size=shape.minilm_batch, max_tokens=tuple(n // 2 for n in shape.max_tokens), workers=2
+    )
+    batch, model = bench.batch("digests", shape.minilm_batch), bench.model(shape.minilm)
+    loop = throughput.training_loop(model, options, bench.folder())
+    timed = throughput.timed(loop, [first(batch, shape.probe), *[batch] * 4])
+    found: dict[str, Any] = {
+        "batch_size": shape.minilm_batch, "max_tokens": options.max_tokens,
+        "share_waited_for_data": round(timed["share_waited_for_data"], 4), "budget": timed["budget"],
+        "ours": rates(statistics.median(timed["seconds_in_step"]), throughput.work_of(loop, batch)),
+        "with_wait": round(statistics.fmean(timed["seconds"]), 4), "peak_memory_gib": timed.get("peak_memory_gib"),
+    }  # fmt: skip
+    yield found
+    del loop
+    for part in _peer(bench, model, [batch], shape.minilm_peer, options):
+        yield found | {"peer": part}
+
+
+def encoding(bench: Bench) -> Found:
+    """Encoding for mining (`trainers.encoding.encode`, float32) beside `SentenceTransformer.encode` at its best."""
+    shape = bench.shape
+    encoder = SentenceTransformer(bench.model(shape.minilm))
+    encoder.max_seq_length = shape.max_tokens[1] // 2
+    texts = bench.passages(shape.encode_texts)
+    encode(encoder, texts[: len(texts) // 20])
+    ours = clock(lambda: encode(encoder, texts), 2)
+    found: dict[str, Any] = {"texts": len(texts), "ours": {"seconds": round(ours, 4), "texts_per_second":
+                             round(len(texts) / ours)}, "peer": []}  # fmt: skip
+    yield found
+    vectors = encode(encoder, texts).cpu()
+    for size in shape.encode_sizes:
+
+        def whole(size: int = size) -> Any:
+            return encoder.encode(texts, batch_size=size, normalize_embeddings=True, show_progress_bar=False)
+
+        seconds = clock(whole)
+        found["peer"].append({"batch_size": size, "seconds": round(seconds, 4)})
+        found["times_the_peer"] = round(min(row["seconds"] for row in found["peer"]) / ours, 3)
+        yield found
+    found["largest_difference"] = float(np.abs(vectors.numpy() - whole()).max())
+    yield found
+
+
+def search(bench: Bench) -> Found:
+    """Exact search, ties decided, beside the product and topk alone, and beside `semantic_search`."""
+    documents, dimensions, queries, k = bench.shape.search
+    there = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    corpus, asked = (
+        torch.nn.functional.normalize(torch.randn(n, dimensions, device=there), dim=1) for n in (documents, queries)
+    )
+
+    def limit() -> None:
+        for some in asked.split(512):
+            for block in corpus.split(2**18):
+                torch.topk(some @ block.T, k, dim=1)
+
+    clock(lambda: top_k(asked[:64], corpus, k))
+    found: dict[str, Any] = {"documents": documents, "dimensions": dimensions, "queries": queries, "k": k,
+                             "seconds": round(clock(lambda: top_k(asked, corpus, k)), 4)}  # fmt: skip
+    yield found
+    clock(limit)
+    found["product_and_topk_seconds"] = round(clock(limit), 4)
+    some = asked[: max(1, queries // 10)]
+    semantic_search(some[:8], corpus, top_k=k)
+    found["semantic_search_seconds_a_tenth"] = round(clock(lambda: semantic_search(some, corpus, top_k=k)), 4)
+    found["seconds_a_tenth"] = round(clock(lambda: top_k(some, corpus, k)), 4)
+    yield found
+    theirs = semantic_search(some, corpus, top_k=k)
+    same = sum(
+        row["corpus_id"] == int(mine)
+        for rows, own in zip(theirs, top_k(some, corpus, k)[1].tolist(), strict=True)
+        for row, mine in zip(rows, own, strict=True)
+    )
+    found["same_as_semantic_search"] = round(same / (len(some) * k), 5)
+    yield found
+
+
+def fsdp(bench: Bench) -> Found:
+    """A sharded model over NCCL (gloo without a GPU), on one rank as torchrun starts it, beside a whole one."""
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}  # fmt: skip
+    if not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo")
+    ranks.state()
+    shape, model = bench.shape, bench.model(bench.shape.model)
+    batch = bench.batch("digests", shape.probe, 1)
+    found: dict[str, Any] = {"backend": torch.distributed.get_backend(), "batch_size": shape.probe}
+    for name in ("whole", "sharded"):
+        free()
+        options = bench.options(batch_size=shape.probe, negatives=1)
+        loop = throughput.training_loop(model, options, bench.folder(), fsdp=name == "sharded")
+        ready = loop.prepared(batch)
+        losses: list[float] = []
+        seconds = []
+        for _ in range(4):
+            began = time.perf_counter()
+            losses.append(train_step(loop, ready))
+            throughput.synchronise()
+            seconds.append(time.perf_counter() - began)
+        found[name] = {
+            "sharded": loop.sharded, "seconds": round(min(seconds[1:]), 4), "losses": [round(v, 6) for v in losses],
+            "peak_memory_gib": throughput.peak_memory().get("peak_memory_gib"),
+        }  # fmt: skip
+        if loop.sharded:
+            loop.checkpoints.save(loop.step)
+            loop.checkpoints.load()
+            found["checkpoint_written_and_read"] = True
+        del loop, ready
+        yield found
+    torch.distributed.destroy_process_group()
+    whole, sharded = (found[name]["losses"] for name in ("whole", "sharded"))
+    found["largest_loss_difference"] = max(abs(a - b) for a, b in zip(whole, sharded, strict=True))
+    if not found["sharded"]["sharded"]:
+        raise SystemExit("the model was not sharded")
+    yield found
+
+
+PARTS = (  # the first that fits a name
+    ("attention", r"attention|flash|fmha"),
+    ("matrix products", r"::(mm|bmm|addmm|matmul|linear|baddbmm)$|gemm"),
+    ("optimiser", r"adam|optimizer|foreach"),
+    ("copies and casts", r"copy|::to$|clone|contiguous|Memcpy|pin_memory"),
+    ("embedding and indexing", r"embedding|index|gather|scatter"),
+    ("sums and norms", r"mean|sum|norm|var|logsumexp|softmax"),
+    ("elementwise", r"::(mul|add|sub|div|pow|rsqrt|silu|gelu|neg|cat|exp|fill|zero|masked|dropout|bernoulli)|where"),
+)
+
+
+def profile(bench: Bench) -> Found:
+    """One step under torch.profiler: the five operators that take longest by themselves, and parts of the whole."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, record_function
+    from torch.profiler import profile as profiler
+
+    shape = bench.shape
+    loop = throughput.training_loop(bench.model(shape.model), bench.options(), bench.folder())
+    batch = loop.prepared(first(bench.batch("digests", shape.batch), shape.probe))
+    train_step(loop, batch)
+    wall = clock(lambda: train_step(loop, batch))
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profiler(activities=activities) as record, record_function("a step"):
+        train_step(loop, batch)
+        throughput.synchronise()
+    own: Counter[str] = Counter()
+    for event in record.key_averages():
+        if event.device_type == DeviceType.CPU and event.key != "a step":
+            own[event.key] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    total = sum(own.values())
+    parts: Counter[str] = Counter()
+    for name, spent in own.items():
+        parts[next((part for part, names in PARTS if re.search(names, name, re.IGNORECASE)), "other")] += spent
+    yield {
+        "examples": shape.probe, "model": shape.model, "of": "time on the GPU" if on_gpu else "processor time",
+        "step_seconds": round(wall, 4), "profiled_seconds": round(total / 1e6, 4),
+        "largest": [{"operator": name, "share": round(spent / total, 4)} for name, spent in own.most_common(5)],
+        "parts": {name: round(spent / total, 4) for name, spent in parts.most_common()},
+    }  # fmt: skip
+
+
+def compiled(bench: Bench) -> Found:
+    """Whether torch.compile of the layers would pay: steps before and after. Nothing of ours uses it yet."""
+    shape = bench.shape
+    loop = throughput.training_loop(bench.model(shape.model), bench.options(), bench.folder())
+    batch = loop.prepared(first(bench.batch("digests", shape.batch), shape.probe))
+    train_step(loop, batch)
+    found: dict[str, Any] = {"plain_seconds": round(clock(lambda: train_step(loop, batch), 2), 4)}
+    yield found
+    layers: Any = loop.encoder.transformers_model.layers  # type: ignore[union-attr]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    found["first_seconds"] = round(clock(lambda: train_step(loop, batch)), 2)
+    train_step(loop, batch)
+    found["compiled_seconds"] = round(clock(lambda: train_step(loop, batch), 2), 4)
+    yield found
+
+
+STEPS: dict[str, Callable[[Bench], Found]] = {
+    "device": device, "train": train, "tests": tests, "peer": peer, "tdro": tdro, "minilm": minilm, "encode": encoding,
+    "search": search, "fsdp": fsdp, "profile": profile, "compile": compiled,
+}  # fmt: skip

@@ -139,21 +139,19 @@ def import_file(store: Store, file: Path, name: str) -> SavedMixture:
         found = _read_json(text) if text.lstrip().startswith("{") else _read_csv(text)
     except (UsageError, csv.Error) as error:
         raise UsageError(f"{file}: {error}") from error
-    pins: dict[str, Component] = {}
+    pins = None
     if found.loose:
         held = read.names(store)
         found = _with_names_of_the_store(found, held)
-        unpinned = sorted(found.loose & held)
-        pins = registry.pin(store, unpinned) if unpinned else {}
-        pins |= slices.pin_named(store, found.loose - held)
-    spec, scaled = _spec(found, pins)
+        pins = registry.pin_all(store, sorted(found.loose & held), known_slices=found.loose - held)
+    spec, scaled = _spec(found, pins.components if pins else {})
     if found.slices:
         slices.keep(store, found.slices)
     notes = [found.note, f"its weights summed to {scaled!r}" if scaled is not None else None]
-    facts = found.facts | registry.facts_today(store, list(pins.values()))
+    facts = found.facts | (pins.facts if pins else {})
     return registry.save(
         store, spec, name, parents=found.parents, run_id=found.run_id, note="; ".join(filter(None, notes)) or None,
-        origin=Origin(file.name, facts),
+        origin=Origin(file.name, facts), pins=pins,
     )  # fmt: skip
 
 

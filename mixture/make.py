@@ -19,7 +19,6 @@ from mixture.commands import show_mixture
 from mixture.errors import UsageError
 from mixture.options import JsonOption, StoreOption, open_store
 from mixture.registry import SavedMixture
-from mixture.specs import Component
 from mixture.store import Store
 
 app = typer.Typer()
@@ -75,33 +74,29 @@ def create(
             sliced = [part for text in slice_ or () for part in slices.by_column(lake, text)]
             sliced += [part for text in where or () for part in slices.by_predicate(lake, text)]
             sliced += [part for file in selection or () for part in slices.from_file(lake, file)]
-            pinned = _pinned(lake, collection or (), sliced, given, min_examples)
+            pins = _pinned(lake, collection or (), sliced, given, min_examples)
             note = None if sql is None else f"weights from SQL: {' '.join(sql.split())}"
             if given is None:
                 scale = 1.0 if proportional else temperature if temperature is not None else math.inf
-                sizes = slices.sizes(lake, pinned.values())
-                given = specs.temperature_weights(sizes, scale)
+                given = specs.temperature_weights(pins.sizes, scale)
                 if unimax is not None and budget is not None:
-                    given = specs.unimax_weights(sizes, budget, unimax)
+                    given = specs.unimax_weights(pins.sizes, budget, unimax)
                     note = f"UniMax, {unimax:g} epochs at most in {budget} examples"
-            saved = registry.save(lake, registry.weighted(pinned, given), name, note=note)
+            saved = registry.save(lake, registry.weighted(pins.components, given), name, note=note, pins=pins)
         show_mixture(saved, lake, as_json)
 
 
 def _pinned(
     lake: Store, collections: Sequence[str], sliced: Sequence[slices.Slice], given: Mapping[str, float] | None,
     min_examples: int,
-) -> dict[str, Component]:  # fmt: skip
-    """The components: slices, and whole collections beside them. Without slices, the collections that `given` weighs,
-    or all."""
+) -> registry.Pins:  # fmt: skip
+    """Slices, and whole collections beside them. Without slices, the collections that `given` weighs, or all."""
     large = [part for part in sliced if len(part.example_ids) >= min_examples]
     if sliced and not large:
         raise UsageError(f"no slice has {min_examples} examples or more")
-    frozen = slices.freeze(lake, large) if large else {}
-    named = list(collections) or [name for name in given or () if name not in frozen]
-    if frozen and not named:
-        return frozen
-    return registry.pin(lake, named, min_examples=min_examples) | frozen
+    own = slices.names_of(lake, large)
+    named = list(collections) or [name for name in given or () if name not in own]
+    return registry.pin_all(lake, named, large, min_examples=min_examples)
 
 
 def _read_weights(file: Path) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,15 +64,47 @@ class Origin:
     facts: Mapping[str, PinnedFacts]
 
 
+@dataclass(frozen=True)
+class Pins:
+    """Contents of the store at one snapshot, by name: components of weight 0, and what they hold."""
+
+    snapshot: int
+    components: dict[str, Component]
+    facts: dict[str, PinnedFacts]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: known.num_examples for name, known in self.facts.items() if known.num_examples is not None}
+
+
 def pin(store: Store, names: Sequence[str] = (), *, min_examples: int = 1) -> dict[str, Component]:
     """Today's content of the named collections (default: all) as components of weight 0, with their digests.
 
     A collection with fewer than `min_examples` is left out, unless it was named: then it is a `UsageError`.
     """
+    return pin_all(store, names, min_examples=min_examples).components
+
+
+def pin_all(
+    store: Store, names: Sequence[str] = (), sliced: Sequence[slices.Slice] = (), *, known_slices: Collection[str] = (),
+    min_examples: int = 1,
+) -> Pins:  # fmt: skip
+    """Today's content of the named collections, of slices, which the store then keeps (`slices.freeze`), and of slices
+    that it knows by name. Where nothing is named: of all collections.
+
+    All of it is read at one snapshot, and kept only where nobody else wrote meanwhile: else it is read again.
+    """
     if min_examples < 1:
         raise UsageError(f"--min-examples is {min_examples}; allowed: 1 or more")
-    # One transaction: counts and digests are of one snapshot.
-    return store.transaction(lambda _: _pin(store, names, min_examples))
+
+    def work(connection: Any) -> Pins:
+        snapshot = store.snapshot()
+        found = slices.frozen(store, connection, sliced) | slices.pin_named(store, known_slices)
+        if names or not (sliced or known_slices):
+            found = _pin(store, names, min_examples) | found
+        return Pins(snapshot, found, facts_today(store, list(found.values())))
+
+    return store.transaction(work)
 
 
 def _pin(store: Store, names: Sequence[str], min_examples: int) -> dict[str, Component]:
@@ -97,12 +129,13 @@ def weighted(components: Mapping[str, Component], weights: Mapping[str, float]) 
 
 def save(
     store: Store, spec: MixtureSpec, name: str, *, parents: Sequence[str] = (), run_id: str | None = None,
-    note: str | None = None, origin: Origin | None = None,
+    note: str | None = None, origin: Origin | None = None, pins: Pins | None = None,
 ) -> SavedMixture:  # fmt: skip
     """Save under `name` as its next version. Where the newest version has the same id, nothing is written.
 
     parents: ids of the mixtures that it was made from
     origin:  for an imported mixture
+    pins:    what it was made of, where that was just read: the mixture then names their snapshot
 
     Raises `UsageError` for a name that could not be referred to, or that is a tag, and for slices that overlap.
     """
@@ -128,8 +161,8 @@ def save(
         return int(version)
 
     heaviest = max(spec.components, key=lambda c: c.weight)
-    facts = _facts(store, spec, origin, parents)
-    snapshot = store.snapshot()
+    facts = _facts(store, spec, origin, parents, pins)
+    snapshot = store.snapshot() if pins is None else pins.snapshot
     files.record_hashes(store, [c.collection for c in spec.components])
     version = store.transaction(work)
     return resolve(store, f"{name}:{version}")
@@ -302,9 +335,11 @@ def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[di
     ]  # fmt: skip
 
 
-def _facts(store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequence[str]) -> dict[str, PinnedFacts]:
+def _facts(
+    store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequence[str], pins: Pins | None
+) -> dict[str, PinnedFacts]:
     """What a spec's contents hold: as its origin says, else as saved mixtures of the same content have it, else as
-    the collections are today, which is what was just pinned."""
+    it was pinned, or as the collections are today."""
     saved = _recorded(
         store, "list_contains(?, digest) AND digest <> '' OR list_contains(?, mixture)",
         [[c.digest for c in spec.components], list(parents)],
@@ -312,7 +347,9 @@ def _facts(store: Store, spec: MixtureSpec, origin: Origin | None, parents: Sequ
     found = {c.name: (origin.facts.get(c.name) if origin else None) or saved.get((c.name, c.digest))
              for c in spec.components}  # fmt: skip
     unknown = [c for c in spec.components if found[c.name] is None]
-    today = facts_today(store, unknown) if origin is None and any(c.digest for c in unknown) else {}
+    today = pins.facts if pins is not None else {}
+    if pins is None and origin is None and any(c.digest for c in unknown):
+        today = facts_today(store, unknown)
     return {
         c.name: found[c.name] or (today.get(c.name) if c.digest else None) or PinnedFacts(None, None)
         for c in spec.components

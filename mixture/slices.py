@@ -163,6 +163,27 @@ def freeze(store: Store, slices: Sequence[Slice]) -> dict[str, Component]:
     A slice that would be called as a collection of this store is called otherwise. Raises `UsageError` for examples
     that the store does not hold, and for two slices of one name.
     """
+    # One transaction: that they are there, and their digests, are of one snapshot.
+    return store.transaction(lambda connection: frozen(store, connection, slices))
+
+
+def frozen(store: Store, connection: Any, slices: Sequence[Slice]) -> dict[str, Component]:
+    """`freeze` as a part of the transaction of `connection`."""
+    named = _named(store, slices)
+    _check_examples(connection, list(named.values()))
+    _keep(connection, list(named.values()))
+    return {
+        name: Component(c.collection, read.digest(store, c.collection, c.selection), 0.0, 1.0, c.label, c.selection)
+        for name, c in named.items()
+    }
+
+
+def names_of(store: Store, slices: Sequence[Slice]) -> set[str]:
+    """What `freeze` calls the slices, and its errors."""
+    return set(_named(store, slices))
+
+
+def _named(store: Store, slices: Sequence[Slice]) -> dict[str, Slice]:
     held = read.names(store)
     for made in slices:
         _check_collection(store, made.collection, held)
@@ -171,17 +192,7 @@ def freeze(store: Store, slices: Sequence[Slice]) -> dict[str, Component]:
     if len(named) < len(slices):
         repeated = sorted({made.name for made in slices if named[made.name] is not made})
         raise UsageError(f"two slices are called {', '.join(repeated)}; leave one out, or rename a file")
-
-    def work(connection: Any) -> dict[str, Component]:
-        # One transaction: that they are there, and their digests, are of one snapshot.
-        _check_examples(connection, slices)
-        _keep(connection, slices)
-        return {
-            name: Component(c.collection, read.digest(store, c.collection, c.selection), 0.0, 1.0, c.label, c.selection)
-            for name, c in named.items()
-        }
-
-    return store.transaction(work)
+    return named
 
 
 def keep(store: Store, slices: Sequence[Slice]) -> None:

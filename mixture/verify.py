@@ -144,7 +144,7 @@ def _elsewhere(store: Store, content: _Content, known: _Pinned, materialised: bo
         return Finding("content", named, "is no longer today's; its materialised files are whole", False)
     for snapshot in sorted(known.snapshots, reverse=True):
         try:
-            with files.at_version(store, snapshot) as old:
+            with files.at_version(store, snapshot, content.selection) as old:
                 if files.digest(old, content.collection, content.selection) == content.digest:
                     return Finding("content", named, f"is no longer today's; version {snapshot} holds it", False)
         except StoreError:

@@ -14,12 +14,16 @@ from mixture.terminal import Progress, silent
 
 @dataclass(frozen=True)
 class MiningResult:
-    """How many examples of a collection got how many negatives. `filled` of them are random passages."""
+    """How many examples of a collection got how many negatives. `filled` of them are random passages.
+
+    snapshot: of the store that was read
+    """
 
     collection: str
     examples: int
     negatives: int
     filled: int
+    snapshot: int
 
 
 def mine(
@@ -40,9 +44,10 @@ def mine(
     results = []
     for done, info in enumerate(todo):
         progress(done, len(todo), info.collection)
-        pairs = read.pairs(store, info.collection)
-        wanted = None if names else set(read.without_negatives(store, info.collection))
-        texts = read.passages(store, info.collection)
+        with store.reading() as snapshot:
+            pairs = read.pairs(store, info.collection)
+            wanted = None if names else set(read.without_negatives(store, info.collection))
+            texts = read.passages(store, info.collection)
         pool = MiningPool.build(
             pairs["example_id"].to_pylist(),
             pairs["query"].to_pylist(),
@@ -62,6 +67,6 @@ def mine(
             found = mine_dense(pool, encode, settings, miner=miner, progress=report)
         add_negatives(store, info.collection, found, replace=[miner, "random"] if names else [])
         filled = found["miner"].to_pylist().count("random")
-        results.append(MiningResult(info.collection, len(pool.example_ids), found.num_rows, filled))
+        results.append(MiningResult(info.collection, len(pool.example_ids), found.num_rows, filled, snapshot))
     progress(len(todo), len(todo), "done")
     return results

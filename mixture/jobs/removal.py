@@ -34,11 +34,15 @@ PART_ROWS = 200_000  # texts in memory at a time
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """How many examples a collection had, how many were taken out (or would be), and which: rows of `removals`."""
+    """How many examples a collection had, how many were taken out (or would be), and which: rows of `removals`.
+
+    snapshot: of the store that was read
+    """
 
     collection: str
     examples: int
     removed: int
+    snapshot: int
     removals: pa.Table = field(default_factory=lambda: pa.table({}), repr=False)
 
 
@@ -67,24 +71,22 @@ def dedup(
     store: Store, names: Sequence[str] = (), settings: DedupSettings | None = None, *, dry_run: bool = False,
     progress: Progress = silent,
 ) -> list[RemovalResult]:  # fmt: skip
-    """Take near-equal examples out; with `dry_run`, only say which.
+    """Take near-equal examples out, all at once at the end; with `dry_run`, only say which.
 
-    Of each group stays the example of the collection that comes first (in the order of `names`; alphabetically
+    Each group keeps one example: that of the collection that comes first (in the order of `names`; alphabetically
     without), and in it the one with the smallest id.
     """
     settings = settings or DedupSettings()
-    infos = read.collections(store, names)
-    before = store.snapshot()
     found = []
-    groups = [infos] if settings.across else [[info] for info in infos]
-    for done, group in enumerate(groups):
-        progress(done, len(groups), ", ".join(info.collection for info in group[:3]))
-        removals = _duplicates(store, [info.collection for info in group], settings)
-        if removals.num_rows and not dry_run:
-            remove_examples(store, removals.append_column("snapshot_before", pa.repeat(before, removals.num_rows)))
-        found.append(removals)
+    with store.reading() as snapshot:
+        infos = read.collections(store, names)
+        groups = [infos] if settings.across else [[info] for info in infos]
+        for done, group in enumerate(groups):
+            progress(done, len(groups), ", ".join(info.collection for info in group[:3]))
+            found.append(_duplicates(store, [info.collection for info in group], settings))
+    results = _taken_out(store, infos, found, snapshot, dry_run)
     progress(len(groups), len(groups), "done")
-    return _counted(infos, found)
+    return results
 
 
 def undo(store: Store, reasons: Sequence[str]) -> list[RemovalResult]:
@@ -92,17 +94,23 @@ def undo(store: Store, reasons: Sequence[str]) -> list[RemovalResult]:
     back = restore_removed(store, reasons)
     if not back:
         raise UsageError(f"nothing to put back: no removals for the reason {' or '.join(map(repr, reasons))}")
-    infos = [info for info in read.collections(store) if info.collection in back]
-    return [RemovalResult(info.collection, info.num_examples, -back[info.collection]) for info in infos]
+    with store.reading() as snapshot:
+        infos = [info for info in read.collections(store) if info.collection in back]
+    return [RemovalResult(info.collection, info.num_examples, -back[info.collection], snapshot) for info in infos]
 
 
-def _counted(infos: Sequence[read.CollectionInfo], found: Sequence[pa.Table]) -> list[RemovalResult]:
-    results = []
-    for info in infos:
-        own = [part.filter(pc.equal(part["collection"], info.collection)) for part in found]
-        rows = pa.concat_tables([part for part in own if part.num_rows] or own[:1])
-        results.append(RemovalResult(info.collection, info.num_examples, rows.num_rows, rows))
-    return results
+def _taken_out(
+    store: Store, infos: Sequence[read.CollectionInfo], found: Sequence[pa.Table], snapshot: int, dry_run: bool
+) -> list[RemovalResult]:
+    """Take out what was found at a snapshot, but for what other processes took out, or put back, since."""
+    rows = pa.concat_tables([part for part in found if part.num_rows] or found[:1]) if found else pa.table({})
+    if rows.num_rows and not dry_run:
+        rows = rows.filter(remove_examples(store, rows, snapshot))
+    return [
+        RemovalResult(info.collection, info.num_examples, own.num_rows, snapshot, own)
+        for info in infos
+        for own in [rows.filter(pc.equal(rows["collection"], info.collection))]
+    ]
 
 
 def _duplicates(store: Store, names: list[str], settings: DedupSettings) -> pa.Table:
@@ -234,23 +242,22 @@ def decontaminate(
     against: files and folders of test queries (they are registered in the store under their suites' names), or names of
     suites registered before. Suites in BEIR layout bring the passages that their judgements call relevant.
     """
-    infos = read.collections(store, names)
+    total = len(against) + len(read.collections(store, names))
     suites: list[str] = []
     for done, given in enumerate(against):
-        progress(done, len(against) + len(infos), given)
+        progress(done, total, given)
         path = Path(given).expanduser()
         suites += register_suites(store, path) if path.exists() else [given]
-    queries, passages = read.test_queries(store, suites), read.test_passages(store, suites)
-    before = store.snapshot()
     found = []
-    for done, info in enumerate(infos):
-        progress(len(against) + done, len(against) + len(infos), info.collection)
-        removals = _contaminated(store, info.collection, queries, passages, distance)
-        if removals.num_rows and not dry_run:
-            remove_examples(store, removals.append_column("snapshot_before", pa.repeat(before, removals.num_rows)))
-        found.append(removals)
-    progress(len(against) + len(infos), len(against) + len(infos), "done")
-    return _counted(infos, found)
+    with store.reading() as snapshot:
+        infos = read.collections(store, names)
+        queries, passages = read.test_queries(store, suites), read.test_passages(store, suites)
+        for done, info in enumerate(infos):
+            progress(len(against) + done, total, info.collection)
+            found.append(_contaminated(store, info.collection, queries, passages, distance))
+    results = _taken_out(store, infos, found, snapshot, dry_run)
+    progress(total, total, "done")
+    return results
 
 
 def _contaminated(store: Store, collection: str, queries: pa.Table, passages: pa.Table, distance: int) -> pa.Table:

@@ -8,7 +8,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -100,6 +100,18 @@ class Store:
         """`read` as a list of dictionaries, for small results."""
         return self.read(query, params).to_pylist()
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[int]:
+        """One snapshot for all reads inside, whatever other processes commit meanwhile; yields its number.
+
+        Nothing can be written inside. Without it each query reads the newest snapshot, and two of them need not agree.
+        """
+        self.connection.execute("BEGIN")
+        try:
+            yield self.snapshot()
+        finally:
+            _rollback(self.connection)
+
     def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """Run `work(connection)` as one transaction; repeat it whole when another process committed first.
 
@@ -132,7 +144,7 @@ class Store:
         return self._writer
 
     def snapshot(self) -> int:
-        """Number of the newest snapshot, for `AT (VERSION => n)`."""
+        """Number of the newest snapshot, for `AT (VERSION => n)`; within a transaction that of its reads."""
         return int(self.rows("SELECT max(snapshot_id) AS n FROM lake.snapshots()")[0]["n"])
 
 

@@ -135,8 +135,14 @@ def digest(store: Store, collection: str, selection: str | None = None) -> str |
 
 
 @contextmanager
-def at_version(store: Store, snapshot: int) -> Iterator[Store]:
-    """The store as it was at a snapshot, to read. Raises `StoreError` for a snapshot that is not there."""
+def at_version(store: Store, snapshot: int, selection: str | None = None) -> Iterator[Store]:
+    """The store as it was at a snapshot, to read. Raises `StoreError` for a snapshot that is not there.
+
+    selection: known there too, though the store may have kept it only in the snapshot after; its id is a hash of it
+    """
+    chosen = None
+    if selection is not None:
+        chosen = store.read("SELECT * FROM selected_examples WHERE selection = ?", [selection])
     old = Store(store.root)
     connection = _connect(store.root, read_only=True)
     try:
@@ -145,6 +151,8 @@ def at_version(store: Store, snapshot: int) -> Iterator[Store]:
         attach = f"ATTACH {lake} AS lake ({where}, SNAPSHOT_VERSION {int(snapshot)})"
         for statement in ("USE memory", "DETACH lake", attach, "USE lake"):
             connection.execute(statement)
+        if chosen is not None:
+            connection.register("selected_examples", chosen)
         old._writer = connection
         yield old
     except duckdb.Error as error:

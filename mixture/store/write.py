@@ -288,9 +288,11 @@ def add_negatives(store: Store, collection: str, negatives: pa.Table, *, replace
             "DELETE FROM negatives WHERE collection = ? AND list_contains(?, miner)", [collection, list(replace)]
         )
         connection.register("new_negatives", negatives)
-        # A passage that is a negative of the example already, of another miner, stays as it is.
+        # A passage that is a negative of the example already, of another miner, stays as it is. Examples that were
+        # taken out since come back, if they do, with the negatives that they had.
         connection.execute(
-            """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n ANTI JOIN
+            """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n
+               SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) ANTI JOIN
                (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)""",
             {"c": collection},
         )
@@ -315,23 +317,41 @@ def add_test_suites(store: Store, queries: pa.Table, passages: pa.Table | None) 
     store.transaction(work)
 
 
-def remove_examples(store: Store, removals: pa.Table) -> int:
-    """Take examples out and write down why. `removals` has the columns of the table but for `removed_at` and `query`;
-    what it lacks is null. The rows stay readable by time travel, and are not ingested again."""
+def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = None) -> pa.Array:
+    """Take examples out and write down why; which of the rows of `removals` were, a boolean each.
 
-    def work(connection: duckdb.DuckDBPyConnection) -> int:
-        connection.register("gone", removals)
+    Examples that are there no more are passed over, and duplicates of an example that is there no more. What is taken
+    out stays readable by time travel, and is not ingested again.
+
+    removals: the columns of the table but for `removed_at`, `query` and `snapshot_before`; what it lacks is null
+    snapshot: of the store that the rows were found in; an undo needs it
+    """
+    rows = removals.append_column("snapshot_before", pa.array([snapshot] * removals.num_rows, pa.int64()))
+    kept = (
+        ""
+        if "kept_id" not in rows.column_names
+        else """
+        AND (kept_id IS NULL OR EXISTS (
+            FROM examples k WHERE k.collection = f.kept_collection AND k.example_id = f.kept_id))"""
+    )
+
+    def work(connection: duckdb.DuckDBPyConnection) -> pa.Array:
+        connection.register("found", rows.append_column("row", pa.array(range(rows.num_rows), pa.int64())))
+        there = connection.execute(
+            f"""SELECT row FROM found f WHERE EXISTS (
+                    FROM examples e WHERE e.collection = f.collection AND e.example_id = f.example_id) {kept}"""
+        ).to_arrow_table()["row"]
+        taken = pc.is_in(pa.array(range(rows.num_rows), pa.int64()), there.combine_chunks())
+        connection.register("gone", rows.filter(taken))
         connection.execute(
             """INSERT INTO removals BY NAME SELECT gone.*, e.query, now() AS removed_at
                FROM gone JOIN examples e USING (collection, example_id)"""
         )
-        deleted = connection.execute(
-            "DELETE FROM examples WHERE (collection, example_id) IN (SELECT collection, example_id FROM gone)"
-        ).fetchone()
-        connection.execute(
-            "DELETE FROM negatives WHERE (collection, example_id) IN (SELECT collection, example_id FROM gone)"
-        )
-        return int(deleted[0]) if deleted else 0
+        for table in ("examples", "negatives"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE (collection, example_id) IN (SELECT collection, example_id FROM gone)"
+            )
+        return taken
 
     return store.transaction(work)
 

@@ -68,7 +68,8 @@ def test_removed_examples_stay_out_and_their_reason_stays(small_store: Store, tm
     gone = read.queries(small_store, "easy")["example_id"].to_pylist()[:3]
     removals = pa.table({"collection": ["easy"] * 3, "example_id": gone, "reason": ["test"] * 3})
     version = small_store.snapshot()
-    assert remove_examples(small_store, removals) == 3
+    assert remove_examples(small_store, removals).to_pylist() == [True] * 3
+    assert remove_examples(small_store, removals).to_pylist() == [False] * 3  # they are there no more
     (tmp_path / "again.jsonl").write_text((tmp_path / "raw" / "easy.jsonl").read_text() + "\n")
     jobs.ingest(small_store, [str(tmp_path / "again.jsonl")], name="easy")
     assert read.collections(small_store, ["easy"])[0].num_examples == 37

@@ -99,12 +99,16 @@ def pin_all(
 
     def work(connection: Any) -> Pins:
         snapshot = store.snapshot()
-        found = slices.frozen(store, connection, sliced) | slices.pin_named(store, known_slices)
-        if names or not (sliced or known_slices):
+        found = slices.frozen(store, connection, sliced) if sliced else {}
+        found |= slices.pin_named(store, known_slices)
+        if names or not found:
             found = _pin(store, names, min_examples) | found
         return Pins(snapshot, found, facts_today(store, list(found.values())))
 
-    return store.transaction(work)
+    if sliced:
+        return store.transaction(work)
+    with store.reading():
+        return work(store.connection)
 
 
 def _pin(store: Store, names: Sequence[str], min_examples: int) -> dict[str, Component]:

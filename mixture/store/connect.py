@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import random
 import re
 import time
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import duckdb
+import filelock
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
@@ -21,10 +23,12 @@ from mixture.store.limits import Limits
 from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
 from mixture.store.schema import migrate, stored_version
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXTENSIONS = ("ducklake", "sqlite_scanner")
-# Six processes committing at once lose 44 % of their attempts to conflicts on a SQLite catalog: repeat them.
 COMMIT_ATTEMPTS = 12
+LOCK = "write.lock"
+PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
 CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
 
 
@@ -37,6 +41,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock = filelock.FileLock(root / LOCK)
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
 
@@ -50,7 +55,7 @@ class Store:
             if not create:
                 raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
             # A data folder without a catalog is what a kill leaves at the very start.
-            if root.exists() and (not root.is_dir() or any(p.name != "data" for p in root.iterdir())):
+            if root.exists() and (not root.is_dir() or any(p.name not in ("data", LOCK) for p in root.iterdir())):
                 raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
         store = cls(root)
         if not exists:
@@ -113,10 +118,28 @@ class Store:
             _rollback(self.connection)
 
     def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        """Run `work(connection)` as one transaction; repeat it whole when another process committed first.
+        """Run `work(connection)` as one transaction, after those of other processes; says so when it waits for long.
 
-        `work` may run several times: it must not leave anything behind but what it wrote through the connection.
+        They take turns, since of two that overlap SQLite refuses one, which would have to be repeated whole. That is
+        still done where something else writes to the catalog: `work` may run several times, and must not leave anything
+        behind but what it wrote through the connection.
         """
+        with self._turn():
+            return self._transaction(work)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            logger.warning("waiting for another process that writes to %s", self.root)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         connection = self.connection
         for attempt in range(COMMIT_ATTEMPTS):
             connection.execute("BEGIN")

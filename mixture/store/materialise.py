@@ -60,8 +60,8 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     for component in spec.components:
         target, same = root / "components" / component.digest, symmetric[component.collection]
         if not target.exists():
-            # One transaction: all reads see one snapshot, whatever others write meanwhile.
-            store.transaction(lambda _, c=component, s=same, t=target: _write_component(store, c, s, t))  # type: ignore[misc]
+            with store.reading():
+                _write_component(store, component, same, target)
         _keep_symmetric(target / "component.json", same)
     index = root / f"{spec.id}.json"
     if not index.exists():

@@ -101,7 +101,7 @@ def pin_all(
         snapshot = store.snapshot()
         found = slices.frozen(store, connection, sliced) if sliced else {}
         found |= slices.pin_named(store, known_slices)
-        if names or not found:
+        if names or not (sliced or known_slices):
             found = _pin(store, names, min_examples) | found
         return Pins(snapshot, found, facts_today(store, list(found.values())))
 

@@ -12,6 +12,4 @@ if [ -z "${PYTHON:-}" ]; then
   [ -x "$root/.venv/bin/python" ] && PYTHON=$root/.venv/bin/python
 fi
 export PYTHONPATH="$root/benchmarks:$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-# Steps are forked from a process that must not have touched the GPU: so it asks the driver's library what there is.
-export PYTORCH_NVML_BASED_CUDA_CHECK=1
 exec "$PYTHON" "$root/benchmarks/gpu.py" "$@"

@@ -26,6 +26,7 @@ COLLECTIONS = ("agnews", "cose", "covidqa", "pubmedqa")
 SOURCES = (*COLLECTIONS, "altlex")  # of the digests' texts
 EXAMPLES, PASSAGES = 2_304, 8
 MEDIAN, SIGMA, LONGEST = 400, 0.8, 2_600  # characters
+LONGEST_QUERY = 200  # characters: the peer knows one limit of tokens for queries and passages, so none may be cut
 
 
 def prepare(data: Path, folder: Path, *, examples: int = EXAMPLES, passages: int = PASSAGES) -> MaterialisedMixture:
@@ -34,7 +35,8 @@ def prepare(data: Path, folder: Path, *, examples: int = EXAMPLES, passages: int
     with tempfile.TemporaryDirectory() as scratch, Store.open(Path(scratch) / "store", create=True) as store:
         jobs.ingest(store, [str(path) for path in found], cards=CARDS)
         texts = [row["text"] for row in store.rows("SELECT DISTINCT text FROM passages ORDER BY text")]
-        queries = [row["query"] for row in store.rows("SELECT DISTINCT query FROM examples ORDER BY query")]
+        short = f"SELECT DISTINCT query FROM examples WHERE length(query) <= {LONGEST_QUERY} ORDER BY query"
+        queries = [row["query"] for row in store.rows(short)]
         file = Path(scratch) / "digests.jsonl"
         with file.open("w", encoding="utf-8") as lines:
             for row in digests(texts, queries, examples, passages):

@@ -1,4 +1,4 @@
-"""The steps of `gpu.py`: what each measures. They yield what they have found so far, more each time."""
+"""The steps of `gpu.py`: what each measures. They note what they have found so far, more each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import semantic_search
 from transformers import AutoTokenizer
 
+from mixture.errors import MixtureError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers import ranks
@@ -40,14 +41,15 @@ from trainers.finetune.loop import step as train_step
 from trainers.folder import open_folder
 from trainers.gradient_cache import TokenBudget
 
-Found = Iterator[dict[str, Any]]
+# Takes what a step has found so far: whatever happens next, that stays.
+Note = Callable[[dict[str, Any]], None]
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "pyarrow", "flash-attn", "datasets")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the steps are run on. Sizes of the peer: texts of a mini-batch, or (0, tokens of one)."""
+    """What the steps are run on. `peer` and `minilm_peer`: texts of a mini-batch of the peer, to choose from."""
 
     model: str
     minilm: str
@@ -57,9 +59,9 @@ class Shape:
     bf16: bool
     probe: int  # examples of a step that only tries something
     passes: tuple[int, ...]  # tokens_per_pass to try
-    peer: tuple[tuple[int, int], ...]
+    peer: tuple[int, ...]
     minilm_batch: int
-    minilm_peer: tuple[tuple[int, int], ...]
+    minilm_peer: tuple[int, ...]
     encode_texts: int
     encode_sizes: tuple[int, ...]
     search: tuple[int, int, int, int]  # documents, dimensions, queries, k
@@ -70,13 +72,13 @@ class Shape:
 SHAPES = {
     "0.5b": Shape(
         model="0.5b", minilm="minilm", batch=2048, negatives=7, max_tokens=(128, 512), bf16=True, probe=256,
-        passes=(8_192, 16_384, 32_768), peer=((16, 0), (32, 0), (64, 0), (0, 8_192), (0, 16_384)), minilm_batch=1024,
-        minilm_peer=((256, 0), (1024, 0), (0, 65_536)), encode_texts=18_000, encode_sizes=(32, 256, 1024),
+        passes=(8_192, 16_384, 32_768), peer=(8, 16, 32), minilm_batch=1024,
+        minilm_peer=(64, 256, 1024), encode_texts=18_000, encode_sizes=(32, 256, 1024),
         search=(1_000_000, 384, 10_000, 100), matmul=8192, copy_mb=4096,
     ),
     "tiny": Shape(
         model="tiny", minilm="tiny-minilm", batch=16, negatives=2, max_tokens=(32, 48), bf16=False, probe=8,
-        passes=(512, 1_024), peer=((8, 0), (0, 256)), minilm_batch=16, minilm_peer=((16, 0),), encode_texts=60,
+        passes=(512, 1_024), peer=(4, 8), minilm_batch=16, minilm_peer=(16,), encode_texts=60,
         encode_sizes=(8, 32), search=(3_000, 16, 40, 10), matmul=128, copy_mb=1,
     ),
 }  # fmt: skip
@@ -89,6 +91,7 @@ class Bench:
     data: Path
     work: Path
     shape: Shape
+    seconds: float = 0.0  # that the step has
 
     @property
     def mixture(self) -> MaterialisedMixture:
@@ -180,7 +183,7 @@ def rates(seconds: float, work: dict[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def device(bench: Bench) -> Found:
+def device(bench: Bench, note: Note) -> None:
     """What the machine is, and its two ceilings: a large matrix product in bf16, a large copy."""
     on_gpu = torch.cuda.is_available()
     there = torch.device("cuda" if on_gpu else "cpu")
@@ -199,7 +202,7 @@ def device(bench: Bench) -> Found:
     if on_gpu:
         facts |= {"memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
                   "cuda": torch.version.cuda, "peak_bf16_tflops": (peak_flops() or 0) / 1e12}  # fmt: skip
-    yield facts
+    note(facts)
     size = bench.shape.matmul
     one, two = (torch.randn(size, size, device=there, dtype=torch.bfloat16) for _ in range(2))
     clock(lambda: one @ two, 3)
@@ -208,47 +211,65 @@ def device(bench: Bench) -> Found:
     target = torch.empty_like(source)
     clock(lambda: target.copy_(source), 3)
     facts["copy_gb_per_second"] = round(2 * source.nbytes / clock(lambda: target.copy_(source), 10) / 1e9, 1)
-    yield facts
+    note(facts)
 
 
-def train(bench: Bench) -> Found:
-    """`mixture train`: a batch without repeated texts twice, one of short texts with repeated negatives once."""
+def train(bench: Bench, note: Note) -> None:
+    """`mixture train`: a batch without repeated texts, one of short texts with repeated negatives, the first again.
+
+    What is compared is the first step of each, as of the peer.
+    """
     shape, options = bench.shape, bench.options()
     digests, agnews = (bench.batch(name, shape.batch) for name in ("digests", "agnews"))
     loop = throughput.training_loop(bench.model(shape.model), options, bench.folder())
-    batches = [first(digests, shape.probe), digests, agnews, digests]
-    timed = throughput.timed(loop, batches)
+    timed = throughput.timed(loop, [first(digests, shape.probe), digests, agnews, digests])
     inside = timed["seconds_in_step"]
     found: dict[str, Any] = {
         "batch_size": shape.batch, "negatives": shape.negatives, "max_tokens": shape.max_tokens, "bf16": shape.bf16,
         "budget": timed["budget"], "share_waited_for_data": round(timed["share_waited_for_data"], 5),
         "peak_memory_gib": timed.get("peak_memory_gib"),
     }  # fmt: skip
-    for name, batch, seconds in (("digests", digests, (inside[0], inside[2])), ("agnews", agnews, inside[1:2])):
+    for name, batch, seconds in (("digests", digests, inside[::2]), ("agnews", agnews, inside[1:2])):
         work = throughput.work_of(loop, batch)
         all_seconds = [round(value, 3) for value in seconds]
-        found[name] = rates(min(seconds), work) | {"all_seconds": all_seconds, "work": work}
-    yield found
+        found[name] = rates(seconds[0], work) | {"all_seconds": all_seconds, "work": work}
+    note(found)
     found["tokens_per_pass"] = []
     small, kept = loop.prepared(first(digests, shape.probe)), loop.budget.kept
     for per_pass in shape.passes:
         loop.budget = TokenBudget(per_pass, max(kept, per_pass))
-        train_step(loop, small)
-        seconds = clock(lambda: train_step(loop, small), 2)
-        found["tokens_per_pass"].append({"tokens": per_pass, "seconds": round(seconds, 4)})
-        yield found
+        row: dict[str, Any] = {"tokens": per_pass}
+        try:
+            train_step(loop, small)
+            row["seconds"] = round(clock(lambda: train_step(loop, small), 2), 4)
+        except MixtureError as error:
+            row["why"] = str(error)
+        found["tokens_per_pass"].append(row)
+        note(found)
 
 
-def tests(bench: Bench) -> Found:
+def tests(bench: Bench, note: Note) -> None:
     """`pytest -m gpu`; without a GPU those of its tests that a processor can run, to see that they would run."""
-    report = bench.folder() / "report.xml"
-    on_gpu = torch.cuda.is_available()
+    folder, on_gpu = bench.folder(), torch.cuda.is_available()
+    report, log = folder / "report.xml", folder / "log"
     command = [
-        sys.executable, "-m", "pytest", "-m", "gpu", "tests/trainers/test_gpu.py", "-p", "no:cacheprovider", "-rs",
-        "-o", "junit_family=xunit1", f"--junit-xml={report}",
+        sys.executable, "-m", "pytest", "-m", "gpu", "tests/trainers/test_gpu.py", "-p", "no:cacheprovider", "-rA",
+        "-v", "-o", "junit_family=xunit1", f"--junit-xml={report}",
     ]  # fmt: skip
     environment = os.environ | ({} if on_gpu else {"MIXTURE_GPU_REHEARSAL": "1"})
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    with log.open("w") as out:
+        try:
+            returned = subprocess.run(
+                command, cwd=ROOT, env=environment, check=False, stdout=out, stderr=subprocess.STDOUT,
+                timeout=bench.seconds,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            returned = None
+    print(log.read_text())
+    if returned is None:  # pytest writes its report at the end
+        passed = log.read_text().count(" PASSED")
+        note({"returned": None, "passed": passed})
+        raise SystemExit(f"stopped after {bench.seconds:.0f} s; {passed} had passed")
     counts: Counter[str] = Counter()
     not_passed, notes = {}, {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -260,54 +281,56 @@ def tests(bench: Bench) -> Found:
             not_passed[name] = f"{outcome}: {(detail.get('message') or '').strip()[:300]}"
         for noted in case.iter("property"):
             notes[f"{name}: {noted.get('name')}"] = noted.get("value")
-    yield {**counts, "returned": done.returncode, "not_passed": not_passed, "noted": notes}
+    note({**counts, "returned": returned, "not_passed": not_passed, "noted": notes})
     if counts["failure"] or counts["error"] or not counts["passed"]:
         raise SystemExit(f"{counts['failure']} tests failed, {counts['error']} in error, {counts['passed']} passed")
 
 
-def peer(bench: Bench) -> Found:
+def peer(bench: Bench, note: Note) -> None:
     """SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss on the batches of `train`, at the best of its
     mini-batches."""
     shape = bench.shape
     batches = [bench.batch(name, shape.batch) for name in ("digests", "agnews")]
-    yield from _peer(bench, bench.model(shape.model), batches, shape.peer, bench.options(workers=2))
+    _peer(bench, note, bench.model(shape.model), batches, shape.peer, bench.options(workers=2))
 
 
 def _peer(
-    bench: Bench, model: str, batches: list[TextBatch], sizes: Sequence[tuple[int, int]], options: argparse.Namespace
-) -> Found:
-    """Each size on the first examples, then the best on all batches; out of memory is a result."""
+    bench: Bench, note: Note, model: str, batches: list[TextBatch], sizes: Sequence[int], options: argparse.Namespace
+) -> None:
+    """Each mini-batch on the first examples, then the best on all batches; out of memory is a result."""
     if importlib.util.find_spec("datasets") is None:
         raise SystemExit("the trainer of sentence-transformers needs the package datasets")
-    warm, probe = (first(batches[0], bench.shape.probe // part) for part in (2, 1))
+    warm, probe = (first(batches[0], bench.shape.probe // part) for part in (4, 2))
     found: dict[str, Any] = {"sizes": []}
 
-    def run(some: list[TextBatch], size: tuple[int, int]) -> dict[str, Any]:
+    def run(some: list[TextBatch], size: int, report: Callable[[int, float], None] | None = None) -> dict[str, Any]:
         free()
-        return throughput.peer(model, some, options, bench.folder(), size[0] or 32, size[1] or None)
+        return throughput.peer(model, some, options, bench.folder(), size, report=report)
 
-    best: tuple[float, tuple[int, int]] | None = None
     for size in sizes:
-        name = f"{size[0]} texts" if size[0] else f"{size[1]} tokens"
+        row: dict[str, Any] = {"mini_batch": size}
         try:
-            seconds = run([warm, probe], size)["seconds_in_step"][0]
+            row["seconds"] = round(run([warm, probe], size)["seconds_in_step"][0], 4)
         except torch.OutOfMemoryError:
-            found["sizes"].append({"mini_batch": name, "seconds": None, "why": "out of memory"})
-        else:
-            found["sizes"].append({"mini_batch": name, "seconds": round(seconds, 4)})
-            best = min(best or (seconds, size), (seconds, size))
-        yield found
-    if best is None:
+            row["why"] = "out of memory"
+        found["sizes"].append(row)
+        note(found)
+    fitting = [row for row in found["sizes"] if "seconds" in row]
+    if not fitting:
         raise SystemExit("no mini-batch of the peer fits")
-    found["best"] = f"{best[1][0]} texts" if best[1][0] else f"{best[1][1]} tokens"
-    timed = run([warm, *batches], best[1])
-    found["peak_memory_gib"] = timed.get("peak_memory_gib")
-    for batch, seconds in zip(batches, timed["seconds_in_step"], strict=True):
-        found[batch.names[int(batch.collections[0])]] = {"seconds": round(seconds, 4)}
-    yield found
+    found["best"] = min(fitting, key=lambda row: row["seconds"])["mini_batch"]
+
+    def report(step: int, seconds: float) -> None:
+        if step:  # after the one that warms up
+            name = batches[step - 1].names[int(batches[step - 1].collections[0])]
+            every = [*found.get(name, {}).get("all_seconds", ()), round(seconds, 4)]
+            found[name] = {"seconds": statistics.median(every) if len(every) > 2 else every[0], "all_seconds": every}
+            note(found | throughput.peak_memory())
+
+    run([first(batches[0], bench.shape.probe), *batches], found["best"], report)
 
 
-def tdro(bench: Bench) -> Found:
+def tdro(bench: Bench, note: Note) -> None:
     """A step of `learn-weights`, reference included and nothing of it cached, beside a plain step on the same batch."""
     shape, options, model = bench.shape, bench.options(), bench.model(bench.shape.model)
     batch = bench.mixed(shape.batch)
@@ -315,48 +338,46 @@ def tdro(bench: Bench) -> Found:
     loop = throughput.training_loop(model, options, bench.folder(), in_batch=False)
     plain = throughput.timed(loop, batches)["seconds_in_step"][0]
     found: dict[str, Any] = {"plain": rates(plain, throughput.work_of(loop, batch))}
-    yield found
+    note(found)
     del loop
     free()
     timed = throughput.tdro(model, batches, options, bench.folder())
-    seconds = timed["seconds"][0]
+    seconds = timed["seconds_in_step"][0]
     found |= {"tdro": {"seconds": round(seconds, 4), "peak_memory_gib": timed.get("peak_memory_gib")},
               "times_plain": round(seconds / plain, 3)}  # fmt: skip
-    yield found
+    note(found)
 
 
-def minilm(bench: Bench) -> Found:
+def minilm(bench: Bench, note: Note) -> None:
     """MiniLM's shape, ours and the peer's, at a batch that a GPU likes."""
     shape = bench.shape
-    options = bench.options(
-        batch_size=shape.minilm_batch, max_tokens=tuple(n // 2 for n in shape.max_tokens), workers=2
-    )
+    queries, passages = shape.max_tokens
+    options = bench.options(batch_size=shape.minilm_batch, max_tokens=(queries, passages // 2), workers=2)
     batch, model = bench.batch("digests", shape.minilm_batch), bench.model(shape.minilm)
     loop = throughput.training_loop(model, options, bench.folder())
-    timed = throughput.timed(loop, [first(batch, shape.probe), *[batch] * 4])
+    timed = throughput.timed(loop, [first(batch, shape.probe), *[batch] * 3])
     found: dict[str, Any] = {
         "batch_size": shape.minilm_batch, "max_tokens": options.max_tokens,
         "share_waited_for_data": round(timed["share_waited_for_data"], 4), "budget": timed["budget"],
         "ours": rates(statistics.median(timed["seconds_in_step"]), throughput.work_of(loop, batch)),
         "with_wait": round(statistics.fmean(timed["seconds"]), 4), "peak_memory_gib": timed.get("peak_memory_gib"),
     }  # fmt: skip
-    yield found
+    note(found)
     del loop
-    for part in _peer(bench, model, [batch], shape.minilm_peer, options):
-        yield found | {"peer": part}
+    _peer(bench, lambda part: note(found | {"peer": part}), model, [batch] * 3, shape.minilm_peer, options)
 
 
-def encoding(bench: Bench) -> Found:
+def encoding(bench: Bench, note: Note) -> None:
     """Encoding for mining (`trainers.encoding.encode`, float32) beside `SentenceTransformer.encode` at its best."""
     shape = bench.shape
     encoder = SentenceTransformer(bench.model(shape.minilm))
     encoder.max_seq_length = shape.max_tokens[1] // 2
     texts = bench.passages(shape.encode_texts)
     encode(encoder, texts[: len(texts) // 20])
-    ours = clock(lambda: encode(encoder, texts), 2)
+    ours = clock(lambda: encode(encoder, texts).cpu().numpy(), 2)
     found: dict[str, Any] = {"texts": len(texts), "ours": {"seconds": round(ours, 4), "texts_per_second":
                              round(len(texts) / ours)}, "peer": []}  # fmt: skip
-    yield found
+    note(found)
     vectors = encode(encoder, texts).cpu()
     for size in shape.encode_sizes:
 
@@ -366,12 +387,12 @@ def encoding(bench: Bench) -> Found:
         seconds = clock(whole)
         found["peer"].append({"batch_size": size, "seconds": round(seconds, 4)})
         found["times_the_peer"] = round(min(row["seconds"] for row in found["peer"]) / ours, 3)
-        yield found
+        note(found)
     found["largest_difference"] = float(np.abs(vectors.numpy() - whole()).max())
-    yield found
+    note(found)
 
 
-def search(bench: Bench) -> Found:
+def search(bench: Bench, note: Note) -> None:
     """Exact search, ties decided, beside the product and topk alone, and beside `semantic_search`."""
     documents, dimensions, queries, k = bench.shape.search
     there = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -388,14 +409,14 @@ def search(bench: Bench) -> Found:
     clock(lambda: top_k(asked[:64], corpus, k))
     found: dict[str, Any] = {"documents": documents, "dimensions": dimensions, "queries": queries, "k": k,
                              "seconds": round(clock(lambda: top_k(asked, corpus, k)), 4)}  # fmt: skip
-    yield found
+    note(found)
     clock(limit)
     found["product_and_topk_seconds"] = round(clock(limit), 4)
     some = asked[: max(1, queries // 10)]
     semantic_search(some[:8], corpus, top_k=k)
     found["semantic_search_seconds_a_tenth"] = round(clock(lambda: semantic_search(some, corpus, top_k=k)), 4)
     found["seconds_a_tenth"] = round(clock(lambda: top_k(some, corpus, k)), 4)
-    yield found
+    note(found)
     theirs = semantic_search(some, corpus, top_k=k)
     same = sum(
         row["corpus_id"] == int(mine)
@@ -403,10 +424,10 @@ def search(bench: Bench) -> Found:
         for row, mine in zip(rows, own, strict=True)
     )
     found["same_as_semantic_search"] = round(same / (len(some) * k), 5)
-    yield found
+    note(found)
 
 
-def fsdp(bench: Bench) -> Found:
+def fsdp(bench: Bench, note: Note) -> None:
     """A sharded model over NCCL (gloo without a GPU), on one rank as torchrun starts it, beside a whole one."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}  # fmt: skip
@@ -437,13 +458,13 @@ def fsdp(bench: Bench) -> Found:
             loop.checkpoints.load()
             found["checkpoint_written_and_read"] = True
         del loop, ready
-        yield found
+        note(found)
     torch.distributed.destroy_process_group()
     whole, sharded = (found[name]["losses"] for name in ("whole", "sharded"))
     found["largest_loss_difference"] = max(abs(a - b) for a, b in zip(whole, sharded, strict=True))
     if not found["sharded"]["sharded"]:
         raise SystemExit("the model was not sharded")
-    yield found
+    note(found)
 
 
 PARTS = (  # the first that fits a name
@@ -457,7 +478,7 @@ PARTS = (  # the first that fits a name
 )
 
 
-def profile(bench: Bench) -> Found:
+def profile(bench: Bench, note: Note) -> None:
     """One step under torch.profiler: the five operators that take longest by themselves, and parts of the whole."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, record_function
@@ -481,32 +502,33 @@ def profile(bench: Bench) -> Found:
     parts: Counter[str] = Counter()
     for name, spent in own.items():
         parts[next((part for part, names in PARTS if re.search(names, name, re.IGNORECASE)), "other")] += spent
-    yield {
+    found = {
         "examples": shape.probe, "model": shape.model, "of": "time on the GPU" if on_gpu else "processor time",
         "step_seconds": round(wall, 4), "profiled_seconds": round(total / 1e6, 4),
         "largest": [{"operator": name, "share": round(spent / total, 4)} for name, spent in own.most_common(5)],
         "parts": {name: round(spent / total, 4) for name, spent in parts.most_common()},
     }  # fmt: skip
+    note(found)
 
 
-def compiled(bench: Bench) -> Found:
+def compiled(bench: Bench, note: Note) -> None:
     """Whether torch.compile of the layers would pay: steps before and after. Nothing of ours uses it yet."""
     shape = bench.shape
     loop = throughput.training_loop(bench.model(shape.model), bench.options(), bench.folder())
     batch = loop.prepared(first(bench.batch("digests", shape.batch), shape.probe))
     train_step(loop, batch)
     found: dict[str, Any] = {"plain_seconds": round(clock(lambda: train_step(loop, batch), 2), 4)}
-    yield found
+    note(found)
     layers: Any = loop.encoder.transformers_model.layers  # type: ignore[union-attr]
     for layer in layers:
         layer.compile(dynamic=True)
     found["first_seconds"] = round(clock(lambda: train_step(loop, batch)), 2)
     train_step(loop, batch)
     found["compiled_seconds"] = round(clock(lambda: train_step(loop, batch), 2), 4)
-    yield found
+    note(found)
 
 
-STEPS: dict[str, Callable[[Bench], Found]] = {
+STEPS: dict[str, Callable[[Bench, Note], None]] = {
     "device": device, "train": train, "tests": tests, "peer": peer, "tdro": tdro, "minilm": minilm, "encode": encoding,
     "search": search, "fsdp": fsdp, "profile": profile, "compile": compiled,
 }  # fmt: skip

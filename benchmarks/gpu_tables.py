@@ -92,7 +92,7 @@ def section(result: dict[str, Any] | None) -> str:
                  show(of("peer", "peak_memory_gib"), "{} GiB")),
                 ("tokens of a micro-batch, and kept", show(of("train", "budget", "per_pass"), "{:,}") + ", "
                  + show(of("train", "budget", "kept"), "{:,}"), ""),
-                ("best mini-batch", "", show(of("peer", "best"))),
+                ("best mini-batch, texts", "", show(of("peer", "best"))),
             ],
         ),
         "",
@@ -102,7 +102,7 @@ def section(result: dict[str, Any] | None) -> str:
                 ("tDRO step, nothing of the reference cached", show(of("tdro", "tdro", "seconds"), "{:.2f} s"),
                  "plain step " + show(of("tdro", "plain", "seconds"), "{:.2f} s"),
                  show(of("tdro", "times_plain"), "{:.2f}")),
-                ("MiniLM's shape, batch 1,024, 64 and 256 tokens", show(of("minilm", "ours", "seconds"), "{:.3f} s"),
+                ("MiniLM's shape, batch 1,024, 128 and 256 tokens", show(of("minilm", "ours", "seconds"), "{:.3f} s"),
                  "sentence-transformers " + show(of("minilm", "peer", "digests", "seconds"), "{:.3f} s"),
                  show(ratio(of("minilm", "peer", "digests", "seconds"), of("minilm", "ours", "seconds")), "{:.2f}")),
                 ("the same, share of its time spent waiting for data", show(of("minilm", "share_waited_for_data"),

@@ -29,7 +29,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -147,22 +147,24 @@ def tdro(model: str, batches: list[TextBatch], options: argparse.Namespace, work
         WeightState.start(torch.full((groups,), 1 / groups, dtype=torch.float64)),
         None,
     )
-    seconds = []
+    seconds, inside = [], []
     with Feed(lambda n: loop.prepared(batches[n]), 0, len(batches)) as feed:
         began = time.perf_counter()
         for batch in feed:
             run.step(batch)
             synchronise()
             seconds.append(time.perf_counter() - began)
+            inside.append(seconds[-1] - feed.waited)
             began = time.perf_counter()
-    return _measured(seconds)
+    return _measured(seconds) | {"seconds_in_step": inside[1:]}
 
 
 def peer(
     model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path, size: int,
-    num_tokens: int | None = None,
+    num_tokens: int | None = None, report: Callable[[int, float], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Its mini-batches have `size` texts, or as many as have `num_tokens` tokens."""
+    """Its mini-batches have `size` texts, or as many as have `num_tokens` tokens; `report` gets each step's number and
+    seconds without the wait for data."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
@@ -189,6 +191,8 @@ def peer(
             now = time.perf_counter()
             seconds.append(now - Clock.began)
             inside.append(now - Clock.start)
+            if report is not None:
+                report(len(inside) - 1, inside[-1])
             Clock.began = now
 
     class InOrder(SentenceTransformerTrainer):

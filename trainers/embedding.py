@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from trainers import ranks
+from trainers.encoder import to_device
 from trainers.gradient_cache import TokenBudget, embed_tokens
 
 # Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
@@ -62,7 +63,7 @@ def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> 
     All ranks get all embeddings, of which a rank's own carry gradients.
     """
     own = embed_tokens(encoder, tokens.ids, budget)
-    return ranks.gather(own, tokens.num_distinct).index_select(0, tokens.places.to(own.device))
+    return ranks.gather(own, tokens.num_distinct).index_select(0, to_device(tokens.places, own.device))
 
 
 def token_ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.ndarray]:

@@ -174,7 +174,7 @@ def as_features(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.n
     else:
         features = _padded(ids, encoder.tokenizer.pad_token_id, encoder.tokenizer.padding_side)
     device = encoder.device
-    return {name: _sent(value, device) if isinstance(value, Tensor) else value for name, value in features.items()}
+    return {name: to_device(value, device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
 
 def _padded(ids: Sequence[Sequence[int] | np.ndarray], pad: int, side: str) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _padded(ids: Sequence[Sequence[int] | np.ndarray], pad: int, side: str) -> d
     return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(there.astype(np.int64))}
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """On `device`; to a GPU by way of pinned memory, since a copy from any other waits for all work queued before."""
     if device.type != "cuda":
         return tensor.to(device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers.embedding import token_ids
+from trainers.encoder import to_device
 from trainers.gradient_cache import TokenBudget, embed_tokens
 from trainers.memory import PER_PASS
 
@@ -37,7 +38,8 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
     encoder.eval()
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
-    limit = encoder.max_seq_length or encoder.tokenizer.model_max_length
+    # Tokenizers without a limit say 10^30, which their own code does not take.
+    limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, 2**31 - 1)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(order), AT_ONCE):
@@ -45,7 +47,7 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
             parts.append(embed_tokens(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass)))
         back = torch.empty(len(order), dtype=torch.long)
         back[order] = torch.arange(len(order))
-        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, back.to(encoder.device))
+        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:

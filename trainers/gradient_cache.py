@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trainers import sharding
-from trainers.encoder import as_features
+from trainers.encoder import as_features, to_device
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def embed_tokens(
     # Embeddings of what only fills up are left out here: their gradients are 0.
     back = np.empty(len(order), dtype=np.int64)
     back[order] = np.arange(len(order))
-    return torch.cat(parts).index_select(0, torch.from_numpy(back).to(parts[0].device))
+    return torch.cat(parts).index_select(0, to_device(torch.from_numpy(back), parts[0].device))
 
 
 def _encode(encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray], _: Tensor | None = None) -> Tensor:

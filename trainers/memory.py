@@ -48,11 +48,18 @@ def _remembered(file: Path, find: Callable[[], int]) -> int:
     return int(json.loads(file.read_text("utf-8")))
 
 
-def bytes_per_token(encoder: SentenceTransformer, length: int) -> float:
-    """What the backward pass needs kept of each token of texts of `length` tokens, in bytes."""
+def bytes_kept(encoder: SentenceTransformer, length: int) -> tuple[float, float]:
+    """What the backward pass needs kept of texts of `length` tokens, in bytes: of each token, and of a pass whatever
+    its size. The latter are copies of weights, under bf16."""
+    one, two = (_bytes_of_a_pass(encoder, count, length) for count in (SAMPLE_TEXTS, 2 * SAMPLE_TEXTS))
+    per_token = (two - one) / (SAMPLE_TEXTS * length)
+    return per_token, max(0.0, one - per_token * SAMPLE_TEXTS * length)
+
+
+def _bytes_of_a_pass(encoder: SentenceTransformer, count: int, length: int) -> int:
     token = encoder.tokenizer.eos_token_id or encoder.tokenizer.pad_token_id or 0
     # One is shorter, so that there is padding: without, attention may go a way that keeps less.
-    inputs = as_features(encoder, [[token] * length] * (SAMPLE_TEXTS - 1) + [[token] * max(1, length - 1)])
+    inputs = as_features(encoder, [[token] * length] * (count - 1) + [[token] * max(1, length - 1)])
     parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     kept: dict[int, int] = {}
 
@@ -70,7 +77,7 @@ def bytes_per_token(encoder: SentenceTransformer, length: int) -> float:
         result = encoder(inputs)["sentence_embedding"]
     encoder.train(training)
     del result
-    return sum(kept.values()) / (SAMPLE_TEXTS * length)
+    return sum(kept.values())
 
 
 def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int:
@@ -84,7 +91,11 @@ def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int
     room = SHARE.get(device.type, SHARE["cuda"]) * (_free(device) - coming)
     length = min(settings.max_passage_tokens, encoder.max_seq_length or settings.max_passage_tokens)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-        tokens = room / bytes_per_token(encoder, length)
+        per_token, per_pass = bytes_kept(encoder, length)
+    largest = settings.tokens_per_pass or PER_PASS.get(device.type, PER_PASS["cuda"])
+    tokens = (room - per_pass) / per_token
+    if tokens > largest:  # several passes
+        tokens = room / (per_token + per_pass / largest)
     return max(UNIT, int(tokens) // UNIT * UNIT)
 
 

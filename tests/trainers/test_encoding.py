@@ -69,3 +69,14 @@ def test_miners_get_the_prompts_of_the_model(tiny_model: Path, tmp_path: Path) -
     embed = encode_with(str(tmp_path))
     np.testing.assert_allclose(embed(TEXTS, "query"), _theirs(encoder, "find the king: "), atol=1e-6)
     np.testing.assert_allclose(embed(TEXTS, "passage"), _theirs(encoder, ""), atol=1e-6)
+
+
+def test_a_tokenizer_without_a_limit_is_none(tiny_model: Path) -> None:
+    """transformers says 10^30 then, which is no number for the tokenizer's own code."""
+    encoder = load_encoder(str(tiny_model))
+    encoder.max_seq_length = int(1e30)
+    encoder.tokenizer.model_max_length = int(1e30)
+    assert encoder.max_seq_length == int(1e30)
+    np.testing.assert_allclose(
+        encode(encoder, TEXTS[2:3]).numpy(), _theirs(load_encoder(str(tiny_model)), "")[2:3], atol=1e-6
+    )

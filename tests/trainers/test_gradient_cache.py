@@ -26,7 +26,7 @@ from trainers.finetune.loop import batch_losses
 from trainers.gradient_cache import TokenBudget, embed_tokens, micro_batches
 from trainers.loop import TrainingLoop
 from trainers.losses import info_nce
-from trainers.memory import bytes_per_token, token_budget
+from trainers.memory import bytes_kept, token_budget
 from trainers.tdro.algorithms import make_learner
 
 MINILM = "all-MiniLM-L6-v2"
@@ -176,15 +176,22 @@ def test_the_budget_is_measured_on_the_model_and_remembered(tiny_model: Path, tm
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    per_token = bytes_per_token(encoder, 16)
+    per_token, per_pass = bytes_kept(encoder, 16)
     assert torch.equal(torch.rand(1), expected)  # a resumed run does not measure
     held, _ = _held(encoder.train(), 4, 64)
     assert per_token * 64 < held < 3 * per_token * 64  # the hooks count shared memory once, and no parameters
+    assert per_pass < 16 * per_token
+    with torch.autocast("cpu", torch.bfloat16):
+        half, per_pass = bytes_kept(encoder, 16)
+    layers: Any = encoder.transformers_model.layers  # type: ignore[union-attr]
+    copies = 2 * sum(p.numel() for p in layers.parameters() if p.ndim > 1)
+    assert per_pass == pytest.approx(copies, rel=0.05)  # kept once a pass, however many its tokens
+    assert half < per_token
     settings = replace(SETTINGS, tokens_per_pass=0, tokens_kept=0)
     budget = token_budget(encoder, settings, tmp_path)
     assert budget.kept % 1024 == 0
     free = psutil.virtual_memory().available
-    assert 0.1 * free < budget.kept * bytes_per_token(encoder, 32) < free
+    assert 0.1 * free < budget.kept * bytes_kept(encoder, 32)[0] < free
     (tmp_path / "tokens_kept.json").write_text("2048")
     assert token_budget(encoder, settings, tmp_path) == TokenBudget(2048, 2048)
     assert token_budget(encoder, replace(settings, tokens_kept=9, tokens_per_pass=5), tmp_path) == TokenBudget(5, 9)
@@ -202,7 +209,7 @@ def test_shards_leave_room_for_activations(tiny_model: Path, monkeypatch: pytest
     encoder = load_encoder(str(tiny_model))
     count = sum(p.numel() for p in encoder.parameters())
     monkeypatch.setattr(memory, "_free", lambda _: 2 * 12 * count)
-    monkeypatch.setattr(memory, "bytes_per_token", lambda *_: 1.0)
+    monkeypatch.setattr(memory, "bytes_kept", lambda *_: (1.0, 0.0))
     monkeypatch.setattr(memory.ranks, "state", lambda: SimpleNamespace(num_processes=10**9, process_index=0))
     alone, sharded = (memory.num_fitting(encoder, replace(SETTINGS, fsdp=fsdp)) for fsdp in (False, True))
     # Gradients and two moments of all weights; and of next to none, whose own memory is free too.

@@ -21,7 +21,7 @@ from trainers import ranks
 from trainers.adapters import add_lora, merge_lora
 from trainers.checkpoints import fill
 from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
-from trainers.encoder import load_for_training, model_identity
+from trainers.encoder import load_for_training, model_identity, to_device
 from trainers.evaluation.suites import Suite
 from trainers.feed import Feed
 from trainers.finetune import output
@@ -129,7 +129,7 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         masked = masked | others
     loss = partial(
         info_nce, temperature=settings.temperature, in_batch=in_batch, symmetric=settings.symmetric_loss and in_batch,
-        masked=None if masked is None else masked.to(query.device),
+        masked=None if masked is None else to_device(masked, query.device),
     )  # fmt: skip
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)

@@ -4,11 +4,14 @@ Everything is drawn from counter-based random numbers (Philox, Salmon et al. 201
 than step 1, every rank computes the same global batch, and a plan can be printed before training.
 
 How rows are chosen. A collection's rows form an endless stream: epoch after epoch, each a fresh permutation of all its
-rows. A batch takes the stream's next rows. With `positives` given, an epoch's order spreads examples that share
-their first positive over the whole epoch, and a row that would still repeat a positive inside one batch is left out of
-that batch and waits for the next epoch. That happens where a batch spans the border of two epochs, where a passage is
-the positive of a large share of the rows or a second one of several, and in collections of fewer than two batches; such
-batches are shorter.
+rows. A batch takes the stream's next rows, or all rows of a collection that has fewer. No row is twice in a batch:
+where a batch spans the border of two epochs, the next rows of the second epoch that are not in it yet come first, and
+those that they overtake come later in that epoch.
+
+With `positives` given, no positive is twice in a batch either. An epoch's order spreads examples that share their
+first positive over the whole epoch, and the border of two epochs is arranged as above. A row that would still repeat a
+positive is left out of that batch and waits for the next epoch; the batch is shorter. That happens where a passage is
+the positive of a large share of the rows or a second one of several, and in collections of fewer than two batches.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import overload
 
 import numpy as np
 
 from mixture.errors import UsageError
+
+# How many batches behind the border of two epochs are looked through for rows that fit it.
+NEAR = 4
 
 Positives = Mapping[str, Sequence[Sequence[int] | np.ndarray]]
 
@@ -123,13 +129,14 @@ class BatchPlan:
         index = int(self._drawn[step])
         earlier = int(np.count_nonzero(self._drawn[:step] == index))
         name = self.collections[index]
-        return name, self._take(name, earlier * self.batch_size, self.batch_size)
+        count = min(self.batch_size, self._sizes[name])
+        return name, self._take(name, earlier * count, count)
 
     def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
 
-        Returns indices into `collections` (B,) and row indices (B,). Equal positives are not kept apart: each example
-        sees its own hard negatives only. A collection without rows is a `UsageError`.
+        Returns indices into `collections` (B,) and row indices (B,). Equal rows and positives are not kept apart: each
+        example sees its own hard negatives only. A collection without rows is a `UsageError`.
         """
         if step < 0:
             raise UsageError(f"step is {step}; allowed: 0 or more")
@@ -141,7 +148,7 @@ class BatchPlan:
         rows = np.empty(self.batch_size, dtype=np.int64)
         for index in np.unique(now):
             here = np.flatnonzero(now == index)
-            rows[here] = self._stream(self.collections[index], int(before[index]), len(here))
+            rows[here] = self._stream(self.collections[index], int(before[index]), len(here), self._shuffled)
         return now, rows
 
     def _mixed_groups(self, start: int, count: int) -> np.ndarray:
@@ -165,46 +172,123 @@ class BatchPlan:
         return self._counted
 
     def _take(self, name: str, start: int, count: int) -> np.ndarray:
-        rows = self._stream(name, start, count)
+        rows = self._stream(name, start, count, self._order)
         if self._positives is None:
             return rows
         kept = []
         seen: set[int] = set()
-        positives = self._positives[name]
         for row in rows:
-            ids = {int(p) for p in positives[row]}
+            ids = self._ids(name, row)
             if seen.isdisjoint(ids):
                 kept.append(row)
                 seen |= ids
         return np.asarray(kept, dtype=np.int64)
 
-    def _stream(self, name: str, start: int, count: int) -> np.ndarray:
-        """Rows [start, start + count) of the collection's endless stream."""
+    def _stream(self, name: str, start: int, count: int, order: Callable[[str, int], np.ndarray]) -> np.ndarray:
+        """Rows [start, start + count) of the collection's endless stream, with the `order` of each epoch."""
         size = self._sizes[name]
         parts = []
         while count > 0:
             epoch, offset = divmod(start, size)
-            part = self._order(name, epoch)[offset : offset + count]
+            part = order(name, epoch)[offset : offset + count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
         return np.concatenate(parts)
 
+    def _ids(self, name: str, row: int | np.integer) -> set[int]:
+        """What no two rows of a batch may share: the row itself, and its positives; numbers below 0 are rows."""
+        own = {-1 - int(row)}
+        return own if self._positives is None else own.union(map(int, self._positives[name][int(row)]))
+
     def _order(self, name: str, epoch: int) -> np.ndarray:
-        """The order of all rows in one epoch, (size,)."""
+        """The order of all rows in one epoch, (size,): `_shuffled`, with the border to the epoch before arranged."""
         key = (name, epoch)
         if key in self._orders:
             self._orders.move_to_end(key)
             return self._orders[key]
-        rows = generator(self.seed, "order", name, epoch).permutation(self._sizes[name])
-        if self._positives is not None:
-            if name not in self._labels:
-                self._labels[name] = _labels(self._positives[name])
-            rows = _spread(rows, self._labels[name], self.batch_size)
+        size = self._sizes[name]
+        count = min(self.batch_size, size)
+        # Of this epoch's batches the first has so many rows of the one before, and the next epoch's so many of this.
+        begun, left = epoch * size % count, (epoch + 1) * size % count
+        rows = self._shuffled(name, epoch)
+        if size < 2 * count:
+            # Too small for two ends that are drawn each for itself: the ends of all epochs up to one without a rest
+            # are of the same rows, as many of them as it takes.
+            aligned = count // math.gcd(size, count)
+            ends = generator(self.seed, "ends", name, epoch // aligned).permutation(size)
+            rows = self._with_ends(name, rows, ends[:begun], ends[:left], count)
+        elif begun:
+            before = self._orders.get((name, epoch - 1))  # ends as its `_shuffled` does
+            ended = (self._shuffled(name, epoch - 1) if before is None else before)[size - begun :]
+            rows = self._with_border(name, rows, ended, size - left, count)
         self._orders[key] = rows
         # Two epochs of everything: what a batch at the border of two epochs needs.
         while sum(map(len, self._orders.values())) > 2 * sum(self._sizes.values()):
             self._orders.popitem(last=False)
         return rows
+
+    def _shuffled(self, name: str, epoch: int) -> np.ndarray:
+        rows = generator(self.seed, "order", name, epoch).permutation(self._sizes[name])
+        if self._positives is None:
+            return rows
+        if name not in self._labels:
+            self._labels[name] = _labels(self._positives[name])
+        return _spread(rows, self._labels[name], self.batch_size)
+
+    def _with_border(self, name: str, rows: np.ndarray, ended: np.ndarray, end: int, count: int) -> np.ndarray:
+        """An epoch's order whose first rows go with `ended`, the last rows of the epoch before, into one batch of
+        `count`. Each that does not is exchanged for the next that does, before the place `end`, if there is one.
+
+        Where no positive is shared there is one: as end ≥ count, at least as many of the places between hold other rows
+        than `ended` as places at the front hold those.
+        """
+        rows, head = rows.copy(), count - len(ended)
+        taken: set[int] = set().union(*(self._ids(name, row) for row in ended))
+        unfit = []
+        for place in range(head):
+            ids = self._ids(name, rows[place])
+            if taken.isdisjoint(ids):
+                taken |= ids
+            else:
+                unfit.append(place)
+        later: dict[int, set[int]] = {}  # what the whole batches behind hold, of which only the first few are needed
+        spare = list(range(head, min(end, head + NEAR * count)))
+        for place in unfit:
+            goes, still = self._ids(name, rows[place]), []
+            for tried, other in enumerate(spare):
+                comes = self._ids(name, rows[other])
+                if not taken.isdisjoint(comes):
+                    continue  # and never will be
+                number = (other - head) // count
+                if number not in later:
+                    start = head + number * count
+                    later[number] = set().union(*(self._ids(name, row) for row in rows[start : start + count]))
+                if (later[number] - comes).isdisjoint(goes):
+                    taken |= comes
+                    later[number] = (later[number] - comes) | goes
+                    rows[place], rows[other] = rows[other], rows[place]
+                    still += spare[tried + 1 :]
+                    break
+                still.append(other)
+            spare = still
+        return rows
+
+    def _with_ends(self, name: str, rows: np.ndarray, ended: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
+        """An epoch's order that ends with the rows `ends`, and whose first rows go with `ended` into one batch."""
+        last = np.isin(rows, ends)
+        front, back = rows[~last], rows[last]
+        if not len(ended):
+            return np.concatenate([front, back])
+        fits = ~np.isin(front, ended)
+        taken: set[int] = set().union(*(self._ids(name, row) for row in ended))
+        for place in np.flatnonzero(fits):
+            ids = self._ids(name, front[place])
+            fits[place] = taken.isdisjoint(ids)
+            if fits[place]:
+                taken |= ids
+        chosen = np.flatnonzero(fits)[: count - len(ended)]
+        others = np.setdiff1d(np.arange(len(front)), chosen)
+        return np.concatenate([front[chosen], front[others], back])
 
 
 def _pick(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:

@@ -12,11 +12,12 @@ from typing import Any
 from mixture.registry import SavedMixture
 from mixture.store import Store
 from mixture.store.write import append
+from mixture.suites.layout import find_suites
+from mixture.suites.suite import load_suite
 from trainers import ranks
 from trainers.base_model import known_model, resolve_model
 from trainers.encoder import load_encoder
 from trainers.evaluation.evaluate import SuiteResult, document_prompt_for, evaluate_suite, prompt_for
-from trainers.evaluation.suites import find_suites, load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import identity
 from trainers.finetune.output import finished, record_of

@@ -6,7 +6,6 @@ from mixture.dedup.decontaminate import find_contaminated
 from mixture.dedup.duplicates import find_duplicates
 from mixture.dedup.neighbours import cross_pairs, near_duplicate_groups, near_duplicates
 from mixture.dedup.normal import normalise_texts
-from mixture.dedup.query_lists import read_test_queries
 from mixture.dedup.simhash import simhash_fingerprints
 from mixture.dedup.text import normalise_text
 
@@ -18,6 +17,5 @@ __all__ = [
     "near_duplicates",
     "normalise_text",
     "normalise_texts",
-    "read_test_queries",
     "simhash_fingerprints",
 ]

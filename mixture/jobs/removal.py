@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mixture.dedup import find_contaminated, near_duplicate_groups, read_test_queries, simhash_fingerprints
+from mixture.dedup import find_contaminated, near_duplicate_groups, simhash_fingerprints
 from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
 from mixture.dedup.containment import find_contained
 from mixture.dedup.decontaminate import DEFAULT_DISTANCE
 from mixture.dedup.duplicates import DEFAULT_VERIFY, METHODS, duplicate_groups, fingerprint_distances
 from mixture.dedup.neighbours import joined
-from mixture.dedup.query_lists import read_test_passages
 from mixture.errors import UsageError
 from mixture.store import Store, read
 from mixture.store.write import add_test_suites, remove_examples, restore_removed
+from mixture.suites.layout import find_suites
+from mixture.suites.lists import read_test_passages, read_test_queries
 from mixture.terminal import Progress, silent
 
 KEYS = ("pair", "query", "positive")
@@ -243,6 +244,8 @@ def decontaminate(
     suites registered before. Suites in BEIR layout bring the passages that their judgements call relevant.
     """
     total = len(against) + len(read.collections(store, names))
+    if folders := [path for path in (Path(given).expanduser() for given in against) if path.is_dir()]:
+        find_suites(folders)  # raises for two of one name, of which the second would replace the first
     suites: list[str] = []
     for done, given in enumerate(against):
         progress(done, total, given)

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixture.dedup import find_contaminated, normalise_text, read_test_queries
+from mixture.dedup import find_contaminated, normalise_text
 from mixture.dedup.decontaminate import CONTAMINATED
 from mixture.dedup.letters import letters_of
-from mixture.dedup.query_lists import TEST_QUERIES
 from mixture.errors import UsageError
+from mixture.suites.lists import TEST_QUERIES, read_test_queries
 
 LONG = "what is the name of the river that runs through the old town"
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
+from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import DEEPEST_CUT, TREC_NAMES, mean_scores, require_pytrec_eval, score_run
 from trainers.evaluation.search import merge_top_k, top_k
-from trainers.evaluation.suites import Suite
 
 # Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
 CHUNK_DOCUMENTS = 16_384

@@ -17,12 +17,12 @@ from torch import Tensor
 from mixture.errors import UsageError, unknown_name
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.suites.suite import Suite
 from trainers import ranks
 from trainers.adapters import add_lora, merge_lora
 from trainers.checkpoints import fill
 from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
 from trainers.encoder import load_for_training, model_identity, to_device
-from trainers.evaluation.suites import Suite
 from trainers.feed import Feed
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings

@@ -12,10 +12,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
+from mixture.suites.layout import find_suites
+from mixture.suites.suite import Suite, load_suite
 from trainers import ranks
 from trainers.evaluation.evaluate import check_similarity, document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.metrics import require_pytrec_eval
-from trainers.evaluation.suites import Suite, find_suites, load_suite
 from trainers.finetune.config import FinetuneSettings
 
 METRIC = "ndcg@10"

@@ -1,4 +1,4 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv (or qrels.tsv), plain or packed, as one unit."""
+"""BEIR folders (`mixture.suites.layout`) as one unit of ingest."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mixture.ingest.formats.lookup import Lookup
 from mixture.ingest.formats.renaming import Renaming
 from mixture.ingest.formats.splits import choose_split
 from mixture.rows import RawExample, Reject
-
-PACKED = ("", ".gz", ".zst")
+from mixture.suites.layout import CORPUS, QUERIES, identifier, packed_file, qrels_files
 
 
 def is_beir(folder: Path) -> bool:
     """Whether a folder holds a corpus and its queries. Without qrels it is one too, but cannot be read."""
-    return _file(folder, "corpus.jsonl") is not None and _file(folder, "queries.jsonl") is not None
+    return packed_file(folder, CORPUS) is not None and packed_file(folder, QUERIES) is not None
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -27,17 +26,10 @@ def data_files(folder: Path) -> list[Path]:
 
     Raises UsageError when one of them is missing, and when no split can be chosen.
     """
-    corpus, queries, single = (_file(folder, name) for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
-    splits = {
-        file.name.removesuffix(ending): file
-        for packed in PACKED
-        for ending in [".tsv" + packed]
-        for file in (folder / "qrels").glob("*" + ending)
-    }
-    qrels = choose_split(splits, folder / "qrels") if splits else single
-    if corpus is None or queries is None or qrels is None:
+    corpus, queries, splits = packed_file(folder, CORPUS), packed_file(folder, QUERIES), qrels_files(folder)
+    if corpus is None or queries is None or not splits:
         raise UsageError(f"{folder}: expected corpus.jsonl, queries.jsonl and qrels/train.tsv (BEIR layout)")
-    return [corpus, queries, qrels]
+    return [corpus, queries, choose_split(splits, folder / "qrels")]
 
 
 def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
@@ -55,10 +47,6 @@ def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawEx
         yield from judged_examples(qrels, qrels.relative_to(folder).as_posix(), [questions], documents)
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    return next((file for packed in PACKED if (file := folder / (name + packed)).is_file()), None)
-
-
 def _document(line: bytes) -> tuple[str, tuple[str, str]]:
     text = check_utf8(line)
     if not text.strip():
@@ -69,9 +57,7 @@ def _document(line: bytes) -> tuple[str, tuple[str, str]]:
         raise BadRow(f"line is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise BadRow("line is no JSON object; expected _id and text")
-    identifier, title, body = value.get("_id"), value.get("title") or "", value.get("text")
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
-        identifier = str(identifier)
-    if not isinstance(identifier, str) or not isinstance(body, str) or not isinstance(title, str):
+    key, title, body = identifier(value.get("_id")), value.get("title") or "", value.get("text")
+    if key is None or not isinstance(body, str) or not isinstance(title, str):
         raise BadRow("expected _id and text (and title) as texts")
-    return identifier, (title, body)
+    return key, (title, body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, StreamDamaged, che
 from mixture.ingest.formats.lines import byte_lines
 from mixture.ingest.formats.lookup import Lookup
 from mixture.rows import RawExample, RawPassage, Reject
+from mixture.suites.layout import grade, judgement
 
 Judged = dict[str, list[tuple[str, float, int]]]  # by query id: document id, score, line
 
@@ -74,17 +74,12 @@ def _judgements(qrels: Path, name: str) -> Iterator[tuple[str, str, float, int] 
 
 
 def _judgement(line: str) -> tuple[str, str, float]:
-    """Query id, document id and score from three columns, or from TREC's four (the second says nothing)."""
-    fields = line.strip().split("\t") if "\t" in line else line.split()
-    if not fields or fields == [""]:
+    if not line.strip():
         raise BadRow(EMPTY_LINE)
-    if len(fields) not in (3, 4):
-        raise BadRow(f"line has {len(fields)} columns; expected query id, document id and score")
-    query, document, score = fields[0], fields[-2], fields[-1]
     try:
-        number = float(score)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+        query, document, score = judgement(line)
+    except ValueError as error:
+        raise BadRow(str(error)) from None
+    if (value := grade(score)) is None:
         raise BadRow(f"score is {score[:40]!r}; expected a number")
-    return query, document, number
+    return query, document, value

@@ -42,13 +42,13 @@ def placed_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     parts: list[bytes] = []
     try:
         for block in blocks(path):
-            first, *rest = block.split(b"\n")
-            parts.append(first)
-            for piece in rest:
-                line = b"".join(parts)
+            *whole, rest = block.split(b"\n")
+            if whole:
+                whole[0], parts = b"".join([*parts, whole[0]]), []
+            for line in whole:
                 yield number, offset, trimmed(line, number)
                 number, offset = number + 1, offset + len(line) + 1
-                parts = [piece]
+            parts.append(rest)
     except StreamDamaged as damage:
         raise StreamDamaged(damage.reason, number, start_of(b"".join(parts))) from None
     if last := b"".join(parts):

@@ -18,8 +18,8 @@ from mixture.ingest.formats.lookup import Lookup
 from mixture.ingest.formats.renaming import Renaming
 from mixture.ingest.formats.splits import choose_split
 from mixture.rows import RawExample, RawPassage, Reject
+from mixture.suites.layout import PACKED
 
-PACKED = ("", ".gz", ".zst")
 LAYOUT = "collection.tsv, queries.train.tsv and qrels.train.tsv or id triples"
 HEAD_LINES = 20
 

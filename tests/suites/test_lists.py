@@ -2,10 +2,10 @@ import gzip
 import json
 
 import pytest
+import zstandard
 
-from mixture.dedup import read_test_queries
-from mixture.dedup.query_lists import TEST_PASSAGES, TEST_QUERIES, read_test_passages
 from mixture.errors import UsageError
+from mixture.suites.lists import TEST_PASSAGES, TEST_QUERIES, read_test_passages, read_test_queries
 
 
 def lines(*rows):
@@ -15,10 +15,19 @@ def lines(*rows):
 LIST = lines({"suite": "nq", "query_id": "1", "query": "谁写了？"}, {"suite": "fiqa", "query_id": 2, "query": "who"})
 
 
-@pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
-def test_json_lines(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("all.jsonl", LIST),
+        ("all.jsonl.gz", gzip.compress(LIST)),
+        ("all.jsonl.zst", zstandard.compress(LIST)),
+        ("all.jsonl.gz", LIST),
+    ],
+    ids=["plain", "gzip", "zstandard", "called gzip"],
+)
+def test_json_lines(tmp_path, name, content):
     path = tmp_path / name
-    path.write_bytes(gzip.compress(LIST) if name.endswith("gz") else LIST)
+    path.write_bytes(content)
     table = read_test_queries(path)
     assert table.schema == TEST_QUERIES
     assert table.to_pylist() == [
@@ -51,14 +60,13 @@ def test_text_and_tsv(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", LIST + b'{"query_id": \n', "a.jsonl, line 3: not JSON"),
-        ("a.jsonl", LIST + b'["nq", "1", "who"]\n', "line 3: list, expected an object"),
+        ("a.jsonl", LIST + b'["nq", "1", "who"]\n', "line 3: expected a JSON object"),
         ("a.jsonl", LIST + b'{"suite": "nq", "query": "x"}\n', "line 3: no 'query_id' or '_id'"),
         ("a.jsonl", LIST + b'{"suite": "nq", "query_id": "x"}\n', "line 3: no 'query' or 'text'"),
         ("a.jsonl", LIST + b'{"query_id": "3", "query": " "}\n', "line 3: no 'query' or 'text', or it is empty"),
         ("a.jsonl", LIST + b'{"query_id": "3", "query": 5}\n', "line 3: 'query' is int"),
         ("a.jsonl", LIST + b'{"query_id": "3", "query": "caf\xe9"}\n', "line 3: not UTF-8"),
         ("a.jsonl.gz", gzip.compress(LIST * 500)[:-30], "a.jsonl.gz, after line .*damaged gzip"),
-        ("a.jsonl.gz", LIST, "a.jsonl.gz, after line 0: damaged gzip"),
         ("a.tsv", b"1\twho\nwho\n", "a.tsv, line 2: expected 'id<TAB>text'"),
         ("a.txt", b"\n\n", "a.txt: no queries"),
         ("a.csv", b"1,who\n", "expected .jsonl, .txt, .tsv"),

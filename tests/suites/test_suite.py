@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mixture.errors import UsageError
-from trainers.evaluation.suites import find_suites, load_suite
+from mixture.suites.layout import find_suites
+from mixture.suites.suite import load_suite
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Tea", "text": "green leaves"},
@@ -42,6 +43,7 @@ def test_a_suite_holds_the_corpus_and_the_judged_queries_in_file_order(tmp_path)
     assert suite.queries == ["what is tea", "what is coffee"]
     assert suite.qrels == {"q1": {"d1": 2, "d3": 0}, "q2": {"d2": 1}}
     assert suite.missing_documents == 0
+    assert suite.digest == "2f461e1e522c9e9c"  # enters the ids of runs: must not change
 
 
 def test_compressed_files_byte_order_mark_windows_lines_and_blank_lines_read_the_same(tmp_path):
@@ -79,11 +81,10 @@ def test_another_split_is_read_and_an_unknown_one_lists_those_there(tmp_path):
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
-        ("q1\td1\t1\n", r"test\.tsv, line 1: expected the header"),
-        ("query-id Q0 corpus-id score\n", r"test\.tsv, line 1: expected the header"),
-        ("", r"test\.tsv, line 0: expected the header .* got ''"),
+        ("query-id Q0 corpus-id score\n", r"test\.tsv: no judgements"),
+        ("", r"test\.tsv: no judgements"),
         (HEADER, r"test\.tsv: no judgements"),
-        (HEADER + "q1 d1 1\n", r"test\.tsv, line 2: expected 3 fields separated by tabs, got 1"),
+        (HEADER + "q1 d1\n", r"test\.tsv, line 2: expected 'query<TAB>document<TAB>grade', got 'q1 d1'"),
         (HEADER + "q1\td1\tyes\n", r"test\.tsv, line 2: the score must be a whole number, got 'yes'"),
         (HEADER + "q1\td1\t0.5\n", r"test\.tsv, line 2: the score must be a whole number"),
         (HEADER + "q1\td1\t1\n\nq1\td1\t2\n", r"test\.tsv, line 4: .* grade 2 here and 1 on an earlier line"),
@@ -118,13 +119,16 @@ def test_bad_rows_name_file_line_and_fault(tmp_path, line, message):
 def test_damaged_bytes_are_an_error_with_the_file(tmp_path):
     folder = write_suite(tmp_path / "s")
     (folder / "queries.jsonl").write_bytes(b'{"_id": "q1", "text": "caf\xe9"}\n')
-    with pytest.raises(UsageError, match=r"queries\.jsonl, after line 0: not UTF-8"):
+    with pytest.raises(UsageError, match=r"queries\.jsonl, line 1: not UTF-8"):
         load_suite(folder)
     packed = gzip.compress((folder / "corpus.jsonl").read_bytes())
     (folder / "corpus.jsonl").unlink()
-    for damaged in (packed[:-12], b"not gzip at all"):
+    for damaged, message in (
+        (packed[:-12], r"after line \d+: cannot be read"),
+        (b"not gzip at all", "line 1: not JSON"),
+    ):
         (folder / "corpus.jsonl.gz").write_bytes(damaged)
-        with pytest.raises(UsageError, match=r"corpus\.jsonl\.gz, after line \d+: cannot be read"):
+        with pytest.raises(UsageError, match=rf"corpus\.jsonl\.gz, {message}"):
             load_suite(folder)
 
 

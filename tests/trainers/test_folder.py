@@ -22,16 +22,17 @@ from trainers import jobs as trainer_jobs
 from trainers.finetune import FinetuneSettings
 from trainers.folder import open_folder, train_on_folder
 
+ABSENT = ("duckdb", "_duckdb", "datasets", "zstandard", "datasketch", "vl_convert", "prompt_toolkit", "bm25s")
 SETTINGS = ["steps=2", "batch_size=6", "negatives=1", "max_query_tokens=40", "max_passage_tokens=24", "tracker=none"]
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Python in which neither duckdb nor datasets is installed: everything else is linked."""
+    """The environment of a Python without what only the store needs: everything else is linked."""
     site = tmp_path / "site"
     site.mkdir()
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if not entry.name.startswith(("duckdb", "_duckdb", "datasets")):
+        if not entry.name.startswith(ABSENT):
             (site / entry.name).symlink_to(entry)
     paths = os.pathsep.join([str(Path(__file__).parents[2]), str(site)])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
-
-import zstandard
+from typing import TYPE_CHECKING, BinaryIO
 
 from mixture.ingest.formats.damage import StreamDamaged
+
+if TYPE_CHECKING:
+    import zstandard
 
 BLOCK_BYTES = 1 << 16
 # A block of zstandard can unpack to many thousand times its size; small pieces keep what one call returns small.
@@ -51,6 +52,8 @@ def _gzip(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd(file: BinaryIO) -> Iterator[bytes]:
+    import zstandard  # a machine that trains from a folder may lack it
+
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     frame = decompressor.decompressobj()
     frame_start = fed_bytes = 0  # where this frame begins in the file, and how much of it was unpacked
@@ -76,6 +79,8 @@ def _zstd(file: BinaryIO) -> Iterator[bytes]:
 def _last_before_damage(file: BinaryIO, frame: zstandard.ZstdDecompressionObj, fed_bytes: int) -> Iterator[bytes]:
     """What the piece that failed holds before the damage: the library drops it, so the frame is unpacked once more,
     this piece byte by byte."""
+    import zstandard
+
     while fed_bytes:
         data = file.read(min(fed_bytes, ZSTD_PIECE_BYTES))
         frame.decompress(data)

@@ -26,13 +26,7 @@ def browser() -> str:
 
 @pytest.mark.parametrize("name", ["learned", "elsewhere"])
 def test_in_chromium(report: Any, browser: str, tmp_path: Path, name: str) -> None:
-    log = tmp_path / "net.json"
-    done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=390,844", "--virtual-time-budget=8000", "--enable-logging=stderr", f"--log-net-log={log}",
-         "--dump-dom", report(name).as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done, fetched = _opened(browser, report(name), tmp_path)
     assert done.returncode == 0, done.stderr[-500:]
     assert "CONSOLE" not in done.stderr, done.stderr
     drawn = Page(_without_scripts(done.stdout))
@@ -44,9 +38,29 @@ def test_in_chromium(report: Any, browser: str, tmp_path: Path, name: str) -> No
         texts = {e.text for e in drawn.all("text")}
         assert {FORMULA[:8]} <= {t[:8] for t in texts}
         assert any(t.startswith(SCRIPT[:9]) for t in texts) and any(t.startswith(IMAGE[:4]) for t in texts)
-    fetched = [event["params"]["url"] for event in json.loads(_closed(log.read_text("utf-8")))["events"]
-               if "url" in event.get("params", {})]  # fmt: skip
-    assert [url for url in fetched if url.startswith(("http", "ws"))] == []
+    assert fetched == []
+
+
+def test_what_a_page_fetches_is_seen(browser: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text('<img src="http://127.0.0.1:9/image.png"><script>fetch("http://127.0.0.1:9/data")</script>')
+    _, fetched = _opened(browser, page, tmp_path)
+    assert {url.rpartition("/")[2] for url in fetched} == {"image.png", "data"}
+
+
+def _opened(browser: str, page: Path, folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What the browser did with a page, and what the page asked the network for; not what the browser did."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+         "--disable-background-networking", "--window-size=390,844", "--virtual-time-budget=8000",
+         "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    asked = [event.get("params", {}) for event in json.loads(_closed(log.read_text("utf-8")))["events"]]
+    # A request of Chromium's own has "not an origin" for an initiator.
+    of_the_page = [p["url"] for p in asked if p.get("initiator", "not an origin") != "not an origin" and "url" in p]
+    return done, [url for url in of_the_page if url.startswith(("http", "ws"))]
 
 
 def _without_scripts(html: str) -> str:

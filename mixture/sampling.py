@@ -4,32 +4,40 @@ Everything is drawn from counter-based random numbers (Philox, Salmon et al. 201
 than step 1, every rank computes the same global batch, and a plan can be printed before training.
 
 How rows are chosen. A collection's rows form an endless stream: epoch after epoch, each a fresh permutation of all its
-rows. A batch takes the stream's next rows, or all rows of a collection that has fewer. No row is twice in a batch:
-where a batch spans the border of two epochs, the next rows of the second epoch that are not in it yet come first, and
-those that they overtake come later in that epoch.
+rows. A batch takes the stream's next rows. Of a collection with fewer rows than a batch it takes one whole epoch.
 
-With `positives` given, no positive is twice in a batch either. An epoch's order spreads examples that share their
-first positive over the whole epoch, and the border of two epochs is arranged as above. A row that would still repeat a
-positive is left out of that batch and waits for the next epoch; the batch is shorter. That happens where a passage is
-the positive of a large share of the rows or a second one of several, and in collections of fewer than two batches.
+No batch has a row twice, and every epoch has every row once. Where a batch spans two epochs, a row of the new epoch
+that the batch holds already changes places with the next row of that epoch which it does not hold. The rows of an
+epoch's last, incomplete batch are not moved by that: they follow from the epoch's number alone, and an epoch's order
+from its number and the one before. In a collection of fewer than two batches an epoch may have no whole batch between
+two incomplete ones. Such epochs, one after another, take their last rows from one permutation, each time some more.
+
+With `positives` given, no batch has a positive twice either. An epoch's order spreads examples that share their first
+positive over the whole epoch, and a row that would still repeat a positive changes places with one of another batch,
+so that both fit. Where none is found, the row is left out: its batch is shorter, and the row waits for the next epoch.
+That cannot be helped where a passage is the positive of more rows than an epoch has batches, as any shared one is in a
+collection of fewer than two. It happens now and then where one is of just as many, or rows have several shared ones,
+since one exchange is tried, with rows of `TRIES` batches. All other batches are full.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import overload
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import NamedTuple, overload
 
 import numpy as np
 
 from mixture.errors import UsageError
 
-# How many batches behind the border of two epochs are looked through for rows that fit it.
-NEAR = 4
-
 Positives = Mapping[str, Sequence[Sequence[int] | np.ndarray]]
+
+# How many batches are searched for a row to change places with.
+TRIES = 32
 
 
 def generator(*key: int | str) -> np.random.Generator:
@@ -114,7 +122,8 @@ class BatchPlan:
         self._uniform_bounds = np.arange(1, len(self.collections) + 1) / len(self.collections)
         self._positives = positives
         self._labels: dict[str, np.ndarray] = {}
-        self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._shared: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._orders: OrderedDict[tuple[str, int, bool], np.ndarray] = OrderedDict()
         self._drawn = np.empty(0, dtype=np.int64)
         self._counted_step, self._counted = 0, np.zeros(len(self.collections), dtype=np.int64)
 
@@ -130,13 +139,17 @@ class BatchPlan:
         earlier = int(np.count_nonzero(self._drawn[:step] == index))
         name = self.collections[index]
         count = min(self.batch_size, self._sizes[name])
-        return name, self._take(name, earlier * count, count)
+        return name, self._without_repeats(name, self._stream(name, earlier * count, count))
 
     def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
 
-        Returns indices into `collections` (B,) and row indices (B,). Equal rows and positives are not kept apart: each
-        example sees its own hard negatives only. A collection without rows is a `UsageError`.
+        Returns indices into `collections` (B,) and row indices (B,). Equal positives are not kept apart: each example
+        sees its own hard negatives only. A collection without rows is a `UsageError`.
+
+        No row comes twice where the collection has as many as were drawn of it, else none more than once oftener than
+        another. An epoch shows every row once as long as no batch draws more than a third of the collection; where one
+        does, the next rows of the stream stand for those that it holds already, and come again.
         """
         if step < 0:
             raise UsageError(f"step is {step}; allowed: 0 or more")
@@ -148,7 +161,7 @@ class BatchPlan:
         rows = np.empty(self.batch_size, dtype=np.int64)
         for index in np.unique(now):
             here = np.flatnonzero(now == index)
-            rows[here] = self._stream(self.collections[index], int(before[index]), len(here), self._shuffled)
+            rows[here] = self._drawn_mixed(self.collections[index], int(before[index]), len(here))
         return now, rows
 
     def _mixed_groups(self, start: int, count: int) -> np.ndarray:
@@ -171,8 +184,22 @@ class BatchPlan:
         self._counted_step = step
         return self._counted
 
-    def _take(self, name: str, start: int, count: int) -> np.ndarray:
-        rows = self._stream(name, start, count, self._order)
+    def _drawn_mixed(self, name: str, start: int, count: int) -> np.ndarray:
+        """`count` rows of a mixed batch, none twice before all have come: places [start, start + count) of the stream
+        where that holds of them, else those and the next."""
+        size = self._sizes[name]
+        parts = []
+        for place in range(0, count, size):
+            wanted = min(size, count - place)
+            rows = self._stream(name, start + place, wanted, mixed=True)
+            if wanted > size // 3 + 1:
+                rows = np.concatenate([rows, self._stream(name, start + place + wanted, 2 * size, mixed=True)])
+                rows = rows[np.sort(np.unique(rows, return_index=True)[1])][:wanted]
+            parts.append(rows)
+        return np.concatenate(parts)
+
+    def _without_repeats(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """`rows` but those that would repeat a positive."""
         if self._positives is None:
             return rows
         kept = []
@@ -184,111 +211,147 @@ class BatchPlan:
                 seen |= ids
         return np.asarray(kept, dtype=np.int64)
 
-    def _stream(self, name: str, start: int, count: int, order: Callable[[str, int], np.ndarray]) -> np.ndarray:
-        """Rows [start, start + count) of the collection's endless stream, with the `order` of each epoch."""
+    def _ids(self, name: str, row: int) -> set[int]:
+        """What a batch holds once only: the row's positives; where it has none, the row itself."""
+        found = {int(p) for p in self._positives[name][row]} if self._positives is not None else set()
+        return found or {-1 - int(row)}
+
+    def _stream(self, name: str, start: int, count: int, *, mixed: bool = False) -> np.ndarray:
+        """Rows [start, start + count) of the collection's endless stream, or of that of its mixed batches."""
         size = self._sizes[name]
         parts = []
         while count > 0:
             epoch, offset = divmod(start, size)
-            part = order(name, epoch)[offset : offset + count]
+            part = self._order(name, epoch, mixed)[offset : offset + count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
         return np.concatenate(parts)
 
-    def _ids(self, name: str, row: int | np.integer) -> set[int]:
-        """What no two rows of a batch may share: the row itself, and its positives; numbers below 0 are rows."""
-        own = {-1 - int(row)}
-        return own if self._positives is None else own.union(map(int, self._positives[name][int(row)]))
-
-    def _order(self, name: str, epoch: int) -> np.ndarray:
-        """The order of all rows in one epoch, (size,): `_shuffled`, with the border to the epoch before arranged."""
-        key = (name, epoch)
+    def _order(self, name: str, epoch: int, mixed: bool) -> np.ndarray:
+        """The order of all rows in one epoch, (size,)."""
+        key = (name, epoch, mixed)
         if key in self._orders:
             self._orders.move_to_end(key)
             return self._orders[key]
-        size = self._sizes[name]
-        count = min(self.batch_size, size)
-        # Of this epoch's batches the first has so many rows of the one before, and the next epoch's so many of this.
-        begun, left = epoch * size % count, (epoch + 1) * size % count
-        rows = self._shuffled(name, epoch)
-        if size < 2 * count:
-            # Too small for two ends that are drawn each for itself: the ends of all epochs up to one without a rest
-            # are of the same rows, as many of them as it takes.
-            aligned = count // math.gcd(size, count)
-            ends = generator(self.seed, "ends", name, epoch // aligned).permutation(size)
-            rows = self._with_ends(name, rows, ends[:begun], ends[:left], count)
-        elif begun:
-            before = self._orders.get((name, epoch - 1))  # ends as its `_shuffled` does
-            ended = (self._shuffled(name, epoch - 1) if before is None else before)[size - begun :]
-            rows = self._with_border(name, rows, ended, size - left, count)
+        rows, cuts = self._own_order(name, epoch), self._cuts(name, epoch, mixed)
+        if epoch > 0 and cuts.head > 0 and not cuts.whole:
+            # The last rows hold those of the epoch before: what is left for its batch has none of them.
+            late = np.isin(rows, self._last(name, epoch, mixed))
+            rows = np.concatenate([rows[~late], rows[late]])
+        elif epoch > 0 and cuts.head > 0:
+            ids = _itself if mixed else partial(self._ids, name)
+            before = set().union(*map(ids, self._last(name, epoch - 1, mixed)))
+            last = cuts.number(cuts.size - cuts.tail - cuts.width)
+            _exchange(rows, range(cuts.head), cuts, last, ids, before)
         self._orders[key] = rows
         # Two epochs of everything: what a batch at the border of two epochs needs.
         while sum(map(len, self._orders.values())) > 2 * sum(self._sizes.values()):
             self._orders.popitem(last=False)
         return rows
 
-    def _shuffled(self, name: str, epoch: int) -> np.ndarray:
+    def _last(self, name: str, epoch: int, mixed: bool) -> np.ndarray:
+        """The rows of an epoch that its last, incomplete batch holds, (cuts.tail,) in no particular order."""
+        cuts = self._cuts(name, epoch, mixed)
+        if (name, epoch, mixed) in self._orders:
+            return self._orders[name, epoch, mixed][cuts.size - cuts.tail :]
+        while not self._cuts(name, epoch, mixed).whole:  # fewer steps back than a batch has rows
+            epoch -= 1
+        return self._own_order(name, epoch)[cuts.size - cuts.tail :]
+
+    def _cuts(self, name: str, epoch: int, mixed: bool) -> _Cuts:
+        size = self._sizes[name]
+        if mixed:
+            # Where they cut is not known without counting all draws before, so they may cut anywhere.
+            most = min(self.batch_size - 1, size // 3)
+            return _Cuts(size, most, max(most, 1), most)
+        width = min(self.batch_size, size)
+        return _Cuts(size, -epoch * size % width, width, (epoch + 1) * size % width)
+
+    def _own_order(self, name: str, epoch: int) -> np.ndarray:
+        """An epoch's order before it looks at the epoch before, (size,)."""
         rows = generator(self.seed, "order", name, epoch).permutation(self._sizes[name])
         if self._positives is None:
             return rows
         if name not in self._labels:
             self._labels[name] = _labels(self._positives[name])
-        return _spread(rows, self._labels[name], self.batch_size)
-
-    def _with_border(self, name: str, rows: np.ndarray, ended: np.ndarray, end: int, count: int) -> np.ndarray:
-        """An epoch's order whose first rows go with `ended`, the last rows of the epoch before, into one batch of
-        `count`. Each that does not is exchanged for the next that does, before the place `end`, if there is one.
-
-        Where no positive is shared there is one: as end ≥ count, at least as many of the places between hold other rows
-        than `ended` as places at the front hold those.
-        """
-        rows, head = rows.copy(), count - len(ended)
-        taken: set[int] = set().union(*(self._ids(name, row) for row in ended))
-        unfit = []
-        for place in range(head):
-            ids = self._ids(name, rows[place])
-            if taken.isdisjoint(ids):
-                taken |= ids
-            else:
-                unfit.append(place)
-        later: dict[int, set[int]] = {}  # what the whole batches behind hold, of which only the first few are needed
-        spare = list(range(head, min(end, head + NEAR * count)))
-        for place in unfit:
-            goes, still = self._ids(name, rows[place]), []
-            for tried, other in enumerate(spare):
-                comes = self._ids(name, rows[other])
-                if not taken.isdisjoint(comes):
-                    continue  # and never will be
-                number = (other - head) // count
-                if number not in later:
-                    start = head + number * count
-                    later[number] = set().union(*(self._ids(name, row) for row in rows[start : start + count]))
-                if (later[number] - comes).isdisjoint(goes):
-                    taken |= comes
-                    later[number] = (later[number] - comes) | goes
-                    rows[place], rows[other] = rows[other], rows[place]
-                    still += spare[tried + 1 :]
-                    break
-                still.append(other)
-            spare = still
+            self._shared[name] = _shared(self._positives[name])
+        rows = _spread(rows, self._labels[name], self.batch_size)
+        cuts = self._cuts(name, epoch, mixed=False)
+        clashes = _clashes(rows, *self._shared[name], cuts)
+        _exchange(rows, clashes, cuts, cuts.number(cuts.size - 1), partial(self._ids, name), set())
         return rows
 
-    def _with_ends(self, name: str, rows: np.ndarray, ended: np.ndarray, ends: np.ndarray, count: int) -> np.ndarray:
-        """An epoch's order that ends with the rows `ends`, and whose first rows go with `ended` into one batch."""
-        last = np.isin(rows, ends)
-        front, back = rows[~last], rows[last]
-        if not len(ended):
-            return np.concatenate([front, back])
-        fits = ~np.isin(front, ended)
-        taken: set[int] = set().union(*(self._ids(name, row) for row in ended))
-        for place in np.flatnonzero(fits):
-            ids = self._ids(name, front[place])
-            fits[place] = taken.isdisjoint(ids)
-            if fits[place]:
-                taken |= ids
-        chosen = np.flatnonzero(fits)[: count - len(ended)]
-        others = np.setdiff1d(np.arange(len(front)), chosen)
-        return np.concatenate([front[chosen], front[others], back])
+
+class _Cuts(NamedTuple):
+    """Where batches cut an epoch: `head` rows complete a batch, batches of `width` follow, `tail` rows begin one."""
+
+    size: int
+    head: int
+    width: int
+    tail: int
+
+    @property
+    def whole(self) -> bool:
+        return self.head + self.width + self.tail <= self.size
+
+    def number(self, place: int) -> int:
+        """Which batch a place falls in; the head is 0, even where it has no rows."""
+        return (place - self.head) // self.width + 1
+
+    def places(self, number: int) -> range:
+        first = self.head + (number - 1) * self.width
+        return range(max(first, 0), min(first + self.width, self.size))
+
+
+def _itself(row: int) -> set[int]:
+    return {int(row)}
+
+
+def _exchange(
+    rows: np.ndarray, places: Iterable[int], cuts: _Cuts, last: int, ids: Callable[[int], set[int]], before: set[int]
+) -> None:
+    """Exchanges rows that would repeat an id in their batch with the next that would not, in place.
+
+    places: where rows may repeat one
+    last:   the number of the last batch that rows may come from; after it comes the first
+    ids:    what of a row must not come twice in a batch
+    before: ids that batch 0, the head, holds already
+    A row for which `TRIES` batches have none stays where it is.
+    """
+    batches: dict[int, Counter[int]] = {}
+    hopeless: set[int] = set()
+
+    def held(number: int) -> Counter[int]:
+        if number not in batches:
+            batches[number] = Counter(
+                chain(before if number == 0 else (), *(ids(rows[p]) for p in cuts.places(number)))
+            )
+        return batches[number]
+
+    for place in places:
+        if len(batches) > 4 * TRIES:  # some memory, not the whole collection's
+            batches.clear()
+        number, row, own = cuts.number(place), rows[place], ids(rows[place])
+        others = held(number)
+        others.subtract(own)
+        clashing = {i for i in own if others[i] > 0}
+        if not clashing or not hopeless.isdisjoint(clashing):
+            others.update(own)
+            continue
+        for other in islice(chain(range(number + 1, last + 1), range(number)), TRIES):
+            there = held(other)
+            if any(there[i] > 0 for i in own):
+                continue
+            found = next((p for p in cuts.places(other) if not any(others[i] > 0 for i in ids(rows[p]))), None)
+            if found is not None:
+                others.update(ids(rows[found]))
+                there.subtract(ids(rows[found]))
+                there.update(own)
+                rows[place], rows[found] = rows[found], row
+                break
+        else:
+            others.update(own)
+            hopeless |= clashing
 
 
 def _pick(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -311,6 +374,36 @@ def _labels(positives: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
     shifted = first + 1
     counts = np.bincount(shifted)
     return np.where(counts[shifted] > 1, shifted, -1)
+
+
+def _shared(positives: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where a positive of several rows is one of a row's: the rows and the positives, numbered, (m,) int64 each."""
+    if isinstance(positives, Lists):
+        values = positives.values[positives.offsets[0] : positives.offsets[-1]].astype(np.int64)
+        lengths = np.diff(positives.offsets)
+    else:
+        values = np.fromiter((int(p) for ids in positives for p in ids), dtype=np.int64)
+        lengths = np.array([len(ids) for ids in positives], dtype=np.int64)
+    if len(values) and (values.min() < 0 or values.max() > 8 * len(values) + 1024):  # too sparse to count in an array
+        values = np.unique(values, return_inverse=True)[1]
+    several = np.bincount(values, minlength=1)[values] > 1
+    return np.repeat(np.arange(len(lengths)), lengths)[several], values[several]
+
+
+def _clashes(rows: np.ndarray, owners: np.ndarray, shared: np.ndarray, cuts: _Cuts) -> list[int]:
+    """The places of rows that have a positive of an earlier row of their batch; `owners` and `shared`: `_shared`."""
+    if not len(shared):
+        return []
+    places = np.empty(len(rows), dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    places = places[owners]
+    keys = cuts.number(places) * (shared.max() + 1) + shared
+    ordered = np.sort(keys)
+    twice = np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]])
+    keys, places = keys[twice], places[twice]
+    order = np.lexsort((places, keys))
+    keys, places = keys[order], places[order]
+    return [int(p) for p in np.unique(places[1:][keys[1:] == keys[:-1]])]
 
 
 def _spread(rows: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:

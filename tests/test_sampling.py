@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixture import sampling
 from mixture.errors import UsageError
 from mixture.sampling import BatchPlan, draw_passages
 
@@ -66,6 +67,80 @@ def test_each_epoch_is_a_fresh_permutation() -> None:
     epochs = [stream[start : start + 100].tolist() for start in range(0, 400, 100)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_batch_that_spans_two_epochs_is_full() -> None:
+    sizes = {"a": 1000, "b": 333, "c": 64, "d": 5_000_000}
+    plan = BatchPlan({"a": 0.5, "b": 0.3, "c": 0.15, "d": 0.05}, sizes, 32, seed=1)
+    assert len(set(plan.batch(76)[1].tolist())) == 32
+
+
+@st.composite
+def _sizes_and_batches(draw: st.DrawFn) -> tuple[int, int]:
+    """Any, and those where a batch and an epoch are nearly as long, or an epoch and two batches."""
+    batch_size = draw(st.integers(1, 40))
+    near = [batch_size - 1, batch_size, batch_size + 1, 2 * batch_size - 1, 2 * batch_size, 2 * batch_size + 1]
+    return max(1, draw(st.one_of(st.sampled_from(near), st.integers(1, 300)))), batch_size
+
+
+def _full_batches(size: int, batch_size: int, seed: int, positives: list[list[int]] | None, steps: int) -> None:
+    """Batches are full and without repeats, epochs have every row once, and a batch does not depend on those before."""
+
+    def plan() -> BatchPlan:
+        return BatchPlan({"a": 1.0}, {"a": size}, batch_size, seed, positives=positives and {"a": positives})
+
+    whole = plan()
+    batches = [whole.batch(step)[1] for step in range(steps)]
+    for rows in batches:
+        assert len(rows) == len(set(rows.tolist())) == min(batch_size, size)
+        ids = [p for row in rows for p in set(positives[row])] if positives else []
+        assert len(ids) == len(set(ids))
+    stream = np.concatenate(batches)
+    epochs = stream[: len(stream) // size * size].reshape(-1, size)
+    assert (np.sort(epochs, axis=1) == np.arange(size)).all()
+    for step in (steps - 1, steps // 2, 1):
+        np.testing.assert_array_equal(plan().batch(step)[1], batches[step])
+
+
+@settings(deadline=None, max_examples=200)
+@given(_sizes_and_batches(), st.integers(0, 9), st.booleans())
+def test_no_row_comes_twice_in_a_batch_and_each_once_an_epoch(
+    sizes: tuple[int, int], seed: int, with_positives: bool
+) -> None:
+    """20,000 steps in all. A row without positives counts as itself."""
+    size, batch_size = sizes
+    positives = [[row] if row % 3 else [] for row in range(size)]
+    _full_batches(size, batch_size, seed, positives if with_positives else None, 100)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(3, 9), st.integers(0, 29), st.integers(0, 9))
+def test_batches_are_full_where_positives_of_fewer_rows_than_an_epoch_has_batches_are_shared(
+    batch_size: int, per_epoch: int, more: int, seed: int
+) -> None:
+    size = per_epoch * batch_size + more % batch_size
+    _full_batches(size, batch_size, seed, [[row // (per_epoch - 1)] for row in range(size)], 50)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("size", [5, 32, 33, 60, 63, 64, 1000, 1001])
+def test_a_late_step_computes_as_few_orders_as_an_early_one(
+    size: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+
+    def counted(*key: int | str) -> np.random.Generator:
+        computed.extend([1] if "order" in key else [])
+        return generator(*key)
+
+    generator = sampling.generator
+    monkeypatch.setattr(sampling, "generator", counted)
+    positives = {"a": [[row // 2] for row in range(size)]} if shared else None
+    for step in range(100_000, 100_040):
+        plan = BatchPlan({"a": 1.0}, {"a": size}, 32, 0, positives=positives)
+        plan.batch(step)
+        assert 1 <= len(computed) <= 4  # two epochs, and for each that before it
+        computed.clear()
 
 
 @settings(deadline=None, max_examples=60)
@@ -146,13 +221,14 @@ def test_a_positive_of_all_rows_is_no_reason_to_look_through_all_of_them() -> No
 
 
 def test_keeping_positives_apart_costs_few_rows() -> None:
-    """Five questions a passage, as in SQuAD: in one epoch every row but those at its border is seen."""
-    plan = BatchPlan({"a": 1.0}, {"a": 1000}, 32, 0, positives={"a": [[row // 5] for row in range(1000)]})
-    inside = [plan.batch(step)[1] for step in range(1000 // 32)]
-    assert all(len(rows) == 32 for rows in inside)
-    assert len(set(np.concatenate(inside).tolist())) == 31 * 32
-    seen = np.concatenate([plan.batch(step)[1] for step in range(10 * 1000 // 32)])
-    assert np.bincount(seen, minlength=1000).min() >= 8
+    """Five questions a passage, as in SQuAD, cost none; three positives a row, each of six rows, next to none."""
+    _full_batches(1000, 32, 0, [[row // 5] for row in range(1000)], 10 * 1000 // 32)
+    random = np.random.default_rng(0)
+    positives = {"a": [random.integers(0, 300, 3).tolist() for _ in range(640)]}
+    plan = BatchPlan({"a": 1.0}, {"a": 640}, 32, 0, positives=positives)
+    seen = np.concatenate([plan.batch(step)[1] for step in range(10 * 640 // 32)])
+    assert len(seen) >= 0.999 * 6400
+    assert np.bincount(seen, minlength=640).max() == 10
 
 
 def test_a_positive_of_most_rows_shortens_batches_only_by_its_own() -> None:
@@ -171,6 +247,25 @@ def test_mixed_batches_draw_collections_uniformly_whatever_the_weights() -> None
     # Within a collection the rows of successive batches are one stream of permutations.
     rows = np.concatenate([r[g == 1] for g, r in (plan.mixed(step) for step in range(10))])
     assert sorted(rows[:77].tolist()) == list(range(77))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 3), st.integers(0, 9))
+def test_a_mixed_batch_repeats_a_row_only_after_all_others(size: int, batch_size: int, groups: int, seed: int) -> None:
+    names = "abc"[:groups]
+    weights, sizes = dict.fromkeys(names, 1 / groups), dict.fromkeys(names, size)
+    plan = BatchPlan(weights, sizes, batch_size, seed)
+    drawn = []
+    for step in range(30):
+        which, rows = plan.mixed(step)
+        drawn.append(rows[which == 0])
+        times = [np.bincount(rows[which == group], minlength=size) for group in range(groups)]
+        assert all(t.max() - t.min() <= 1 for t in times)
+    if max(map(len, drawn)) <= size // 3 + 1:
+        stream = np.concatenate(drawn)
+        epochs = stream[: len(stream) // size * size].reshape(-1, size)
+        assert (np.sort(epochs, axis=1) == np.arange(size)).all()
+    np.testing.assert_array_equal(BatchPlan(weights, sizes, batch_size, seed).mixed(29)[1], rows)
 
 
 @pytest.mark.parametrize(

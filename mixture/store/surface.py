@@ -112,7 +112,7 @@ MACROS: dict[str, Macro] = {
     "seen_by": Macro(
         "seen_by(run)",
         "the rows that a trained model saw, how often at least and at most",
-        # A batch leaves out a row that would repeat a positive; which rows those were is not kept, only how many.
+        # A batch may leave out a row that would repeat a positive; which rows those were is not kept, only how many.
         """WITH draws AS (
                SELECT d.*, ceil(d.epochs)::BIGINT AS at_most, d.examples_drawn / d.num_examples AS on_average,
                       greatest(0, floor(d.epochs) - (round(d.epochs * d.num_examples) - d.examples_drawn))::BIGINT

@@ -48,7 +48,7 @@ def record_of(out: Path) -> dict[str, Any]:
 def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
     """What the steps of a history drew from each component: a row each.
 
-    examples_drawn: rows in its batches; a batch leaves out a row that would repeat a positive
+    examples_drawn: rows in its batches; a batch may leave out a row that would repeat a positive
     epochs:         how far its order was gone through, rows left out included; a batch holds no row twice
     """
     batches = Counter(row["collection"] for row in history)

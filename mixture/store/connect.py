@@ -7,7 +7,6 @@ import importlib.util
 import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
+from mixture.store import layout
 from mixture.store.limits import Limits
 from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
 from mixture.store.schema import migrate, stored_version
@@ -45,16 +45,16 @@ class Store:
         if re.match(r"[a-z0-9]{2,}:", str(uri)):
             raise UsageError(f"{uri}: a store is a folder for now; catalogs in PostgreSQL are not there yet")
         root = Path(uri).expanduser().resolve()
-        exists = (root / "catalog.sqlite").is_file()
+        exists = layout.catalog(root).is_file()
         if not exists:
             if not create:
                 raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
             # A data folder without a catalog is what a kill leaves at the very start.
-            if root.exists() and (not root.is_dir() or any(p.name != "data" for p in root.iterdir())):
+            if root.exists() and (not root.is_dir() or any(p != layout.data(root) for p in root.iterdir())):
                 raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
         store = cls(root)
         if not exists:
-            (root / "data").mkdir(parents=True, exist_ok=True)
+            layout.data(root).mkdir(parents=True, exist_ok=True)
         if not exists or stored_version(store.read) is None:
             store.transaction(migrate)
         return store
@@ -86,7 +86,7 @@ class Store:
             self._reader.close()
             self._reader = None
         if self._reader is None:
-            self._reader = Reader(_connect(self.root, read_only=True), self.root / "data", limits.memory_bytes)
+            self._reader = Reader(_connect(self.root, read_only=True), layout.data(self.root), limits.memory_bytes)
         return self._reader.sql(query, params, limits)
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
@@ -139,12 +139,12 @@ class Store:
 def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     connection = _with_extensions()
     # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
-    options = f"DATA_PATH {quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
+    options = f"DATA_PATH {quote(f'{layout.data(root)}/')}, OVERRIDE_DATA_PATH true"
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
     # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
     options += ", READ_ONLY" if read_only else ", META_JOURNAL_MODE 'WAL'"
     try:
-        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
+        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{layout.catalog(root)}')} AS lake ({options})")
         connection.execute("USE lake")
     except (duckdb.Error, RuntimeError) as error:
         connection.close()
@@ -153,7 +153,7 @@ def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         raise StoreError(f"the store at {root} does not open: {first_lines(error)}") from error
     # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
     # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
-    connection.execute(f"SET temp_directory = {quote(str(root / f'spill-{uuid.uuid4().hex[:12]}'))}")
+    connection.execute(f"SET temp_directory = {quote(str(layout.spill(root)))}")
     # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
     connection.execute("SET arrow_large_buffer_size = true")
     return connection

@@ -121,7 +121,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing")] = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Remove what no mixture needs: materialised files, tiny models, run folders. Never a collection or a mixture."""
+    """Remove what nothing needs: materialised files, tiny models, runs, embeddings. Never a collection or a mixture."""
     from mixture import cleanup
 
     with open_store(store) as lake:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any
 
 from rich.text import Text
 from rich.tree import Tree
 
 from mixture.registry import SavedMixture
-from mixture.store import Store
+from mixture.store import Store, layout
 
 # Of a run's settings, those that say most of it on one line.
 TELLING = ("algorithm", "steps", "batch_size", "learning_rate", "seed", "average")
@@ -64,7 +63,7 @@ def _run(run: str, runs: dict[str, dict[str, Any]], above: frozenset[str]) -> di
         return {"run_id": run, "kind": None, "mixture": None, "runs": []}
     config = json.loads(row["config"] or "{}")
     # The reference model's folder is named by the run that trained it.
-    reference = PurePath(str(config.get("reference") or "")).name.removeprefix("reference-")
+    reference = layout.run_of(str(config.get("reference") or ""))
     used = [name for name in (*(config.get("runs") or ()), reference) if name in runs and name not in above | {run}]
     return {"run_id": run, "kind": row["kind"], "status": row["status"], "mixture": row["mixture"],
             "settings": config, "runs": [_run(name, runs, above | {run}) for name in used]}  # fmt: skip

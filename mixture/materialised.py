@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mixture.errors import UsageError
 from mixture.sampling import Lists, Positives
 from mixture.specs import MixtureSpec
+from mixture.store import layout
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ class MaterialisedMixture:
 
     @classmethod
     def open(cls, folder: Path, mixture: str) -> MaterialisedMixture:
-        file = folder / f"{mixture}.json"
+        file = layout.spec(folder, mixture)
         if not file.is_file():
             raise UsageError(f"no materialised mixture {mixture!r} in {folder}")
         spec = MixtureSpec.from_json(file.read_text("utf-8"))
-        parts = {c.name: ComponentData(folder / "components" / c.digest) for c in spec.components}
+        parts = {c.name: ComponentData(layout.component(folder, c.digest)) for c in spec.components}
         return cls(folder, spec, parts)
 
     @property

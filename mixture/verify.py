@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mixture.errors import StoreError
 from mixture.registry import SavedMixture, resolve, saved_mixtures
-from mixture.store import Store, files
+from mixture.store import Store, files, layout
 from mixture.terminal import Progress, silent
 
 
@@ -77,7 +77,7 @@ def verify(store: Store, reference: str | None = None, *, progress: Progress = s
         everywhere = _pinned(saved_mixtures(store))
         for content, known in pinned.items():
             known.snapshots |= everywhere[content].snapshots
-    folders = _components(store.root / "materialised", pinned if reference is not None else None)
+    folders = _components(layout.materialised(store.root), pinned if reference is not None else None)
     total = len(data) + len(folders) + len(pinned)
     for done, file in enumerate(data):
         progress(done, total, file.path)
@@ -157,8 +157,7 @@ def _elsewhere(store: Store, content: _Content, known: _Pinned, materialised: bo
 def _components(root: Path, pinned: dict[_Content, _Pinned] | None) -> list[Path]:
     """The materialised components, or those of these contents."""
     digests = None if pinned is None else {content.digest for content in pinned}
-    folders = sorted(p for p in (root / "components").glob("[!.]*") if p.is_dir())
-    return [folder for folder in folders if digests is None or folder.name in digests]
+    return [folder for folder in layout.components(root) if digests is None or folder.name in digests]
 
 
 def _component_faults(folder: Path) -> list[Finding]:

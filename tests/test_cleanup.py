@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,6 +12,7 @@ import pytest
 from mixture import Store, jobs, registry
 from mixture.cleanup import LEFTOVER_SECONDS, collect, unneeded
 from mixture.specs import MixtureSpec
+from mixture.store import layout
 from mixture.store.materialise import materialise
 from mixture.store.write import insert_rows
 
@@ -23,8 +23,7 @@ def _spec(store: Store) -> MixtureSpec:
 
 
 def _tiny(spec: MixtureSpec) -> str:
-    joined = "".join(sorted(c.digest for c in spec.components))
-    return f"tiny-qwen2-{hashlib.sha256(joined.encode()).hexdigest()[:12]}-42"
+    return layout.tiny_model(Path(), "tiny-qwen2", (c.digest for c in spec.components), 42).name
 
 
 def _make(root: Path, *folders: str) -> None:
@@ -90,3 +89,31 @@ def test_leftovers_of_a_kill_go_after_a_day(small_store: Store, leftover: str) -
     os.utime(small_store.root / leftover, (long_ago, long_ago))
     assert [thing.path for thing in collect(small_store)] == [leftover]
     assert not (small_store.root / leftover).exists()
+
+
+def test_a_references_embeddings_go_unless_an_unfinished_run_uses_them(small_store: Store) -> None:
+    used, other, older = (f"runs/reference-embeddings/{name}" for name in ("aa-fp32", "aa-bf16", "org-model-fp32"))
+    _make(small_store.root, used, other, older, "runs/reference-embeddings/notes")
+    common = {"kind": "tdro", "mixture": "?", "started_at": time_of(small_store)}
+    insert_rows(small_store, "runs", [
+        {"run_id": "a" * 12, "status": "running", **common,
+         "config": json.dumps({"reference": "/x", "reference_embeddings": "aa-fp32"})},
+        {"run_id": "b" * 12, "status": "finished", **common,
+         "config": json.dumps({"reference": "/y", "reference_embeddings": "aa-bf16"})},
+        {"run_id": "c" * 12, "status": "running", **common, "config": json.dumps({"reference": None})},
+    ])  # fmt: skip
+    found = unneeded(small_store)
+    assert [(thing.path, thing.num_bytes) for thing in found] == [(other, 5), (older, 5)]
+    # A run that an older version began does not say which embeddings it uses.
+    row = {"run_id": "d" * 12, "status": "running", **common, "config": json.dumps({"reference": "/z"})}
+    insert_rows(small_store, "runs", [row])
+    assert collect(small_store) == []
+    small_store.connection.execute("UPDATE runs SET status = 'finished'")
+    assert [thing.path for thing in collect(small_store)] == [other, used, older]
+    assert [path.name for path in (small_store.root / "runs" / "reference-embeddings").iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("folder", ["models/tiny-own", "models/tiny-qwen2-mine-1", "runs/reference-mine"])
+def test_folders_with_names_of_the_users_own_stay(small_store: Store, folder: str) -> None:
+    _make(small_store.root, folder)
+    assert collect(small_store) == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.store import layout
 from trainers import ranks
 from trainers.tiny import NAME as TINY
 from trainers.tiny import build_tiny
@@ -17,8 +17,7 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
     store's folder."""
     if model != TINY:
         return model
-    texts = hashlib.sha256("".join(sorted(c.digest for c in data.spec.components)).encode()).hexdigest()[:12]
-    folder = root / "models" / f"{TINY}-{texts}-{seed}"
+    folder = layout.tiny_model(root, TINY, (c.digest for c in data.spec.components), seed)
 
     def build() -> None:
         if not (folder / "modules.json").is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.store import layout
 from trainers.base_model import known_model, resolve_model
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.scores import load_suites
@@ -19,8 +20,7 @@ def open_folder(folder: Path, mixture: str | None = None) -> MaterialisedMixture
 
     Raises `UsageError` where there is none, or several and no id.
     """
-    specs = folder.glob("[0-9a-f]" * 12 + ".json") if (folder / "components").is_dir() else ()  # not mixture.json
-    found = sorted(file.stem for file in specs)
+    found = [file.stem for file in layout.specs(folder)] if layout.components(folder) else []
     if not found:
         raise UsageError(f"{folder} holds no mixture; write one with `mixture export REF --materialised {folder}`")
     chosen = [name for name in found if mixture is None or name.startswith(mixture)]

@@ -15,8 +15,8 @@ from mixture.store import Store
 # Points of all trajectories together: a browser draws so many at once without delay.
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
-# What a run found out, kept beside what it was asked to do.
-FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "repeated", "runs", "spread")
+# What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
+FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import logging
 import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ import filelock
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
+from mixture.store import layout
 from mixture.store.limits import Limits
 from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
 from mixture.store.schema import migrate, stored_version
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXTENSIONS = ("ducklake", "sqlite_scanner")
 COMMIT_ATTEMPTS = 12
-LOCK = "write.lock"
 PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
 CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
 
@@ -41,7 +40,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock = filelock.FileLock(root / LOCK)
+        self._lock = filelock.FileLock(layout.lock(root))
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
 
@@ -50,16 +49,17 @@ class Store:
         if re.match(r"[a-z0-9]{2,}:", str(uri)):
             raise UsageError(f"{uri}: a store is a folder for now; catalogs in PostgreSQL are not there yet")
         root = Path(uri).expanduser().resolve()
-        exists = (root / "catalog.sqlite").is_file()
+        exists = layout.catalog(root).is_file()
         if not exists:
             if not create:
                 raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
             # A data folder without a catalog is what a kill leaves at the very start.
-            if root.exists() and (not root.is_dir() or any(p.name not in ("data", LOCK) for p in root.iterdir())):
+            early = (layout.data(root), layout.lock(root))
+            if root.exists() and (not root.is_dir() or any(p not in early for p in root.iterdir())):
                 raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
         store = cls(root)
         if not exists:
-            (root / "data").mkdir(parents=True, exist_ok=True)
+            layout.data(root).mkdir(parents=True, exist_ok=True)
         if not exists or stored_version(store.read) is None:
             store.transaction(migrate)
         return store
@@ -91,7 +91,7 @@ class Store:
             self._reader.close()
             self._reader = None
         if self._reader is None:
-            self._reader = Reader(_connect(self.root, read_only=True), self.root / "data", limits.memory_bytes)
+            self._reader = Reader(_connect(self.root, read_only=True), layout.data(self.root), limits.memory_bytes)
         return self._reader.sql(query, params, limits)
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
@@ -174,12 +174,12 @@ class Store:
 def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     connection = _with_extensions()
     # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
-    options = f"DATA_PATH {quote(str(root / 'data') + '/')}, OVERRIDE_DATA_PATH true"
+    options = f"DATA_PATH {quote(f'{layout.data(root)}/')}, OVERRIDE_DATA_PATH true"
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
     # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
     options += ", READ_ONLY" if read_only else ", META_JOURNAL_MODE 'WAL'"
     try:
-        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{root}/catalog.sqlite')} AS lake ({options})")
+        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{layout.catalog(root)}')} AS lake ({options})")
         connection.execute("USE lake")
     except (duckdb.Error, RuntimeError) as error:
         connection.close()
@@ -188,7 +188,7 @@ def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         raise StoreError(f"the store at {root} does not open: {first_lines(error)}") from error
     # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
     # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
-    connection.execute(f"SET temp_directory = {quote(str(root / f'spill-{uuid.uuid4().hex[:12]}'))}")
+    connection.execute(f"SET temp_directory = {quote(str(layout.spill(root)))}")
     # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
     connection.execute("SET arrow_large_buffer_size = true")
     return connection

@@ -14,7 +14,7 @@ import pyarrow as pa
 from mixture.errors import StoreError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.specs import Component, MixtureSpec
-from mixture.store import read
+from mixture.store import layout, read
 from mixture.store.connect import Store
 from mixture.store.files import sha256
 
@@ -45,7 +45,7 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
 
     Raises `UsageError` where the store lacks a collection, or holds other content than the mixture pins.
     """
-    root = folder or store.root / "materialised"
+    root = folder or layout.materialised(store.root)
     rows = store.rows("SELECT collection, is_symmetric FROM collections")
     symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
     missing = sorted({c.collection for c in spec.components if c.collection not in symmetric})
@@ -58,12 +58,12 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
             "store lacked them; import it again now"
         )
     for component in spec.components:
-        target, same = root / "components" / component.digest, symmetric[component.collection]
+        target, same = layout.component(root, component.digest), symmetric[component.collection]
         if not target.exists():
             with store.reading():
                 _write_component(store, component, same, target)
         _keep_symmetric(target / "component.json", same)
-    index = root / f"{spec.id}.json"
+    index = layout.spec(root, spec.id)
     if not index.exists():
         _write_atomically(index, spec.to_json())
     return MaterialisedMixture.open(root, spec.id)
@@ -72,7 +72,7 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
 def _write_component(store: Store, component: Component, symmetric: bool, target: Path) -> None:
     num_examples = _checked(store, component)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=target.parent))
     try:
         own, against = (read.part(table, component.selection) for table in ("examples", "negatives"))
         rows = f"WITH own AS {own}, against AS {against}"
@@ -139,6 +139,6 @@ def _write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -
 
 
 def _write_atomically(file: Path, text: str) -> None:
-    scratch = file.with_suffix(f".{os.getpid()}.tmp")
+    scratch = file.with_suffix(f".{os.getpid()}{layout.SCRATCH}")
     scratch.write_text(text, "utf-8")
     scratch.replace(file)

@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from mixture import MixtureError, Store, UsageError, jobs, registry, specs
+from mixture.cleanup import collect
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import SavedMixture
+from mixture.store import layout
 from trainers import jobs as trainer_jobs
 from trainers.data import DEFAULT_PROMPT, query_prefix
 from trainers.encoder import load_encoder, model_identity
 from trainers.loop import TrainingLoop
+from trainers.stopping import Stopped
 from trainers.tdro import job as tdro_job
 from trainers.tdro.config import TdroSettings
 from trainers.tdro.loop import Reference, learn_weights
@@ -297,3 +300,34 @@ def test_an_adapter_is_known_by_its_base_too(
     config = json.loads((base / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}), "utf-8")
     assert model_identity(str(reference)) != before
+
+
+def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_of_finished_ones(
+    small_store: Store, mix: SavedMixture
+) -> None:
+    def stop(done: int, total: int, line: str) -> None:
+        if done == 3:
+            raise Stopped(done, 15)
+
+    def stage(title: str) -> Any:
+        return stop if title == "tDRO" else None
+
+    runs, settings = small_store.root / "runs", replace(SETTINGS, max_query_tokens=150)
+    trainer_jobs.learn(small_store, mix, "other", "tiny-qwen2", None, replace(settings, steps=2))
+    (finished,) = (runs / "reference-embeddings").iterdir()
+    with pytest.raises(Stopped):
+        trainer_jobs.learn(small_store, mix, "t", "tiny-qwen2", None, settings, stage=stage)
+    (using,) = set((runs / "reference-embeddings").iterdir()) - {finished}
+    assert _freed(small_store, "runs") == [finished]
+    assert len(list(runs.glob("reference-*/model.safetensors"))) == 2
+    trainer_jobs.learn(small_store, mix, "t", "tiny-qwen2", None, settings)
+    assert _freed(small_store, "runs") == [using]
+    # The tiny model is of a saved mixture's texts; of any others it would go.
+    (tiny,) = layout.tiny_models(small_store.root)
+    small_store.connection.execute("DELETE FROM mixtures")
+    assert _freed(small_store, "models") == [tiny]
+
+
+def _freed(store: Store, folder: str) -> list[Path]:
+    paths = [store.root / thing.path for thing in collect(store)]
+    return [path for path in paths if store.root / folder in path.parents]

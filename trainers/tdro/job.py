@@ -14,7 +14,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import SavedMixture
 from mixture.specs import MixtureSpec
-from mixture.store import Store
+from mixture.store import Store, layout
 from mixture.store.materialise import materialise
 from trainers import ranks
 from trainers.base_model import resolve_model
@@ -26,7 +26,7 @@ from trainers.loop import Progress
 from trainers.runs import finished_config, last_weights, record_history, record_training, recorded, set_result
 from trainers.settings import TrainingSettings, run_id
 from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import Watch, learn_weights, start, uses_reference
+from trainers.tdro.loop import Watch, embeddings_name, learn_weights, start, uses_reference
 
 # Names a long stage and gives its progress callback.
 Stage = Callable[[str], Progress | None]
@@ -123,9 +123,12 @@ def learn(
         if config is None:
             title = "tDRO" if one.algorithm == "tdro" else one.algorithm
             title += f", seed {one.seed}" if settings.seeds > 1 else ""
-            with recorded(store, run, "tdro", mixture.spec.id, one, proxy=model, reference=folder, name=name) as config:
+            asked = {"proxy": model, "reference": folder, "name": name}
+            if folder is not None:
+                asked["reference_embeddings"] = embeddings_name(folder, one)
+            with recorded(store, run, "tdro", mixture.spec.id, one, **asked) as config:
                 learned = learn_weights(
-                    data, model, folder, one, store.root / "runs" / run, progress=stage(title), watch=watch,
+                    data, model, folder, one, layout.run(store.root, run), progress=stage(title), watch=watch,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
                 config |= {key: getattr(learned, key) for key in FACTS}
@@ -149,7 +152,7 @@ def _reference(
     uniform = specs.uniform(specs.drawn_only(spec).components)
     known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
     identity = run_id("reference", uniform.id, chosen, **known_by)
-    out = store.root / "runs" / f"reference-{identity}"
+    out = layout.reference(store.root, identity)
     if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))

@@ -19,6 +19,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.specs import WEIGHT_COLUMNS
+from mixture.store import layout
 from trainers import ranks
 from trainers.adapters import add_lora
 from trainers.data import BatchSource, TextBatch, check_prompts
@@ -83,7 +84,7 @@ def learn_weights(
     history, learner = History(), _learner(settings, len(names))
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
     # Before `resume` sets the random state: an adapter draws numbers while it is loaded.
-    frozen = None if reference is None else Reference(loop, reference, folder.parent / "reference-embeddings")
+    frozen = None if reference is None else Reference(loop, reference, folder.parent)
     loop.resume()
     run = Run(loop, learner, frozen, weights, caps)
     uniform = dict.fromkeys(names, 1.0 / len(names))
@@ -131,17 +132,21 @@ def uses_reference(settings: TdroSettings) -> bool:
     return _learner(settings, 1).needs_reference
 
 
+def embeddings_name(model: str, settings: TdroSettings) -> str:
+    """The name of the folder that a reference's embeddings are kept in."""
+    return layout.embeddings_name(model_identity(model), bf16=settings.bf16)
+
+
 class Reference:
     """The frozen model and its embeddings, which seeds and ablations share; collective, as all encoding is."""
 
-    def __init__(self, loop: TrainingLoop, model: str, folder: Path) -> None:
+    def __init__(self, loop: TrainingLoop, model: str, runs: Path) -> None:
         settings: TdroSettings = loop.settings  # type: ignore[assignment]
         # Its own pooling: it comes ready, from a training that had these settings.
         encoder = load_for_training(model, replace(settings, pooling="auto", lora_rank=0))
         self.encoder: SentenceTransformer = encoder.requires_grad_(False).eval().to(loop.accelerator.device)
-        precision = "bf16" if settings.bf16 else "fp32"
-        name = f"{model_identity(model).replace('/', '-')}-{precision}"
-        self.cache = EmbeddingCache(folder / name, max_bytes=settings.reference_cache_mb * 2**20)
+        folder = layout.embeddings(runs, embeddings_name(model, settings))
+        self.cache = EmbeddingCache(folder, max_bytes=settings.reference_cache_mb * 2**20)
         self._loop = loop
         # Then the proxy's tokens, made in the background, serve here too.
         self._as_proxy = _spelling(encoder) == _spelling(loop.encoder)

@@ -1,0 +1,123 @@
+"""Every folder and name under a store. Who writes, reads or frees one asks here; nobody else spells a name.
+
+Loads no duckdb: a machine that trains from a materialised folder has none. There `root` is that folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+# While a component is written its folder begins so, and a file ends so; a kill leaves them.
+WRITING = ".writing-"
+SCRATCH = ".tmp"
+LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}")
+REFERENCE_EMBEDDINGS = "reference-embeddings"
+RUN = re.compile(r"(?:reference-)?([0-9a-f]{12})")
+TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
+EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What looks like a kill's leftovers; some of it may be at work."""
+    return [path for pattern in LEFTOVERS for path in sorted(root.glob(pattern))]
+
+
+def catalog(root: Path) -> Path:
+    return root / "catalog.sqlite"
+
+
+def lock(root: Path) -> Path:
+    """The file by which processes that write take turns."""
+    return root / "write.lock"
+
+
+def data(root: Path) -> Path:
+    """The folder of the lake's Parquet files."""
+    return root / "data"
+
+
+def spill(root: Path) -> Path:
+    """A new folder for what a query has no memory for; DuckDB makes it when it must, and removes it."""
+    return root / f"spill-{uuid.uuid4().hex[:12]}"
+
+
+def materialised(root: Path) -> Path:
+    return root / "materialised"
+
+
+def spec(folder: Path, mixture: str) -> Path:
+    """Of a materialised folder, the file with a mixture's spec."""
+    return folder / f"{mixture}.json"
+
+
+def specs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9a-f]" * 12 + ".json"))  # not mixture.json
+
+
+def component(folder: Path, digest: str) -> Path:
+    """Of a materialised folder, the folder with the rows of a content."""
+    return folder / "components" / digest
+
+
+def components(folder: Path) -> list[Path]:
+    """The contents that a materialised folder holds, without those that are being written."""
+    return sorted(path for path in component(folder, "").glob("[!.]*") if path.is_dir())
+
+
+def tiny_model(root: Path, name: str, digests: Iterable[str], seed: int) -> Path:
+    """The tiny model `name` that is built from the texts of these contents."""
+    return root / "models" / f"{name}-{texts_id(digests)}-{seed}"
+
+
+def tiny_models(root: Path) -> dict[Path, str]:
+    """The tiny models that are there, each with the `texts_id` of what it was built from."""
+    return _named(root / "models", TINY_MODEL)
+
+
+def texts_id(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:12]
+
+
+def run(root: Path, run_id: str) -> Path:
+    """The checkpoints of a run that learns weights."""
+    return root / "runs" / run_id
+
+
+def reference(root: Path, run_id: str) -> Path:
+    """The reference model that a run of its own trained."""
+    return root / "runs" / f"reference-{run_id}"
+
+
+def runs(root: Path) -> dict[Path, str]:
+    """The folders of runs that are there, reference models among them, each with its run's id."""
+    return _named(root / "runs", RUN)
+
+
+def run_of(folder: str) -> str | None:
+    """The id of the run that made a folder, however it is written; None where no run of a store did."""
+    found = RUN.fullmatch(Path(folder).name)
+    return found and found[1]
+
+
+def embeddings(runs: Path, name: str) -> Path:
+    """Where runs beside each other in a folder keep a reference's embeddings; for the name see `embeddings_name`."""
+    return runs / REFERENCE_EMBEDDINGS / name
+
+
+def embeddings_name(model: str, *, bf16: bool) -> str:
+    """Embeddings depend on the model, known by what its files hold or by its name on the hub, and on the precision."""
+    return f"{model.replace('/', '-')}-{'bf16' if bf16 else 'fp32'}"
+
+
+def kept_embeddings(root: Path) -> list[Path]:
+    """The references' embeddings that are there."""
+    return sorted(path for path in embeddings(root / "runs", "").glob("*") if EMBEDDINGS.fullmatch(path.name))
+
+
+def _named(folder: Path, pattern: re.Pattern[str]) -> dict[Path, str]:
+    found = ((path, pattern.fullmatch(path.name)) for path in sorted(folder.glob("*")))
+    return {path: name[1] for path, name in found if name}

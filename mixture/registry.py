@@ -14,6 +14,7 @@ from mixture.errors import UsageError, unknown_name
 from mixture.specs import Component, MixtureSpec, normalise
 from mixture.store import Store, files, read
 from mixture.store.query import quote
+from mixture.store.surface import meant
 from mixture.store.write import append
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
@@ -206,28 +207,13 @@ def check_name(kind: str, name: str) -> None:
 
 
 def resolve(store: Store, reference: str) -> SavedMixture:
-    """A mixture by id, unique prefix of an id, `name`, `name:version`, `name:latest`, or a tag."""
-    name, _, version = reference.partition(":")
-    rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE name = {quote(name)} ORDER BY version")
-    if rows:
-        if version in ("", "latest"):
-            return _saved(rows[-1], _spec(store, rows[-1]["mixture"]))
-        matching = [r for r in rows if str(r["version"]) == version]
-        if not matching:
-            raise UsageError(f"mixture {name!r} has versions 1 to {rows[-1]['version']}, not {version!r}")
-        return _saved(matching[0], _spec(store, matching[0]["mixture"]))
-    tagged = store.rows(_newest_of(reference))
-    if tagged or (not version and re.fullmatch(r"[0-9a-f]{1,12}", reference)):
-        start = tagged[0]["mixture"] if tagged else reference
-        begun = f"starts_with(mixture, {quote(start)})"
-        rows = store.rows(f"SELECT {BESIDE} FROM mixtures WHERE {begun} ORDER BY created_at")
-        ids = {r["mixture"] for r in rows}
-        if len(ids) == 1:
-            return _saved(rows[0], _spec(store, rows[0]["mixture"]))
-        if len(ids) > 1:
-            raise UsageError(f"{reference!r} begins {len(ids)} mixture ids: {', '.join(sorted(ids))}")
-    known = store.rows("SELECT name FROM mixtures UNION SELECT tag FROM mixture_tags")
-    raise unknown_name("mixture", name, {r["name"] for r in known})
+    """The mixture that a REF means, by the rules of `mixture.store.surface.meant`; `UsageError` where it means none."""
+    (row,) = store.rows(
+        f"SELECT {BESIDE}, problem FROM ({meant(quote(reference))}) LEFT JOIN mixtures USING (mixture, name, version)"
+    )
+    if row["problem"] is not None:
+        raise UsageError(row["problem"])
+    return _saved(row, _spec(store, row["mixture"]))
 
 
 def tags(store: Store) -> dict[str, list[str]]:

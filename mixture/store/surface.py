@@ -35,35 +35,49 @@ class View:
     sql: str
 
 
-# A mixture's id by the rules of `mixture.registry.resolve`: name, tag, beginning of an id. error() stands in the outer
-# CASE only: inside a subquery it would be reached whatever the branch.
-MIXTURE_ID = """
-(SELECT CASE
-    WHEN known AND wanted IN ('', 'latest') THEN newest
-    WHEN known AND of_version IS NOT NULL THEN of_version
-    WHEN known THEN error('mixture ''' || asked || ''' has versions 1 to ' || highest || ', not ''' || wanted || '''')
-    WHEN tagged IS NOT NULL THEN tagged
-    WHEN begun = 1 THEN by_id
-    WHEN begun > 1 THEN error('''' || reference || ''' begins ' || begun || ' mixture ids: ' || ids)
-    WHEN near IS NULL THEN error('no mixture ''' || asked || '''; there are: none yet')
-    ELSE error('no mixture ''' || asked || '''; nearest: ' || near) END
-FROM (SELECT any_value(reference) AS reference, any_value(asked) AS asked, any_value(wanted) AS wanted,
-        coalesce(bool_or(name = asked), false) AS known, any_value(tagged) AS tagged,
-        arg_max(mixture, version) FILTER (name = asked) AS newest,
-        max(version) FILTER (name = asked) AS highest,
-        any_value(mixture) FILTER (name = asked AND version::VARCHAR = wanted) AS of_version,
-        count(DISTINCT mixture) FILTER (starts) AS begun,
-        min(mixture) FILTER (starts) AS by_id,
-        string_agg(DISTINCT mixture, ', ' ORDER BY mixture) FILTER (starts) AS ids,
-        array_to_string(arg_min(name, levenshtein(name, asked), 3) FILTER (version = 1), ', ') AS near
-    FROM (SELECT *, wanted = '' AND regexp_full_match(reference, '[0-9a-f]{4,12}')
-                 AND starts_with(mixture, reference) AS starts
-          FROM (SELECT coalesce(ref::VARCHAR, '') AS reference, split_part(reference, ':', 1) AS asked,
-                       substr(reference, length(asked) + 2) AS wanted)
-          LEFT JOIN (SELECT tag, arg_max(mixture, set_at) AS tagged FROM lake.main.mixture_tags GROUP BY tag)
-               ON tag = reference
-          LEFT JOIN lake.main.mixtures ON true)))
-"""
+def meant(ref: str) -> str:
+    """The query for what a REF means; `ref` is an SQL expression. One row: name, version, mixture, problem.
+
+    `name` and `name:latest` mean the newest version, `name:version` that one. Then come tags, then ids. The first 4
+    characters of an id or more will do where no other id begins so. Of a mixture with several names the first counts.
+    problem is NULL, or says in a line why the REF means none; the other three are NULL then.
+    """
+    # A name is near where at most a third of the letters must change. Capitals count as small letters.
+    return f"""
+SELECT found.name AS name, found.version AS version, found.mixture AS mixture, CASE
+    WHEN found IS NOT NULL THEN NULL
+    WHEN newest IS NOT NULL THEN 'mixture ''' || asked || ''' has versions 1 to ' || newest.version || ', not ''' ||
+                                 wanted || ''''
+    WHEN tagged IS NOT NULL THEN '''' || asked || ''' is a tag; tags have no versions'
+    WHEN len(ids) > 1 THEN '''' || asked || ''' begins ' || len(ids) || ' mixture ids: ' || array_to_string(ids, ', ')
+    WHEN len(near) > 0 THEN 'no mixture ''' || asked || '''; did you mean ''' ||
+                            array_to_string(near[1:3], ''', ''') || '''?'
+    ELSE 'no mixture ''' || asked || '''; there are: ' || coalesce(array_to_string(names[1:8], ', '), 'none yet') ||
+         CASE WHEN len(names) > 8 THEN ', …' ELSE '' END END AS problem
+FROM (SELECT *, CASE WHEN newest IS NOT NULL THEN CASE WHEN wanted IN ('', 'latest') THEN newest ELSE of_version END
+                     WHEN wanted = '' THEN coalesce(tagged, CASE WHEN len(ids) = 1 THEN by_id END) END AS found,
+             list_transform(list_sort(list_filter(list_transform(
+                 names, lambda one: {{'edits': damerau_levenshtein(lower(one), lower(asked)), 'name': one}}),
+                 lambda one: one.edits <= (length(asked) + 1) // 3)), lambda one: one.name) AS near
+      FROM (SELECT any_value(asked) AS asked, any_value(wanted) AS wanted, any_value(names) AS names,
+                   arg_max(one, one.version) FILTER (one.name = asked) AS newest,
+                   any_value(one) FILTER (one.name = asked AND one.version::VARCHAR = wanted) AS of_version,
+                   first(one ORDER BY made) FILTER (one.mixture = now) AS tagged,
+                   first(one ORDER BY made) FILTER (begins) AS by_id,
+                   list(DISTINCT one.mixture ORDER BY one.mixture) FILTER (begins) AS ids
+            FROM (SELECT *, regexp_full_match(asked, '[0-9a-f]{{4,12}}') AND starts_with(one.mixture, asked)
+                            AND wanted = '' AS begins
+                  FROM (SELECT split_part(coalesce({ref}::VARCHAR, ''), ':', 1) AS asked,
+                               substr(coalesce({ref}::VARCHAR, ''), length(asked) + 2) AS wanted)
+                  LEFT JOIN (SELECT tag, arg_max(mixture, set_at) AS now FROM lake.main.mixture_tags GROUP BY tag)
+                       ON tag = asked
+                  LEFT JOIN (SELECT list(name ORDER BY name) AS names
+                             FROM (SELECT name FROM lake.main.mixtures UNION SELECT tag FROM lake.main.mixture_tags))
+                       ON true
+                  LEFT JOIN (SELECT {{'name': name, 'version': version, 'mixture': mixture}} AS one,
+                                    row_number() OVER (ORDER BY created_at, name, version) AS made
+                             FROM lake.main.mixtures) ON true)))"""
+
 
 MACROS: dict[str, Macro] = {
     "mixture": Macro(
@@ -187,7 +201,9 @@ VIEWS: dict[str, View] = {
 
 def define(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the macros and views on a connection whose lake is attached as `lake`."""
-    connection.execute(f"CREATE TEMP MACRO mixture_id(ref) AS {MIXTURE_ID}")
+    # error() stands in the outermost CASE: inside a subquery it would be reached whatever the branch.
+    found = f"(SELECT CASE WHEN problem IS NULL THEN mixture ELSE error(problem) END FROM ({meant('ref')}))"
+    connection.execute(f"CREATE TEMP MACRO mixture_id(ref) AS {found}")
     for name, view in VIEWS.items():
         connection.execute(f"CREATE TEMP VIEW {name} AS {view.sql}")
     for name, macro in MACROS.items():

@@ -40,7 +40,7 @@ def test_a_reference_is_resolved_as_by_the_registry(facts_store: Store, referenc
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("baes", "no mixture 'baes'; nearest: base, other"),
+        ("baes", "no mixture 'baes'; did you mean 'base'?"),
         ("base:7", "mixture 'base' has versions 1 to 2, not '7'"),
         ("aaaa", "'aaaa' begins 2 mixture ids: aaaa11112222, aaaa33334444"),
         ("bbb", "no mixture 'bbb'"),

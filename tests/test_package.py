@@ -1,0 +1,48 @@
+"""What `pip install` brings: every module, and every file that a module reads."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("mixture", "trainers", "datacards")
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+BUILT_BY = SETTINGS["build-system"]["requires"][0].removeprefix("setuptools>=")
+
+
+def _files(*patterns: str) -> set[str]:
+    found = (file for part in PACKAGES for pattern in patterns for file in (ROOT / part).rglob(pattern))
+    return {file.relative_to(ROOT).as_posix() for file in found if file.is_file()}
+
+
+def test_every_folder_with_modules_is_a_package_that_is_found() -> None:
+    setuptools = pytest.importorskip("setuptools", minversion=BUILT_BY)
+    find = SETTINGS["tool"]["setuptools"]["packages"]["find"]
+    assert find.pop("namespaces") is False
+    folders = {file.rpartition("/")[0] for file in _files("*.py")}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
+    assert set(setuptools.find_packages(ROOT, **find)) == {folder.replace("/", ".") for folder in folders}
+
+
+def test_the_wheel_has_every_module_and_what_they_read(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion=BUILT_BY)
+    source = tmp_path / "source"  # a build leaves folders beside what it builds
+    source.mkdir()
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("cli.py", "pyproject.toml", SETTINGS["project"]["readme"], *SETTINGS["project"]["license-files"]):
+        shutil.copy(ROOT / name, source)
+    command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, *command, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == _files("*.py", "py.typed", "templates/*", "*.toml", "*.md") | {"cli.py"}
+    assert {f"{name}/py.typed" for name in PACKAGES} < held

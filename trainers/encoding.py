@@ -1,7 +1,7 @@
 """Texts to embeddings without gradients, as `SentenceTransformer.encode` gives them, in micro-batches of many tokens.
 
 `encode` of sentence-transformers takes a fixed number of texts at a time, 32 unless told otherwise, which leaves a GPU
-waiting; here a micro-batch has as many texts as fill the device, and while it is computed the next ones are tokenised.
+waiting; here a micro-batch has as many texts as fill the device.
 """
 
 from __future__ import annotations

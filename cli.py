@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
-from mixture.commands import app as artifact_commands
-from mixture.commands import show_mixture as _show
+from mixture.console.create import app as making_commands
+from mixture.console.mixtures import app as artifact_commands
+from mixture.console.mixtures import show_mixture as _show
+from mixture.console.options import JsonOption, StoreOption
+from mixture.console.options import chosen as _chosen
+from mixture.console.options import open_store as _open
+from mixture.console.output import print_json, print_rows, print_table
+from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
-from mixture.make import app as making_commands
-from mixture.options import JsonOption, StoreOption
-from mixture.options import chosen as _chosen
-from mixture.options import open_store as _open
-from mixture.output import print_json, print_rows, print_table
 from mixture.store.limits import Limits, parse_bytes
-from mixture.terminal import PlainErrors, bar, stages
 
 if TYPE_CHECKING:
     from mixture import jobs
@@ -88,9 +88,9 @@ def cards(
 
     A collection can therefore not be called new or check.
     """
-    from mixture import catalogue
     from mixture.cards import card_for, check_cards, load_cards
-    from mixture.new_card import draft_card, write_card
+    from mixture.cards.draft import draft_card, write_card
+    from mixture.console import cards
 
     if name == "new" and new_name is not None and source is not None:
         path = write_card(draft_card(new_name, source), out)
@@ -98,19 +98,19 @@ def cards(
     elif name == "new" or new_name is not None or source is not None:
         raise UsageError("a new card needs a name and its rows: mixture cards new NAME --from FILE_OR_FOLDER")
     elif name == "check":
-        catalogue.show_checked(check_cards(folder), as_json=as_json)
+        cards.show_checked(check_cards(folder), as_json=as_json)
     elif name is None:
-        print_rows(catalogue.listing(load_cards(folder)), as_json=as_json)
+        print_rows(cards.listing(load_cards(folder)), as_json=as_json)
     else:
         card = card_for(name, load_cards(folder))
         try:
             with _open(store) as lake:
-                facts = catalogue.facts_of(card, lake)
+                facts = cards.facts_of(card, lake)
         except UsageError:
             if store or "store" in _chosen:  # a store that was not asked for may be missing
                 raise
             facts = None
-        catalogue.show(card, facts, as_json=as_json)
+        cards.show(card, facts, as_json=as_json)
 
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would go, and change nothing")]
@@ -190,7 +190,7 @@ def mine(
     with _open(store) as lake, bar("mine") as progress:
         encode = None
         if miner != "bm25":
-            from trainers.mining import encode_with
+            from trainers.jobs.encode import encode_with
 
             encode = encode_with(miner)
         results = jobs.mine(
@@ -222,9 +222,9 @@ def learn_weights(
 ) -> None:  # fmt: skip
     """Learn a weight for each collection with a small proxy model (tDRO and others); saves a new mixture."""
     from trainers import jobs as trainer_jobs
+    from trainers.jobs.live import watching
+    from trainers.learning.config import TdroSettings
     from trainers.settings import resolve
-    from trainers.tdro.config import TdroSettings
-    from trainers.tdro.live import watching
 
     options = {"algorithm": algorithm, "average": weights, "seeds": seeds, "steps": steps, "batch_size": batch_size,
                "learning_rate": learning_rate, "seed": seed}  # fmt: skip
@@ -265,7 +265,7 @@ def train(
     """
     from trainers import jobs as trainer_jobs
     from trainers.finetune import FinetuneSettings
-    from trainers.folder import open_folder, train_on_folder
+    from trainers.jobs.folder import open_folder, train_on_folder
     from trainers.settings import resolve
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
@@ -327,7 +327,7 @@ def sql(
     fmt = "json" if as_json else fmt
     with _open(store) as lake:
         if query is None and sys.stdin.isatty():
-            from mixture.prompt import run_prompt
+            from mixture.console.prompt import run_prompt
 
             run_prompt(lake, limits=limits, fmt=fmt)
         else:
@@ -342,7 +342,7 @@ def demo(
     steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 200,
 ) -> None:
     """The whole job on 25 small embedded collections, each step's command shown."""
-    from trainers.demo import run_demo
+    from mixture.console.demo import run_demo
 
     run_demo(lambda arguments: app(arguments, standalone_mode=False), folder, steps=steps)
 

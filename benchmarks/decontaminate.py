@@ -30,11 +30,11 @@ import pyarrow as pa
 from mixture.dedup import find_contaminated
 from mixture.dedup.containment import DEFAULT_GRAM, DEFAULT_GRAM_CJK, DEFAULT_SHARE, MIN_GRAMS, find_contained
 from mixture.dedup.decontaminate import DEFAULT_DISTANCE, DEFAULT_LETTERS_PER_EDIT, DEFAULT_SHORTEST
-from mixture.dedup.letters import letters_of
 from mixture.ingest.read import read_file
 from mixture.ingest.sources import discover
 from mixture.rows import RawExample
 from mixture.suites.lists import read_test_passages, read_test_queries
+from mixture.text.letters import letters_of
 
 HERE = Path(__file__).resolve().parent
 PLANTED, CLEAN, PASSAGES = 500, 20_000, 250

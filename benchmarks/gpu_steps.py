@@ -32,14 +32,14 @@ from transformers import AutoTokenizer
 from mixture.errors import MixtureError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers import ranks
-from trainers.data import BatchSource, TextBatch
-from trainers.encoder import lacks_for_flash
-from trainers.encoding import encode
+from trainers.batch.encoding import encode
+from trainers.batch.gradient_cache import TokenBudget
+from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.search import top_k
 from trainers.finetune.loop import step as train_step
-from trainers.folder import open_folder
-from trainers.gradient_cache import TokenBudget
+from trainers.jobs.folder import open_folder
+from trainers.model.encoder import lacks_for_flash
+from trainers.parallel import ranks
 
 # Takes what a step has found so far: whatever happens next, that stays.
 Note = Callable[[dict[str, Any]], None]
@@ -368,7 +368,7 @@ def minilm(bench: Bench, note: Note) -> None:
 
 
 def encoding(bench: Bench, note: Note) -> None:
-    """Encoding for mining (`trainers.encoding.encode`, float32) beside `SentenceTransformer.encode` at its best."""
+    """Encoding for mining (`batch.encoding.encode`, float32) beside `SentenceTransformer.encode` at its best."""
     shape = bench.shape
     encoder = SentenceTransformer(bench.model(shape.minilm))
     encoder.max_seq_length = shape.max_tokens[1] // 2

@@ -41,12 +41,12 @@ def child(batch_size: int, kept: int) -> None:
     import numpy as np
     import torch
 
-    from trainers.data import TextBatch
-    from trainers.encoder import load_encoder
+    from trainers.batch.texts import TextBatch
     from trainers.finetune import FinetuneSettings
     from trainers.finetune.loop import step
-    from trainers.loop import TrainingLoop
-    from trainers.tiny import build_tiny
+    from trainers.loop.steps import TrainingLoop
+    from trainers.model.encoder import load_encoder
+    from trainers.model.tiny import build_tiny
 
     with tempfile.TemporaryDirectory() as folder:
         build_tiny(texts(500, 0), Path(folder) / "model", seed=1, vocabulary=3_000)

@@ -57,10 +57,10 @@ from typing import Any
 import torch
 
 from mixture import Store, jobs, registry
-from trainers.base_model import resolve_model
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.job import learn, materialised
+from trainers.jobs.learn import learn, materialised
+from trainers.learning.config import TdroSettings
+from trainers.model.names import resolve_model
 
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 VOCABULARY = 64

@@ -36,8 +36,8 @@ from mixture.specs import Component, MixtureSpec
 from trainers.finetune import FinetuneSettings, output
 from trainers.finetune.loop import encoder_of, identity
 from trainers.finetune.scores import Scores
-from trainers.loop import History, TrainingLoop
-from trainers.tiny import build_tiny
+from trainers.loop.steps import History, TrainingLoop
+from trainers.model.tiny import build_tiny
 
 HERE = Path(__file__).resolve().parent
 SHARES = {"a": 0.5, "b": 0.2, "c": 0.1, "d": 0.1, "e": 0.1}

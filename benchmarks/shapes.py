@@ -13,8 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
 from mixture.materialised import MaterialisedMixture
-from trainers.encoder import append_end_token
-from trainers.tiny import _train_tokenizer
+from trainers.model.encoder import append_end_token
+from trainers.model.tiny import _train_tokenizer
 
 MAX_TOKENS = 512
 # As the models' own configurations have it; but for the vocabulary, which is the tokenizer's.

@@ -34,16 +34,16 @@ from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.store import Store
 from mixture.store.materialise import materialise
-from trainers.base_model import resolve_model
-from trainers.data import BatchSource
-from trainers.encoder import load_encoder
+from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as plain_step
-from trainers.loop import TrainingLoop
-from trainers.tdro.algorithms import make_learner
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import Reference, Run
-from trainers.tdro.weights import WeightState
+from trainers.learning.averages import WeightState
+from trainers.learning.config import TdroSettings
+from trainers.learning.learners import make_learner
+from trainers.learning.loop import Reference, Run
+from trainers.loop.steps import TrainingLoop
+from trainers.model.encoder import load_encoder
+from trainers.model.names import resolve_model
 
 HERE = Path(__file__).resolve().parent
 COLLECTIONS = ("AllNLI", "altlex", "msmarco", "nq")

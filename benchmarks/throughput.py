@@ -40,16 +40,16 @@ import torch
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers.data import BatchSource, TextBatch
-from trainers.encoder import load_encoder
-from trainers.feed import Feed
+from trainers.batch.feed import Feed
+from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as train_step
-from trainers.loop import TrainingLoop
-from trainers.tdro.algorithms import make_learner
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import Reference, Run
-from trainers.tdro.weights import WeightState
+from trainers.learning.averages import WeightState
+from trainers.learning.config import TdroSettings
+from trainers.learning.learners import make_learner
+from trainers.learning.loop import Reference, Run
+from trainers.loop.steps import TrainingLoop
+from trainers.model.encoder import load_encoder
 
 HERE = Path(__file__).resolve().parent
 COLLECTIONS = ("agnews", "altlex", "cose", "covidqa", "disflqa", "pubmedqa")

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mixture.bounds import bounded, epoch_caps
 from mixture.errors import UsageError, unknown_name
+from mixture.weights import bounded, epoch_caps
 
 SCHEMA_VERSION = 1
 ID_DIGITS = 12
@@ -33,7 +33,7 @@ class Component:
     loss.
 
     slice:     what the slice is called within its collection, such as language=zh; None for a whole collection
-    selection: id of the set of examples that the slice is (`mixture.slices`); None for a whole collection
+    selection: id of the set of examples that the slice is (`mixture.registry.slices`); None for a whole collection
 
     >>> Component("xquad", "0" * 64, 0.5, slice="language=zh", selection="1" * 64).name
     'xquad[language=zh]'
@@ -276,7 +276,7 @@ def _content(c: Component) -> tuple[str, str, str | None]:
 
 
 def with_floor(spec: MixtureSpec, floor: float) -> MixtureSpec:
-    """No collection under `floor`; the others are scaled down together to make room (`mixture.bounds.bounded`)."""
+    """No collection under `floor`; the others are scaled down together to make room (`mixture.weights.bounded`)."""
     _sampled(spec, "a floor")
     weights, _ = bounded(np.array([c.weight for c in spec.components]), floor)
     return spec.with_weights(dict(zip((c.name for c in spec.components), weights.tolist(), strict=True)))

@@ -140,7 +140,7 @@ def test_train_and_evaluate_through_the_commands(run: Run, tmp_path: Path) -> No
 
 
 def test_mining_with_an_encoder_through_the_command(run: Run, small_store: Store, tmp_path: Path) -> None:
-    from trainers.tiny import build_tiny
+    from trainers.model.tiny import build_tiny
 
     texts = small_store.sql("SELECT text FROM passages")["text"].to_pylist()
     build_tiny(texts, tmp_path / "encoder", seed=1, vocabulary=400, hidden=32)

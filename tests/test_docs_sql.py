@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from mixture import Store, jobs, registry, slices
+from mixture import Store, jobs, registry
+from mixture.console.output import print_table
 from mixture.fixtures import write_fixtures
-from mixture.output import print_table
+from mixture.registry import slices
 from mixture.store.surface import MACROS, VIEWS
 from mixture.store.write import insert_rows
 

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
+from mixture.console.output import print_rows
+from mixture.console.terminal import PlainErrors, stages
 from mixture.materialised import MaterialisedMixture
-from mixture.output import print_rows
-from mixture.terminal import PlainErrors, stages
-from trainers import ranks
 from trainers.finetune import FinetuneSettings
-from trainers.folder import open_folder, train_on_folder
+from trainers.jobs.folder import open_folder, train_on_folder
+from trainers.parallel import ranks
 from trainers.settings import resolve
 
 app = typer.Typer(cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mixture.dedup.decontaminate import find_contaminated
 from mixture.dedup.duplicates import find_duplicates
 from mixture.dedup.neighbours import cross_pairs, near_duplicate_groups, near_duplicates
-from mixture.dedup.normal import normalise_texts
 from mixture.dedup.simhash import simhash_fingerprints
-from mixture.dedup.text import normalise_text
+from mixture.text.columns import normalise_texts
+from mixture.text.form import normalise_text
 
 __all__ = [
     "cross_pairs",

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixture.dedup.blocks import Words, popcount
-from mixture.dedup.compiled import compiled, in_threads
-from mixture.dedup.normal import Tables, normal_codes, parts_of, room, tables
 from mixture.dedup.simhash import chained, gram_hashes, majority, text_hash
-from mixture.dedup.text import Column, Texts, one_column
+from mixture.engine import in_threads
+from mixture.text.columns import Tables, normal_codes, parts_of, room, tables
+from mixture.text.form import Column, Texts, one_column
+from mixture.text.kernels import compiled
 
 NUM_FINGERPRINTS = 16
 """Measured with benchmarks/dedup_quality.py: with 8, 12 and 16 the F1 at similarity 0.8 is 0.717, 0.720 and 0.720, at

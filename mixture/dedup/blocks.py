@@ -25,7 +25,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled, in_threads
+from mixture.engine import in_threads
+from mixture.text.kernels import compiled
 
 Words: TypeAlias = NDArray[np.uint64]
 

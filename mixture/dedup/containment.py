@@ -1,6 +1,6 @@
 """Training passages that hold a test passage, or most of one.
 
-Texts are compared by their letters: the normal form without spaces (`mixture.dedup.letters`). A training passage is
+Texts are compared by their letters: the normal form without spaces (`mixture.text.letters`). A training passage is
 contaminated when it holds at least `share` of the distinct n-grams of a test passage that has at least `MIN_GRAMS` of
 them, or when the two have the same letters, however few. The order of the grams does not count, nor what else the
 training passage holds, so a test passage inside a longer text is found, and one that was cut or edited here and there.
@@ -23,15 +23,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled, in_threads
 from mixture.dedup.decontaminate import checked_count, test_columns
 from mixture.dedup.duplicates import id_array
-from mixture.dedup.hashtable import hash_table, slot_of
-from mixture.dedup.letters import letter_codes
-from mixture.dedup.normal import DENSE, Tables, parts_of, room, tables
 from mixture.dedup.simhash import chained, text_hash
-from mixture.dedup.text import Column, Texts, one_column, text_columns
+from mixture.engine import in_threads
 from mixture.errors import UsageError
+from mixture.text.columns import DENSE, Tables, parts_of, room, tables
+from mixture.text.form import Column, Texts, one_column, text_columns
+from mixture.text.hashtable import hash_table, slot_of
+from mixture.text.kernels import compiled
+from mixture.text.letters import letter_codes
 
 DEFAULT_GRAM, DEFAULT_GRAM_CJK = 13, 7
 DEFAULT_SHARE = 0.5

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import in_threads
 from mixture.dedup.duplicates import id_array
 from mixture.dedup.edits import LEAST_PER_EDIT, LEAST_SHORTEST, Index, make_index, nearest_tests
-from mixture.dedup.letters import letters_of
-from mixture.dedup.normal import parts_of, tables
-from mixture.dedup.text import Column, Texts, text_columns
+from mixture.engine import in_threads
 from mixture.errors import UsageError
+from mixture.text.columns import parts_of, tables
+from mixture.text.form import Column, Texts, text_columns
+from mixture.text.letters import letters_of
 
 DEFAULT_DISTANCE = 16
 DEFAULT_SHORTEST, DEFAULT_LETTERS_PER_EDIT = 8, 24

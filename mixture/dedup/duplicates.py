@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
 from mixture.dedup.neighbours import connected, joined, near_duplicate_groups, near_duplicates
-from mixture.dedup.normal import normalise_texts
+from mixture.dedup.second_look import Verifier, checked_threshold
 from mixture.dedup.simhash import simhash_fingerprints
-from mixture.dedup.text import Texts, text_list
-from mixture.dedup.verify import Verifier, checked_threshold
 from mixture.errors import UsageError
+from mixture.text.columns import normalise_texts
+from mixture.text.form import Texts, text_list
 
 METHODS = ("simhash", "minhash", "exact")
 DEFAULT_VERIFY = 0.8

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled
-from mixture.dedup.hashtable import hash_table, slot_of
-from mixture.dedup.letters import as_codes, letter_codes
-from mixture.dedup.normal import Tables, room
 from mixture.dedup.simhash import text_hash
+from mixture.text.columns import Tables, room
+from mixture.text.hashtable import hash_table, slot_of
+from mixture.text.kernels import compiled
+from mixture.text.letters import as_codes, letter_codes
 
 GRAM = 3
 _SPOILT = GRAM + 1  # grams that one edit can spoil

@@ -17,13 +17,14 @@ import numpy as np
 from datasketch import LeanMinHash, MinHash, MinHashLSH
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled, in_threads
 from mixture.dedup.neighbours import Distinct, Pairs, listed
-from mixture.dedup.normal import Tables, normal_codes, normalise_texts, parts_of, room, tables
+from mixture.dedup.second_look import Verifier
 from mixture.dedup.simhash import gram_hashes, text_hash
-from mixture.dedup.text import Column, Texts, one_column
-from mixture.dedup.verify import Verifier
+from mixture.engine import in_threads
 from mixture.errors import UsageError
+from mixture.text.columns import Tables, normal_codes, normalise_texts, parts_of, room, tables
+from mixture.text.form import Column, Texts, one_column
+from mixture.text.kernels import compiled
 
 _SCHEME, _SEED = "affine32", 1
 _WEIGHTS = (0.1, 0.9)  # what is proposed wrongly is verified, what is missed is lost

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixture.dedup.blocks import search
-from mixture.dedup.compiled import compiled
 from mixture.errors import MixtureError, UsageError
+from mixture.text.kernels import compiled
 
 MAX_DISTANCE = 7
 MAX_PAIRS = 2**28

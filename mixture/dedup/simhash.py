@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled, in_threads
-from mixture.dedup.normal import DENSE, Tables, normal_codes, parts_of, room, tables
-from mixture.dedup.text import Column, Texts, text_columns
+from mixture.engine import in_threads
+from mixture.text.columns import DENSE, Tables, normal_codes, parts_of, room, tables
+from mixture.text.form import Column, Texts, text_columns
+from mixture.text.kernels import compiled
 
 GRAM = 3
 """Characters in an n-gram; `GRAM_CJK` in one that starts with an ideograph or kana, which carry more each.

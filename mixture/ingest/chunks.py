@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
-from mixture.dedup.compiled import compiled, in_order
+from mixture.engine import in_order
 from mixture.ingest.columns import Columns
+from mixture.ingest.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.formats import jsonl
-from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
-from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.formats.shapes import LIST_NAME, LIST_SHAPE, MEANINGFUL, Shape, shape_of
-from mixture.ingest.formats.unpack import packing
+from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
+from mixture.ingest.shapes import LIST_NAME, LIST_SHAPE, MEANINGFUL, Shape, shape_of
 from mixture.ingest.tables import NotColumns, columns_of
+from mixture.ingest.unpack import packing
 from mixture.rows import RawExample, Reject
+from mixture.text.kernels import compiled
 
 Item = Columns | RawExample | Reject
 

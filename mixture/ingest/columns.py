@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.ingest.formats.damage import start_of
+from mixture.ingest.damage import start_of
 from mixture.rows import RawExample, RawPassage, Reject, clean
 
 

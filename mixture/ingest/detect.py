@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from mixture.errors import UsageError
+from mixture.ingest.damage import BadRow, StreamDamaged
 from mixture.ingest.formats import FOLDERS, READERS, arrow
-from mixture.ingest.formats.damage import BadRow, StreamDamaged
 from mixture.ingest.formats.delimited import header_columns, known_delimiter
-from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.formats.renaming import Renaming
-from mixture.ingest.formats.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS, shape_of
-from mixture.ingest.formats.unpack import packing
+from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
+from mixture.ingest.renaming import Renaming
+from mixture.ingest.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS, shape_of
+from mixture.ingest.unpack import packing
 
 # Files that are tables as a whole: they are no text, and not read when packed once more.
 TABLE_MAGIC = (

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from mixture.errors import MixtureError, UsageError, unknown_name
 from mixture.ingest.columns import Columns
-from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of, survive
-from mixture.ingest.formats.renaming import Renaming, our_names
-from mixture.ingest.formats.shapes import Shape, table_shape
-from mixture.ingest.formats.splits import TRAIN, choose_split
-from mixture.ingest.formats.table_rows import first_line, row_example
+from mixture.ingest.damage import BadRow, StreamDamaged, start_of, survive
 from mixture.ingest.read import read_items
+from mixture.ingest.renaming import Renaming, our_names
+from mixture.ingest.shapes import Shape, table_shape
+from mixture.ingest.splits import TRAIN, choose_split
+from mixture.ingest.table_rows import first_line, row_example
 from mixture.rows import RawExample, Reject
 
 MIRROR = "MIXTURE_HUB_MIRROR"  # names a folder with <hub id>/<files of the repository>, which is asked first

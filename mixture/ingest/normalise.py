@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture import rows
-from mixture.dedup.compiled import in_order
+from mixture.engine import in_order
 from mixture.ingest.chunks import THREADS
-from mixture.ingest.clean import cleaned
 from mixture.ingest.columns import Columns, Side, from_rows
-from mixture.ingest.formats.damage import start_of
+from mixture.ingest.damage import start_of
 from mixture.rows import Batch, RawExample, Reject
+from mixture.text.clean import cleaned
 
 Fingerprint = Callable[[pa.StringArray], NDArray[np.uint64]]
 

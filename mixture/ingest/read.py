@@ -8,10 +8,10 @@ from pathlib import Path
 from mixture.errors import UsageError, unknown_name
 from mixture.ingest import chunks
 from mixture.ingest.columns import Columns
+from mixture.ingest.damage import survive
 from mixture.ingest.detect import folder_format, look
 from mixture.ingest.formats import FOLDERS, FORMATS, READERS
-from mixture.ingest.formats.damage import survive
-from mixture.ingest.formats.renaming import Renaming
+from mixture.ingest.renaming import Renaming
 from mixture.rows import RawExample, Reject
 
 

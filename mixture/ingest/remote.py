@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from mixture.errors import UsageError
+from mixture.ingest.damage import survive
 from mixture.ingest.formats import parquet
-from mixture.ingest.formats.damage import survive
-from mixture.ingest.formats.table_rows import first_line
+from mixture.ingest.table_rows import first_line
 from mixture.rows import RawExample, Reject
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.ingest.columns import Columns, Side
-from mixture.ingest.formats.shapes import LANGUAGE_NAMES, Shape
+from mixture.ingest.shapes import LANGUAGE_NAMES, Shape
 
 
 class NotColumns(Exception):

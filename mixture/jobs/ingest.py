@@ -15,10 +15,10 @@ from mixture.ingest.hub import HubSource
 from mixture.ingest.normalise import build_batches
 from mixture.ingest.sources import SourceUnit, discover
 from mixture.ingest.units import read_unit, sha256_of
+from mixture.progress import Progress, silent
 from mixture.rows import Batch
 from mixture.store import Store
 from mixture.store.write import CollectionFacts, FileCounts, NewFile, RejectLimit, add_files, declare, file_is_stored
-from mixture.terminal import Progress, silent
 
 
 @dataclass(frozen=True)

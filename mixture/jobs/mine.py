@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from mixture.mining import MiningPool, MiningSettings, mine_bm25, mine_dense
 from mixture.mining.dense import Encode
+from mixture.progress import Progress, silent
 from mixture.store import Store, read
 from mixture.store.write import add_negatives
-from mixture.terminal import Progress, silent
 
 
 @dataclass(frozen=True)

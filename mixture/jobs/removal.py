@@ -21,11 +21,11 @@ from mixture.dedup.decontaminate import DEFAULT_DISTANCE
 from mixture.dedup.duplicates import DEFAULT_VERIFY, METHODS, duplicate_groups, fingerprint_distances
 from mixture.dedup.neighbours import joined
 from mixture.errors import UsageError
+from mixture.progress import Progress, silent
 from mixture.store import Store, read
 from mixture.store.write import add_test_suites, remove_examples, restore_removed
 from mixture.suites.layout import find_suites
 from mixture.suites.lists import read_test_passages, read_test_queries
-from mixture.terminal import Progress, silent
 
 KEYS = ("pair", "query", "positive")
 DUPLICATE, TEST_QUERY, TEST_PASSAGE = "duplicate", "test query", "test passage"

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.text import normalise_text
 from mixture.errors import UsageError
 from mixture.mining.filters import MiningPool, MiningSettings, NegativeTable, Progress, top_k
+from mixture.text.form import normalise_text
 
 # Scripts written without spaces between words: Han (with its iteration marks), kana, bopomofo, Thai, Lao, Burmese,
 # Khmer. Tibetan is not among them: it divides syllables by a mark that counts as punctuation.

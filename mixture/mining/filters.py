@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.text import normalise_text
 from mixture.errors import UsageError
 from mixture.rows import NEGATIVES
+from mixture.text.form import normalise_text
 
 Progress = Callable[[int, int], None]
 """Called with (examples or passages done, total)."""

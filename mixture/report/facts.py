@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixture import compare, lineage, registry
+from mixture import registry
 from mixture.errors import UsageError
-from mixture.registry import SavedMixture
+from mixture.registry import SavedMixture, diff, lineage
 from mixture.report.learning import Learning, learning
 from mixture.report.scores import Evaluation, evaluation
 from mixture.store import Store
@@ -144,7 +144,7 @@ def gather(
     tree = lineage.lineage(store, mixture)
     other = against or _first_parent(store, tree)
     learned = learning(store, tree, mixture.spec.weights)
-    compared = None if other is None else compare.diff(store, other, mixture)
+    compared = None if other is None else diff.diff(store, other, mixture)
     # What was left out of a collection is counted for all of it, also where the mixture has slices of it.
     wholes = sorted({c.collection for c in mixture.spec.components})
     return Facts(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mixture.errors import UsageError
-from mixture.ingest.formats.damage import StreamDamaged
-from mixture.ingest.formats.lines import placed_lines
+from mixture.ingest.damage import StreamDamaged
+from mixture.ingest.lines import placed_lines
 from mixture.suites.layout import (
     CORPUS,
     LAYOUT,

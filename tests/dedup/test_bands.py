@@ -5,7 +5,7 @@ import pytest
 
 from mixture.dedup import bands, simhash_fingerprints
 from mixture.dedup.duplicates import duplicate_groups
-from mixture.dedup.verify import Verifier
+from mixture.dedup.second_look import Verifier
 
 
 def edited(text, edits, rng):

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixture.dedup.containment import CONTAINED, MIN_GRAMS, find_contained
-from mixture.dedup.letters import letters_of
 from mixture.errors import UsageError
 from mixture.suites.lists import TEST_PASSAGES, read_test_passages
+from mixture.text.letters import letters_of
 
 TOWER = "The Eiffel Tower, built in 1889, is 330 metres tall; it was the tallest structure of all for 41 years."
 THAI = "หอไอเฟลสร้างขึ้นในปี พ.ศ. 2432 สูง 330 เมตร และเป็นสิ่งก่อสร้างที่สูงที่สุดในโลกนานถึงสี่สิบเอ็ดปี"

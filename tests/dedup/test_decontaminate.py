@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from mixture.dedup import find_contaminated, normalise_text
 from mixture.dedup.decontaminate import CONTAMINATED
-from mixture.dedup.letters import letters_of
 from mixture.errors import UsageError
 from mixture.suites.lists import TEST_QUERIES, read_test_queries
+from mixture.text.letters import letters_of
 
 LONG = "what is the name of the river that runs through the old town"
 

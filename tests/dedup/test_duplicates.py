@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixture.dedup import find_duplicates, simhash_fingerprints
 from mixture.dedup.duplicates import REMOVED, _of_equal_fingerprints
-from mixture.dedup.verify import Verifier
+from mixture.dedup.second_look import Verifier
 from mixture.errors import UsageError
 
 BASE = "what is the name of the river that runs through the old town and past the mill before it meets the sea"

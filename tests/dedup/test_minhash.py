@@ -7,8 +7,8 @@ from datasketch import MinHash
 
 from mixture.dedup import normalise_text
 from mixture.dedup.minhash import minhash_pairs, signatures
+from mixture.dedup.second_look import Verifier
 from mixture.dedup.simhash import GRAM
-from mixture.dedup.verify import Verifier
 from mixture.errors import UsageError
 
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixture.dedup import normal, normalise_text, simhash_fingerprints
+from mixture.dedup import normalise_text, simhash_fingerprints
 from mixture.dedup.simhash import GRAM, GRAM_CJK, SHORT_TEXT
 from mixture.errors import UsageError
+from mixture.text import columns
 
 LONG = "the quick brown fox jumps over the lazy dog while the river runs slowly past the old mill"
 
@@ -161,7 +162,7 @@ def test_what_is_no_text_is_refused(wrong):
 def test_chunks_of_texts_do_not_matter(monkeypatch):
     texts = [LONG[i:] for i in range(30)]
     whole = simhash_fingerprints(texts)
-    monkeypatch.setattr(normal, "_PART_BYTES", 70)
+    monkeypatch.setattr(columns, "_PART_BYTES", 70)
     assert np.array_equal(simhash_fingerprints(texts), whole)
 
 

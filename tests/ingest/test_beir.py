@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from mixture.errors import UsageError
+from mixture.ingest.damage import check_utf8
 from mixture.ingest.formats import beir
-from mixture.ingest.formats.damage import check_utf8
-from mixture.ingest.formats.lookup import Lookup
+from mixture.ingest.lookup import Lookup
 from mixture.ingest.read import read_file
 from mixture.rows import RawExample, RawPassage, Reject
 
@@ -155,7 +155,7 @@ def test_texts_are_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def test_ids_with_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixture.ingest.formats.lookup.HASH_BITS", 1)  # a hash of one bit
+    monkeypatch.setattr("mixture.ingest.lookup.HASH_BITS", 1)  # a hash of one bit
     ids = [f"d{n}" for n in range(40)]
     file = tmp_path / "lines"
     file.write_text("".join(f"{key}\ttext of {key}\n" for key in ids))

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixture.dedup.compiled import in_order
+from mixture.engine import in_order
 from mixture.ingest import chunks
 from mixture.ingest.columns import Columns, Side
+from mixture.ingest.damage import StreamDamaged
 from mixture.ingest.formats import jsonl
-from mixture.ingest.formats.damage import StreamDamaged
 from mixture.rows import RawExample, RawPassage, Reject
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixture.ingest.damage import BadRow
 from mixture.ingest.formats import jsonl
-from mixture.ingest.formats.damage import BadRow
-from mixture.ingest.formats.shapes import example_from, table_shape
 from mixture.ingest.read import read_file
+from mixture.ingest.shapes import example_from, table_shape
 from mixture.rows import RawExample, RawPassage, Reject
 
 P = RawPassage

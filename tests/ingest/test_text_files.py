@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixture.errors import UsageError
-from mixture.ingest.formats.lines import BLOCK_BYTES, byte_lines
+from mixture.ingest.lines import BLOCK_BYTES, byte_lines
 from mixture.ingest.read import read_file
 from mixture.rows import RawExample, RawPassage, Reject
 

@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixture.ingest.damage import StreamDamaged
 from mixture.ingest.detect import detect
-from mixture.ingest.formats.damage import StreamDamaged
-from mixture.ingest.formats.lines import blocks
+from mixture.ingest.lines import blocks
 from mixture.ingest.read import read_file
 from mixture.rows import RawExample, Reject
 

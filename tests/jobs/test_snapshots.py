@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from cli import app
 from mixture import Store, jobs, registry
 from mixture.jobs import removal
+from mixture.registry.verify import verify
 from mixture.store import read
 from mixture.store.write import remove_examples
-from mixture.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixture import Store, UsageError, registry, slices
+from mixture import Store, UsageError, registry
+from mixture.registry import slices
 from mixture.report.charts import apart
 from mixture.report.facts import Facts, gather
 from mixture.report.findings import findings, percent, summary

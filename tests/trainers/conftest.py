@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mixture.materialised import MaterialisedMixture
-from trainers.data import DEFAULT_PROMPT, query_prefix
-from trainers.tiny import build_tiny
+from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
+from trainers.model.tiny import build_tiny
 
 if TYPE_CHECKING:  # not every machine that runs tests has duckdb
     from mixture import Store
@@ -47,7 +47,7 @@ def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
     everything: a start takes no time.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cli", "trainers.jobs", "trainers.folder", "pytest"])
+    context.set_forkserver_preload(["cli", "trainers.jobs", "trainers.jobs.folder", "pytest"])
     started = []
 
     def begin(code: str, names: dict[str, Any]) -> Any:

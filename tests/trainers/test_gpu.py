@@ -34,19 +34,19 @@ from mixture.errors import MixtureError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.specs import Component, MixtureSpec
-from trainers.adapters import add_lora, merge_lora
-from trainers.data import BatchSource, TextBatch
-from trainers.embedding import embed, tokenise
-from trainers.encoder import lacks_for_flash, load_encoder, load_for_training
+from trainers.batch.embedding import embed, tokenise
+from trainers.batch.gradient_cache import TokenBudget
+from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.search import top_k
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses, encoder_of, step
-from trainers.gradient_cache import TokenBudget
-from trainers.loop import TrainingLoop
+from trainers.learning.config import TdroSettings
+from trainers.learning.loop import learn_weights
+from trainers.loop.steps import TrainingLoop
+from trainers.model.adapters import add_lora, merge_lora
+from trainers.model.encoder import lacks_for_flash, load_encoder, load_for_training
+from trainers.model.tiny import build_tiny
 from trainers.settings import TrainingSettings
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import learn_weights
-from trainers.tiny import build_tiny
 
 pytestmark = pytest.mark.gpu
 

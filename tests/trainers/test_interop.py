@@ -11,12 +11,12 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from trainers.adapters import has_lora
-from trainers.encoder import load_encoder, load_for_training
 from trainers.evaluation.evaluate import evaluate_suite, prompt_for
 from trainers.evaluation.metrics import mean_scores, score_run
 from trainers.evaluation.suites import Suite
 from trainers.finetune import FinetuneSettings, finetune
+from trainers.model.adapters import has_lora
+from trainers.model.encoder import load_encoder, load_for_training
 
 SETTINGS = FinetuneSettings(
     steps=6, batch_size=8, learning_rate=5e-3, temperature=0.05, negatives=2, max_query_tokens=96,

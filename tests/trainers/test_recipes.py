@@ -8,9 +8,9 @@ import pytest
 
 from mixture.errors import UsageError
 from trainers.finetune import FinetuneSettings
+from trainers.learning.config import TdroSettings
 from trainers.recipes import read_recipe, shipped
 from trainers.settings import TrainingSettings, resolve
-from trainers.tdro.config import TdroSettings
 
 # Table 6 of arXiv 2408.10613, as far as both columns agree; "last token" pooling, "1k" steps and "1e-4" in our words.
 TABLE_6 = {

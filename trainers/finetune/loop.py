@@ -18,20 +18,20 @@ from mixture.errors import UsageError, unknown_name
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import Suite
-from trainers import ranks
-from trainers.adapters import add_lora, merge_lora
-from trainers.checkpoints import fill
-from trainers.data import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
-from trainers.encoder import load_for_training, model_identity, to_device
-from trainers.feed import Feed
+from trainers.batch.feed import Feed
+from trainers.batch.texts import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.scores import METRIC, Scores
-from trainers.loop import History, Progress, TrainingLoop
+from trainers.loop.checkpoints import fill
+from trainers.loop.steps import History, Progress, TrainingLoop
+from trainers.loop.stopping import on_request
+from trainers.loop.trackers import Tracker
 from trainers.losses import info_nce, matryoshka
+from trainers.model.adapters import add_lora, merge_lora
+from trainers.model.encoder import load_for_training, model_identity, to_device
+from trainers.parallel import ranks
 from trainers.settings import run_id
-from trainers.stopping import on_request
-from trainers.trackers import Tracker
 
 
 def finetune(

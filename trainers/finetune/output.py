@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from trainers.model_card import model_card
+from trainers.model.card import model_card
 
 RECORD = "training.json"
 MARK = "run.json"

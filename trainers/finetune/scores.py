@@ -14,10 +14,10 @@ from sentence_transformers import SentenceTransformer
 from mixture.errors import UsageError
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
-from trainers import ranks
 from trainers.evaluation.evaluate import check_similarity, document_prompt_for, evaluate_suite, prompt_for
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.config import FinetuneSettings
+from trainers.parallel import ranks
 
 METRIC = "ndcg@10"
 

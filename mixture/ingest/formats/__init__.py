@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixture.ingest.formats import array, arrow, beir, delimited, msmarco, parquet, renaming
-from mixture.ingest.formats.renaming import Renaming
+from mixture.ingest import renaming
+from mixture.ingest.formats import array, arrow, beir, delimited, msmarco, parquet
+from mixture.ingest.renaming import Renaming
 from mixture.rows import RawExample, Reject
 
 Reader = Callable[[Path, Renaming | None], Iterator[RawExample | Reject]]

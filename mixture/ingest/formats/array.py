@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
-from mixture.ingest.formats.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.formats.renaming import Renaming, json_example
+from mixture.ingest.damage import BadRow, StreamDamaged, start_of
+from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
+from mixture.ingest.renaming import Renaming, json_example
 from mixture.rows import RawExample, Reject
 
 # A whole string (JSON has no raw line break in one), a bracket or comma, or the quote of a string that does not end.

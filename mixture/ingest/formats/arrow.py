@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from mixture.errors import UsageError
-from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of, survive_in
-from mixture.ingest.formats.renaming import Renaming
-from mixture.ingest.formats.splits import choose_split
-from mixture.ingest.formats.table_rows import Layout, first_line, is_text, layout_of, rows_of
+from mixture.ingest.damage import BadRow, StreamDamaged, start_of, survive_in
+from mixture.ingest.renaming import Renaming
+from mixture.ingest.splits import choose_split
+from mixture.ingest.table_rows import Layout, first_line, is_text, layout_of, rows_of
 from mixture.rows import RawExample, Reject
 
 FILE_MAGIC = b"ARROW1"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixture.errors import UsageError
-from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, check_utf8
+from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8
 from mixture.ingest.formats.judged import judged_examples
-from mixture.ingest.formats.lookup import Lookup
-from mixture.ingest.formats.renaming import Renaming
-from mixture.ingest.formats.splits import choose_split
+from mixture.ingest.lookup import Lookup
+from mixture.ingest.renaming import Renaming
+from mixture.ingest.splits import choose_split
 from mixture.rows import RawExample, Reject
 from mixture.suites.layout import CORPUS, QUERIES, identifier, packed_file, qrels_files
 

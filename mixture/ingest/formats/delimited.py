@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, check_utf8, start_of
-from mixture.ingest.formats.lines import byte_lines
-from mixture.ingest.formats.renaming import Renaming, our_names
-from mixture.ingest.formats.shapes import Shape, shape_of, table_shape
+from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
+from mixture.ingest.lines import byte_lines
+from mixture.ingest.renaming import Renaming, our_names
+from mixture.ingest.shapes import Shape, shape_of, table_shape
 from mixture.rows import RawExample, Reject
 
 CSV_DELIMITERS = (",", ";", "|")

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, check_utf8, start_of
-from mixture.ingest.formats.lines import byte_lines
-from mixture.ingest.formats.shapes import example_from
+from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
+from mixture.ingest.lines import byte_lines
+from mixture.ingest.shapes import example_from
 from mixture.rows import RawExample, Reject
 
 

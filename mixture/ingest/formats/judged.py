@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of
-from mixture.ingest.formats.lines import byte_lines
-from mixture.ingest.formats.lookup import Lookup
+from mixture.ingest.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of
+from mixture.ingest.lines import byte_lines
+from mixture.ingest.lookup import Lookup
 from mixture.rows import RawExample, RawPassage, Reject
 from mixture.suites.layout import grade, judgement
 

@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from mixture.errors import UsageError
-from mixture.ingest.formats.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of, survive_in
+from mixture.ingest.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of, survive_in
 from mixture.ingest.formats.judged import judged_examples, text_of
-from mixture.ingest.formats.lines import byte_lines
-from mixture.ingest.formats.lookup import Lookup
-from mixture.ingest.formats.renaming import Renaming
-from mixture.ingest.formats.splits import choose_split
+from mixture.ingest.lines import byte_lines
+from mixture.ingest.lookup import Lookup
+from mixture.ingest.renaming import Renaming
+from mixture.ingest.splits import choose_split
 from mixture.rows import RawExample, RawPassage, Reject
 from mixture.suites.layout import PACKED
 

@@ -10,9 +10,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from mixture.errors import MixtureError
-from mixture.ingest.formats.damage import BadRow, StreamDamaged, start_of
-from mixture.ingest.formats.renaming import Renaming
-from mixture.ingest.formats.table_rows import BATCH_ROWS, Layout, first_line, layout_of, rows_of
+from mixture.ingest.damage import BadRow, StreamDamaged, start_of
+from mixture.ingest.renaming import Renaming
+from mixture.ingest.table_rows import BATCH_ROWS, Layout, first_line, layout_of, rows_of
 from mixture.rows import RawExample, Reject
 
 

@@ -1,0 +1,211 @@
+"""The commands about mixtures as artifacts; `cli.py` adds them to its own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixture import registry
+from mixture.console.options import JsonOption, StoreOption, open_store
+from mixture.console.output import print_json, print_rows
+from mixture.console.terminal import bar
+from mixture.errors import UsageError
+from mixture.store import Store
+
+# What a list needs is imported here, the rest by the command that needs it.
+app = typer.Typer()
+# A table of a thousand takes longer to draw than to find, and nobody reads it.
+LISTED = 100
+RefArgument = Annotated[str, typer.Argument(help="An id or its beginning, a name, name:version, or a tag")]
+
+
+@app.command("list")
+def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the mixtures, newest first."""
+    with open_store(store) as lake:
+        rows = registry.listing(lake)
+    print_rows(rows if as_json else rows[:LISTED], as_json=as_json)
+    if len(rows) > LISTED and not as_json:
+        sys.stderr.write(f"{len(rows) - LISTED:,} older ones; --json prints all\n")
+
+
+@app.command()
+def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show a mixture: its weights and where it comes from."""
+    with open_store(store) as lake:
+        show_mixture(registry.resolve(lake, ref), lake, as_json)
+
+
+def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> None:
+    """Print a mixture, as `mixture show` does."""
+    body = registry.describe(lake, mixture)
+    if as_json:
+        print_json(body)
+        return
+    tagged = f"[{', '.join(body['tags'])}]" if body["tags"] else None
+    said = (mixture.reference, f"id {mixture.spec.id}", tagged, mixture.note)
+    sys.stdout.write("  ".join(filter(None, said)) + "\n")
+    print_rows(body["components"], as_json=False)
+    if body["missing"]:
+        sys.stdout.write(f"the store lacks {len(body['missing'])} of these collections: {', '.join(body['missing'])}\n")
+
+
+@app.command()
+def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Compare two mixtures: weights, contents, prompts, and how each was made."""
+    from mixture.registry import diff
+
+    with open_store(store) as lake:
+        found = diff.diff(lake, registry.resolve(lake, a), registry.resolve(lake, b))
+    if as_json:
+        print_json(found)
+        return
+    columns = ("collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change")
+    title = f"a: {found['a']['reference']}, b: {found['b']['reference']}"
+    print_rows([{name: row[name] for name in columns} for row in found["components"]], as_json=False, title=title)
+    sys.stdout.writelines(line + "\n" for line in diff.lines(found))
+
+
+@app.command()
+def tag(
+    ref: RefArgument, name: Annotated[str, typer.Argument(metavar="TAG", help="A name of your own, as production")],
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Let a tag refer to a mixture; it can be moved, and the table mixture_tags keeps where it was."""
+    with open_store(store) as lake:
+        mixture = registry.tag(lake, ref, name)
+    print_rows([{"tag": name, "mixture": mixture.spec.id, "reference": mixture.reference}], as_json=as_json)
+
+
+@app.command()
+def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show where a mixture comes from, as a tree: parents, runs, imports."""
+    from rich.console import Console
+
+    from mixture.registry import lineage
+
+    with open_store(store) as lake:
+        found = lineage.lineage(lake, registry.resolve(lake, ref))
+    if as_json:
+        print_json(found)
+    else:
+        Console(width=None if sys.stdout.isatty() else 100_000).print(lineage.as_tree(found))
+
+
+@app.command("verify")
+def verify_store(
+    ref: Annotated[str | None, typer.Argument(help="A mixture; default: all, and every data file")] = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Check that what mixtures pin is still there and whole: contents, data files, materialised files."""
+    from mixture.registry.verify import require_whole, verify
+
+    with open_store(store) as lake, bar("verify") as progress:
+        result = verify(lake, ref, progress=progress)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        if result.findings:
+            print_rows([asdict(finding) for finding in result.findings], as_json=False)
+        counted = ", ".join(f"{count} {what}" for what, count in result.checked.items())
+        sys.stdout.write(f"checked {counted}: {len(result.faults)} damaged\n")
+    require_whole(result)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing")] = False,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Remove what nothing needs: materialised files, tiny models, runs, embeddings. Never a collection or a mixture."""
+    from mixture.registry import gc
+
+    with open_store(store) as lake:
+        found = gc.unneeded(lake) if dry_run else gc.collect(lake)
+    print_rows([asdict(thing) for thing in found], as_json=as_json, title="would be removed" if dry_run else "removed")
+
+
+@app.command()
+def export(
+    ref: RefArgument,
+    fmt: Annotated[str | None, typer.Option("--format", help="mixture (the default), tdro or csv")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file; default: standard output")] = None,
+    materialised: Annotated[Path | None, typer.Option("--materialised", help="A folder to train from")] = None,
+    hf_dataset: Annotated[Path | None, typer.Option("--hf-dataset", help="A folder for a DatasetDict")] = None,
+    batches: Annotated[int | None, typer.Option("--batches", help="The rows of so many batches, to --out")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="With --batches: examples in a step")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="With --batches: the training's seed")] = 42,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write a mixture to a file, or with its data to a folder that trains without the store."""
+    from mixture.registry import files, folders
+
+    if sum(given is not None for given in (fmt, materialised, hf_dataset, batches)) > 1:
+        raise UsageError("give one of --format, --materialised, --hf-dataset, --batches")
+    if (batches is not None and out is None) or (out is not None and (materialised or hf_dataset)):
+        raise UsageError("--out FILE goes with --format and --batches; --batches needs it")
+    with open_store(store) as lake:
+        mixture = registry.resolve(lake, ref)
+        result: dict[str, object] = {"mixture": mixture.spec.id}
+        if materialised is not None:
+            data = folders.export_materialised(lake, mixture, materialised)
+            result |= {"folder": str(materialised), "examples": sum(data.sizes.values())}
+        elif hf_dataset is not None:
+            parts = folders.export_hf_dataset(lake, mixture, hf_dataset)
+            result |= {"folder": str(hf_dataset), "collections": len(parts)}
+        elif batches is not None and out is not None:
+            rows = folders.export_batches(lake, mixture, out, batches=batches, batch_size=batch_size, seed=seed)
+            result |= {"file": str(out), "batches": batches, "rows": rows}
+        else:
+            text = files.export_text(lake, mixture, fmt or "mixture")
+            if out is None:
+                sys.stdout.write(text)
+                return
+            out.write_text(text, "utf-8")
+            result |= {"file": str(out)}
+    print_rows([result], as_json=as_json)
+
+
+@app.command()
+def report(
+    ref: RefArgument,
+    against: Annotated[str | None, typer.Option("--against", help="A mixture to compare with [its parent]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file [report-NAME-VERSION.html]")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the training whose epochs are shown")] = 1000,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a step of that training")] = 64,
+    fmt: Annotated[str, typer.Option("--format", help="html; with --chart png or svg")] = "html",
+    chart: Annotated[str | None, typer.Option("--chart", help="One chart alone, by name: weights, epochs, …")] = None,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Write a mixture's report: one page of charts and tables that opens anywhere, or one chart as a picture."""
+    from mixture.report import write_report
+
+    with open_store(store) as lake:
+        mixture = registry.resolve(lake, ref)
+        other = registry.resolve(lake, against) if against is not None else None
+        name = f"{mixture.name}-{mixture.version}" + (f"-{chart}" if chart is not None else "")
+        result = write_report(lake, mixture, out or Path(f"report-{name}.{fmt}"), against=other, steps=steps,
+                              batch_size=batch_size, chart=chart, fmt=fmt)  # fmt: skip
+    row = {"mixture": mixture.spec.id, "against": result.against, "file": str(result.file)}
+    if as_json:
+        print_json(row | {"charts": list(result.charts)})
+    else:
+        print_rows([row], as_json=False)
+
+
+@app.command("import")
+def import_mixture(
+    file: Annotated[Path, typer.Argument(help="A mixture's JSON, the tDRO release's JSON, or CSV")],
+    name: Annotated[str, typer.Option("--name", help="The mixture's name in this store")],
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Save the mixture of a file. It may name collections that the store lacks; only training needs them."""
+    from mixture.registry import files
+
+    with open_store(store, create=True) as lake:
+        imported = files.import_file(lake, file, name)
+        show_mixture(imported, lake, as_json)

@@ -1,0 +1,98 @@
+"""How the command speaks: mistakes as plain lines, progress bars on standard error."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer.core
+
+from mixture.errors import MixtureError
+from mixture.progress import Progress
+
+
+class PlainErrors(typer.core.TyperGroup):
+    """Mistakes as one or two plain lines: exit code 2 for the caller's, 1 for a failure of data or machine."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+            if code == 130:  # what typer makes of Ctrl-C
+                _fail("stopped; the same command goes on from its last checkpoint or file", 130)
+        except Exception as error:
+            if not standalone_mode or "--debug" in arguments:
+                raise
+            code = _plain(error, arguments)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _plain(error: Exception, arguments: list[str]) -> int:
+    if isinstance(error, MixtureError):
+        return _fail(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
+        message = error.format_message()
+        if not message:  # called without a command: the help was printed
+            return 2
+        names = getattr(getattr(error, "param", None), "opts", [])
+        given = [value for name, value in itertools.pairwise(arguments) if name in names]
+        return _fail(message + "".join(f" (given: {value})" for value in given[-1:]), getattr(error, "exit_code", 2))
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        return _fail(f"{error.filename}: {error.strerror}", 1)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "
+                 "this is a fault of the toolkit: run again with --debug for all of it", 1)  # fmt: skip
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"mixture: {message}\n")
+    return code
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A progress line for the data side's jobs; silent off a terminal."""
+    with stages() as stage:
+        show = stage(title)
+        yield show
+
+
+@contextmanager
+def stages() -> Iterator[Any]:
+    """Named progress bars on standard error, one a stage; silent off a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[line]}"))  # fmt: skip
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def stage(title: str) -> Progress:
+            task = bars.add_task(title, total=None, line="")
+
+            def show(done: int, total: int, what: str) -> None:
+                bars.update(task, completed=done, total=total, line=what)
+
+            return show
+
+        yield stage

@@ -1,0 +1,41 @@
+"""Mixtures as artifacts: saved, named, compared, exported, verified."""
+
+from mixture.registry.names import (
+    Origin,
+    PinnedFacts,
+    Pins,
+    SavedMixture,
+    check_name,
+    describe,
+    facts_today,
+    listing,
+    pin,
+    pin_all,
+    pinned_facts,
+    resolve,
+    save,
+    saved_mixtures,
+    tag,
+    tags,
+    weighted,
+)
+
+__all__ = [
+    "Origin",
+    "PinnedFacts",
+    "Pins",
+    "SavedMixture",
+    "check_name",
+    "describe",
+    "facts_today",
+    "listing",
+    "pin",
+    "pin_all",
+    "pinned_facts",
+    "resolve",
+    "save",
+    "saved_mixtures",
+    "tag",
+    "tags",
+    "weighted",
+]

@@ -1,0 +1,82 @@
+"""Encoding without gradients gives what `SentenceTransformer.encode` gives, in other portions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+
+from trainers.batch import encoding, memory
+from trainers.batch.encoding import encode
+from trainers.jobs.encode import encode_with
+from trainers.model.encoder import load_encoder
+
+TEXTS = ["the river of the north", " the king ", "the capital of the south is x, and more of it", "the king", "", "y"]
+
+
+def _theirs(encoder: SentenceTransformer, prompt: str) -> np.ndarray:
+    return encoder.encode(TEXTS, prompt=prompt, normalize_embeddings=True)
+
+
+@pytest.mark.parametrize("prompt", ["", "the king of "])
+@pytest.mark.parametrize("include", [True, False])
+def test_texts_are_encoded_as_sentence_transformers_encodes_them(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, include: bool
+) -> None:
+    """In portions of three texts and few tokens too; also where pooling leaves the prompt out."""
+    encoder = load_encoder(str(tiny_model), max_tokens=12, pooling="mean").train()
+    encoder[1] = Pooling(64, "mean", include_prompt=include)
+    wanted = _theirs(encoder, prompt)
+    encoder.train()
+    for at_once, tokens in ((1_000, 1_000), (3, 16)):
+        monkeypatch.setattr(encoding, "AT_ONCE", at_once)
+        monkeypatch.setitem(memory.PER_PASS, "cpu", tokens)
+        got = encode(encoder, TEXTS, prompt)
+        assert got.dtype == torch.float32
+        assert not encoder.training
+        np.testing.assert_allclose(got.numpy(), wanted, atol=1e-6)
+
+
+def test_a_micro_batch_has_as_many_texts_as_have_the_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder(str(tiny_model))
+    seen: list[tuple[int, ...]] = []
+    encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0]["input_ids"].shape)))
+    encode(encoder, ["the king"] * 100)
+    assert [count for count, _ in seen] == [100]
+    seen.clear()
+    monkeypatch.setitem(memory.PER_PASS, "cpu", 40)
+    encode(encoder, ["the king"] * 100)
+    assert sum(count for count, _ in seen) == 100
+    assert max(count * width for count, width in seen) <= 40
+
+
+def test_models_without_layers_go_through_their_own_encode(tiny_model: Path, tmp_path: Path) -> None:
+    words = StaticEmbedding(load_encoder(str(tiny_model)).tokenizer, embedding_dim=8)
+    SentenceTransformer(modules=[words]).save(str(tmp_path), create_model_card=False)
+    encoder = load_encoder(str(tmp_path))
+    np.testing.assert_allclose(encode(encoder, TEXTS[:4]).numpy(), _theirs(encoder, "")[:4], atol=1e-6)
+    assert encode(load_encoder(str(tiny_model)), []).numel() == 0
+
+
+def test_miners_get_the_prompts_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(str(tiny_model))
+    encoder.prompts = {"query": "find the king: ", "document": ""}
+    encoder.save(str(tmp_path), create_model_card=False)
+    embed = encode_with(str(tmp_path))
+    np.testing.assert_allclose(embed(TEXTS, "query"), _theirs(encoder, "find the king: "), atol=1e-6)
+    np.testing.assert_allclose(embed(TEXTS, "passage"), _theirs(encoder, ""), atol=1e-6)
+
+
+def test_a_tokenizer_without_a_limit_is_none(tiny_model: Path) -> None:
+    """transformers says 10^30 then, which is no number for the tokenizer's own code."""
+    encoder = load_encoder(str(tiny_model))
+    encoder.max_seq_length = int(1e30)
+    encoder.tokenizer.model_max_length = int(1e30)
+    assert encoder.max_seq_length == int(1e30)
+    np.testing.assert_allclose(
+        encode(encoder, TEXTS[2:3]).numpy(), _theirs(load_encoder(str(tiny_model)), "")[2:3], atol=1e-6
+    )

@@ -1,0 +1,79 @@
+"""Embed the texts of a batch: equal ones once, shared out over the ranks, in micro-batches of few padded tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from trainers.batch.gradient_cache import TokenBudget, embed_tokens
+from trainers.model.encoder import to_device
+from trainers.parallel import ranks
+
+# Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
+AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N texts as one rank encodes them.
+
+    own:          this rank's share of the distinct texts, with the most tokens each may have
+    ids:          their token ids, an int32 array each
+    num_distinct: distinct texts, of all ranks together
+    places:       (N,) int64, which of the distinct texts each text is
+    """
+
+    own: list[tuple[str, int]]
+    ids: list[np.ndarray]
+    num_distinct: int
+    places: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that this rank encodes, without padding."""
+        return sum(map(len, self.ids))
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int], known: Tokens | None = None) -> Tokens:
+    """Texts with the most tokens each may have, end token included, which truncation keeps.
+
+    On several ranks all call it with the same texts; each tokenises its share of them. What is `known`, by the same
+    tokenizer, is taken from there.
+    """
+    limited = list(zip(texts, limits, strict=True))
+    # By length in characters, so that ranks get equal shares of long and short ones.
+    distinct = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
+    place = {item: i for i, item in enumerate(distinct)}
+    own = [distinct[i] for i in ranks.share(len(distinct))]
+    ids = {} if known is None else dict(zip(known.own, known.ids, strict=True))
+    new = [item for item in own if item not in ids]
+    ids |= zip(new, token_ids(tokenizer, new), strict=True)
+    return Tokens(own, [ids[i] for i in own], len(distinct), torch.tensor([place[item] for item in limited]))
+
+
+def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
+    """Embeddings (N, D) with gradients where the encoder has them; a collective of all ranks.
+
+    All ranks get all embeddings, of which a rank's own carry gradients.
+    """
+    own = embed_tokens(encoder, tokens.ids, budget)
+    return ranks.gather(own, tokens.num_distinct).index_select(0, to_device(tokens.places, own.device))
+
+
+def token_ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+    """The token ids of texts, an int32 array each; of each text the most tokens that it may have."""
+    found: dict[int, np.ndarray] = {}
+    for limit in sorted({limit for _, limit in limited}):
+        places = [i for i, item in enumerate(limited) if item[1] == limit]
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
+            texts = [limited[i][0] for i in some]
+            ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+            found |= {place: np.array(one, dtype=np.int32) for place, one in zip(some, ids, strict=True)}
+    return [found[i] for i in range(len(limited))]

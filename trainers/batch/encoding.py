@@ -1,0 +1,57 @@
+"""Texts to embeddings without gradients, as `SentenceTransformer.encode` gives them, in micro-batches of many tokens.
+
+`encode` of sentence-transformers takes a fixed number of texts at a time, 32 unless told otherwise, which leaves a GPU
+waiting; here a micro-batch has as many texts as fill the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from trainers.batch.embedding import token_ids
+from trainers.batch.gradient_cache import TokenBudget, embed_tokens
+from trainers.batch.memory import PER_PASS
+from trainers.model.encoder import to_device
+
+# Texts tokenised at a time, of like length.
+AT_ONCE = 1_024
+
+
+def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "") -> Tensor:
+    """Embeddings of unit length (len(texts), D), float32, on the encoder's device.
+
+    prompt: what stands before every text. The encoder is left in evaluation mode. Models that are not tokens, layers
+    and pooling (two towers, static embeddings, images) go through their own `encode`.
+    """
+    if not texts or not _is_plain(encoder, prompt):
+        found = encoder.encode(
+            list(texts), prompt=prompt, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
+        )
+        return found.float()
+    encoder.eval()
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
+    # Tokenizers without a limit say 10^30, which their own code does not take.
+    limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, 2**31 - 1)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(order), AT_ONCE):
+            some = [(prompt + texts[i], limit) for i in order[start : start + AT_ONCE]]
+            parts.append(embed_tokens(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass)))
+        back = torch.empty(len(order), dtype=torch.long)
+        back[order] = torch.arange(len(order))
+        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))
+
+
+def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:
+    kinds = (Transformer, Pooling, Dense, Normalize)
+    return all(type(module) in kinds for module in encoder) and all(
+        not prompt or module.include_prompt for module in encoder if isinstance(module, Pooling)
+    )

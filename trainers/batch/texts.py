@@ -1,0 +1,200 @@
+"""From a plan's row numbers to the texts of a batch: prompts on queries, one positive and H negatives an example."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from mixture.errors import UsageError
+from mixture.materialised import ComponentData, Example, MaterialisedMixture
+from mixture.sampling import BatchPlan, draw_passages, generator
+from trainers.batch.embedding import Tokens
+from trainers.parallel import ranks
+from trainers.settings import TrainingSettings
+
+DEFAULT_PROMPT = "Given a query, retrieve relevant passages that answer the query"
+
+
+# How many queries of a collection are looked at for its prompt's length, and the share of them that may be cut by it.
+SAMPLED = 256
+CUT = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def query_prefix(prompt: str) -> str:
+    """What stands before a query (the paper's form); passages stand alone."""
+    return f"Instruct: {prompt}\nQuery: "
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """B examples as texts.
+
+    collections: for each example its collection as an index into the plan's names, (B,)
+    queries:     B texts with their prompts
+    passages:    B · N texts, N = 1 + H; each example's positive comes first
+    masked:      (B, B·N) bool: candidates that are a positive of the row's example; None for a mixed batch
+    rows:        row numbers within the collections, (B,)
+    examples:    the examples' ids, B texts
+    names:       the plan's collections
+    tokens:      queries and then passages, tokenised in the background for the model that is trained; else None
+    """
+
+    collections: np.ndarray
+    queries: list[str]
+    passages: list[str]
+    masked: Tensor | None
+    rows: np.ndarray
+    examples: list[str]
+    names: tuple[str, ...]
+    tokens: Tokens | None = None
+
+    def describe(self, places: Sequence[int] | None = None) -> str:
+        """Collections and example ids of some of the batch (default: all), for an error message."""
+        chosen = range(len(self.examples)) if places is None else places
+        groups = list(dict.fromkeys(self.names[self.collections[i]] for i in chosen))
+        ids = [self.examples[i] for i in chosen]
+        return f"{_some('collection', groups, 3)}; {_some('example', ids, 4)}"
+
+
+def _some(kind: str, names: Sequence[str], shown: int) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{kind}{'s' * (len(names) > 1)} {', '.join(names[:shown])}{more}"
+
+
+class BatchSource:
+    """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, step)."""
+
+    def __init__(
+        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False
+    ) -> None:
+        self.mixture = mixture
+        self.plan = plan
+        self.negatives = negatives
+        self.symmetric_prompts = symmetric_prompts
+        stuck = [n for n, part in mixture.components.items() if plan.weights[n] > 0 and part.without_candidates()]
+        if stuck:
+            raise UsageError(
+                f"nothing can serve as a negative for some examples of: {', '.join(stuck)}; leave these collections out"
+            )
+
+    def homogeneous(self, step: int) -> TextBatch:
+        """A batch of one collection (fine-tuning)."""
+        name, rows = self.plan.batch(step)
+        index = self.plan.collections.index(name)
+        part = self.mixture.components[name]
+        examples = [part.example(int(row)) for row in rows]
+        queries, passages, numbers = self._texts(part, examples, ("batch", step))
+        per_example = 1 + self.negatives
+        drawn = np.array(numbers).reshape(len(rows), per_example)
+        answers: dict[str, list[int]] = {}  # an equal query's answers are this one's, too
+        for example in examples:
+            answers.setdefault(example.query, []).extend(example.positives)
+        masked = np.stack([np.isin(drawn, answers[example.query]).reshape(-1) for example in examples])
+        ids = [example.example_id for example in examples]
+        groups = np.full(len(rows), index)
+        return TextBatch(groups, queries, passages, torch.from_numpy(masked), rows, ids, self.plan.collections)
+
+    def mixed(self, step: int) -> TextBatch:
+        """A batch over all collections, each example from a collection drawn uniformly (tDRO)."""
+        groups, rows = self.plan.mixed(step)
+        per_example = 1 + self.negatives
+        queries = [""] * len(rows)
+        passages = [""] * (len(rows) * per_example)
+        ids = [""] * len(rows)
+        for index in np.unique(groups):
+            name = self.plan.collections[index]
+            part = self.mixture.components[name]
+            places = np.flatnonzero(groups == index)
+            examples = [part.example(int(row)) for row in rows[places]]
+            texts, candidates, _ = self._texts(part, examples, ("mixed", step, name))
+            for k, place in enumerate(places):
+                queries[place] = texts[k]
+                ids[place] = examples[k].example_id
+                passages[place * per_example : (place + 1) * per_example] = candidates[
+                    k * per_example : (k + 1) * per_example
+                ]
+        return TextBatch(groups, queries, passages, None, rows, ids, self.plan.collections)
+
+    def _texts(
+        self, part: ComponentData, examples: Sequence[Example], key: tuple[int | str, ...]
+    ) -> tuple[list[str], list[str], list[int]]:
+        """Queries with prompts; passages example by example, and their row numbers in the component."""
+        seed = self.plan.seed
+        positives = draw_passages([e.positives for e in examples], 1, (seed, "positive", *key))
+        negatives = draw_passages([e.negatives for e in examples], self.negatives, (seed, "negative", *key))
+        random = generator(seed, "fill", *key)
+        numbers: list[int] = []
+        for example, positive, hard in zip(examples, positives, negatives, strict=True):
+            numbers += positive + (hard or _random_passages(part, example, self.negatives, random))
+        prompts = part.prompts or (DEFAULT_PROMPT,)
+        choice = generator(seed, "prompt", *key).integers(0, len(prompts), size=len(examples))
+        prefixes = [query_prefix(prompts[c]) for c in choice]
+        queries = [prefix + e.query for prefix, e in zip(prefixes, examples, strict=True)]
+        passages = [part.passage(n) for n in numbers]
+        if self.symmetric_prompts and part.symmetric:
+            # As the tDRO release does: an example's passages get the prompt of its query.
+            passages = [prefixes[i // (1 + self.negatives)] + text for i, text in enumerate(passages)]
+        return queries, passages, numbers
+
+
+def _random_passages(part: ComponentData, example: Example, count: int, random: np.random.Generator) -> list[int]:
+    """Passages of the collection that are not the example's, for an example that came without negatives."""
+    drawn: list[int] = []
+    while len(drawn) < count:
+        number = int(random.integers(part.num_passages))
+        if number not in example.positives:
+            drawn.append(number)
+    return drawn
+
+
+def symmetric_of(mixture: MaterialisedMixture, settings: TrainingSettings) -> dict[str, str]:
+    """What a run's identity takes of the cards' `symmetric`, which the mixture's id leaves out: nothing where it does
+    not matter."""
+    names = [name for name, part in mixture.components.items() if part.symmetric]
+    return {"symmetric": ",".join(sorted(names))} if settings.symmetric_prompts and names else {}
+
+
+def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, settings: TrainingSettings) -> None:
+    """Whether `max_query_tokens` leaves room for the queries behind their prompts, in the tokens of `encoder`.
+
+    Raises `UsageError` where a collection's prompt alone fills the limit. Where a prompt costs more than a tenth of the
+    queries their end, a line to the log says so, once a collection; queries that are too long by themselves do not
+    count.
+    """
+    limit = min(settings.max_query_tokens, encoder.max_seq_length or settings.max_query_tokens)
+    full: dict[str, int] = {}
+    for name, part in mixture.components.items():
+        lengths = {p: _num_tokens(encoder, [query_prefix(p).rstrip()])[0] for p in part.prompts or (DEFAULT_PROMPT,)}
+        prompt = max(lengths, key=lambda p: lengths[p])
+        if lengths[prompt] >= limit:
+            full[name] = lengths[prompt]
+            continue
+        rows = np.linspace(0, part.num_examples - 1, min(SAMPLED, part.num_examples)).astype(int)
+        queries = [part.example(int(row)).query for row in rows]
+        alone = _num_tokens(encoder, queries)
+        together = _num_tokens(encoder, [query_prefix(prompt) + query for query in queries])
+        cut = sum(one <= limit < both for one, both in zip(alone, together, strict=True))
+        if cut > CUT * len(queries) and ranks.is_main():
+            logger.warning(
+                "%s: the prompt takes %d of the %d tokens of a query, and %d %% of the queries lose their end; "
+                "--set max_query_tokens=%d would keep them",
+                name, lengths[prompt], limit, round(100 * cut / len(queries)), max(together),
+            )  # fmt: skip
+    if full:
+        longest = max(full, key=lambda name: full[name])
+        raise UsageError(
+            f"max_query_tokens is {limit}, which the prompt alone fills in {_some('collection', list(full), 3)} "
+            f"({full[longest]} tokens in {longest}); --set max_query_tokens={2 * full[longest]} would leave room"
+        )
+
+
+def _num_tokens(encoder: SentenceTransformer, texts: list[str]) -> list[int]:
+    return [len(ids) for ids in encoder.tokenizer(texts, truncation=False, padding=False)["input_ids"]]

@@ -1,0 +1,218 @@
+"""Learning weights over a store: the reference, one run a seed, and the mixtures they make. What the command calls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mixture import registry, specs
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from mixture.registry import SavedMixture
+from mixture.specs import MixtureSpec
+from mixture.store import Store, layout
+from mixture.store.materialise import materialise
+from trainers.batch.texts import symmetric_of
+from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.output import RECORD, record_of
+from trainers.jobs.runs import finished_config, last_weights, record_history, record_training, recorded, set_result
+from trainers.learning.config import TdroSettings
+from trainers.learning.loop import Watch, embeddings_name, learn_weights, start, uses_reference
+from trainers.loop.steps import Progress
+from trainers.model.encoder import model_identity
+from trainers.model.names import resolve_model
+from trainers.parallel import ranks
+from trainers.settings import TrainingSettings, run_id
+
+# Names a long stage and gives its progress callback.
+Stage = Callable[[str], Progress | None]
+RESTLESS = 0.02
+# Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
+MANY_EPOCHS = 4
+# Of `Learned`, what a run's row in the store keeps.
+FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
+
+
+def silent(_: str) -> Progress | None:
+    return None
+
+
+@dataclass(frozen=True)
+class LearnedMixtures:
+    """What learning made.
+
+    mixtures: one for each average asked for, the first under the name given
+    facts:    drift, at_floor, at_cap and hard_for_both by run (see `learning.loop.Learned`); of the first mixture the
+              spread over seeds by collection (mean, std, min, max), empty for one seed; whether a reference was used,
+              and which collections its training repeated often (collection -> epochs)
+    """
+
+    mixtures: tuple[SavedMixture, ...]
+    facts: dict[str, Any]
+
+    @property
+    def first(self) -> SavedMixture:
+        return self.mixtures[0]
+
+    def lines(self) -> list[str]:
+        """The facts for people, a line each."""
+        found = []
+        for run, facts in self.facts["runs"].items():
+            last, before = facts["drift"]
+            rest = "; still moving, more steps would change them" if last > RESTLESS and last > before / 2 else ""
+            found.append(
+                f"run {run}: weights moved by {last:.4f} (total variation) in the last 10 % of the steps,"
+                f" {before:.4f} in the 10 % before{rest}"
+            )
+            for what, bound in (("floor held up", facts["at_floor"]), ("epoch cap held down", facts["at_cap"])):
+                steps = ", ".join(f"{name} ({count} steps)" for name, count in bound.items())
+                found += [f"run {run}: the {what} {steps}"] * bool(bound)
+            found += [
+                f"run {run}: {name} gained weight, but the reference is hardly ahead of the proxy on it (the proxy's"
+                f" loss is {lead:.2f} times its); noise looks like that: read rows, compare measurement=relative_group"
+                for name, lead in facts["hard_for_both"].items()
+            ]
+        if self.facts["repeated"]:
+            often = ", ".join(f"{name} {epochs:.0f} times" for name, epochs in self.facts["repeated"].items())
+            found.append(
+                f"the reference went through {often} and may know it by heart, noise included: relative and excess then"
+                " reward noise; give it fewer steps, or more data"
+            )
+        if not self.facts["reference"]:
+            found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
+        return found
+
+
+def materialised(store: Store, spec: MixtureSpec) -> MaterialisedMixture:
+    """A mixture's data: the first rank writes what is missing, the others open it."""
+    ranks.on_main(lambda: materialise(store, spec).folder)
+    return materialise(store, spec)
+
+
+def learn(
+    store: Store, mixture: SavedMixture, name: str, proxy: str, reference: str | None, settings: TdroSettings,
+    *, stage: Stage = silent, watch: Watch | None = None,
+) -> LearnedMixtures:  # fmt: skip
+    """Learn weights for a mixture's collections, and save them as new mixtures: `name`, and with all averages
+    `name-mean` and so on for those that are not the algorithm's own. Over several seeds a mixture is the mean of their
+    weights. Weights and loss weights that the mixture has do not matter.
+
+    Without `reference` one is fine-tuned first from the proxy on the same collections, equally weighted, with the
+    proxy's settings; all seeds share it. Killed, the same call goes on where it was; finished, it finds its mixtures.
+    """
+    registry.check_name("mixture name", name)
+    if reference is not None and not uses_reference(settings):
+        measured = f" with measurement={settings.measurement}" if settings.algorithm == "tdro" else ""
+        raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave --reference out")
+    data = materialised(store, mixture.spec)
+    start(data, settings)  # what does not fit is said before anything long starts
+    model = resolve_model(store.root, data, proxy, seed=settings.seed)
+    folder, identity = _reference(store, mixture.spec, data, model, reference, settings, stage)
+    repeated = {} if folder is None else _repeated(folder)
+    identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
+    runs, found = [], {}
+    for number in range(settings.seeds):
+        one = settings.of_seed(number)
+        run = run_id("tdro", mixture.spec.id, one.identity, **identified)
+        runs.append(run)
+        config = finished_config(store, run)
+        if config is None:
+            title = "tDRO" if one.algorithm == "tdro" else one.algorithm
+            title += f", seed {one.seed}" if settings.seeds > 1 else ""
+            asked = {"proxy": model, "reference": folder, "name": name}
+            if folder is not None:
+                asked["reference_embeddings"] = embeddings_name(folder, one)
+            with recorded(store, run, "tdro", mixture.spec.id, one, **asked) as config:
+                learned = learn_weights(
+                    data, model, folder, one, layout.run(store.root, run), progress=stage(title), watch=watch,
+                    record=partial(record_history, store, run) if ranks.is_main() else None,
+                )  # fmt: skip
+                config |= {key: getattr(learned, key) for key in FACTS}
+                config |= {"drift": list(learned.drift), "repeated": repeated}
+        found[run] = {key: config[key] for key in FACTS}
+    return _saved(store, mixture, name, settings, runs, {"runs": found, "repeated": repeated})
+
+
+def _reference(
+    store: Store, spec: MixtureSpec, data: MaterialisedMixture, model: str, reference: str | None,
+    settings: TdroSettings, stage: Stage,
+) -> tuple[str | None, str]:  # fmt: skip
+    """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
+    if not uses_reference(settings):
+        return None, "none"
+    if reference is not None:
+        return reference, model_identity(reference)
+    shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
+    chosen = FinetuneSettings(**shared)
+    # It is named by what it is trained on, so that a finished run is found without training one.
+    uniform = specs.uniform(specs.drawn_only(spec).components)
+    known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
+    identity = run_id("reference", uniform.id, chosen, **known_by)
+    out = layout.reference(store.root, identity)
+    if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
+        with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
+            finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
+            record_training(store, identity, record_of(out), out)
+            row["result"] = str(out)
+    return str(out), identity
+
+
+def _repeated(reference: str) -> dict[str, float]:
+    """Collections that the reference's own training went through more than `MANY_EPOCHS` times, and how often; empty
+    where its folder has no record of that."""
+    folder = Path(reference)
+    drawn = record_of(folder).get("drawn", ()) if (folder / RECORD).is_file() else ()
+    return {row["collection"]: row["epochs"] for row in drawn if row["epochs"] > MANY_EPOCHS}
+
+
+def _saved(
+    store: Store, mixture: SavedMixture, name: str, settings: TdroSettings, runs: list[str], facts: dict[str, Any]
+) -> LearnedMixtures:
+    """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
+    run = runs[0]
+    weights = {run: last_weights(store, run) for run in runs}
+    averages = settings.averages
+    spreads = {average: _spread([weights[one][average] for one in runs]) for average in averages}
+    if settings.seeds > 1:
+        run = run_id("tdro-seeds", mixture.spec.id, settings.identity, runs=",".join(runs), average=averages[0])
+        if finished_config(store, run) is None:
+            with recorded(store, run, "tdro-seeds", mixture.spec.id, settings, runs=runs) as row:
+                row["spread"] = spreads[averages[0]]
+    saved = []
+    for place, average in enumerate(averages):
+        by_seed = [weights[one][average] for one in runs]
+        mean = {c: statistics.fmean(w[c] for w in by_seed) for c in by_seed[0]}
+        note = f"{settings.algorithm}, {average} weights after {settings.steps} steps"
+        if spread := spreads[average]:
+            widest = max(spread, key=lambda c: spread[c]["std"])
+            note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
+        title = name if place == 0 else f"{name}-{average}"
+        spec = specs.drawn_only(mixture.spec).with_weights(mean)
+        saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
+    set_result(store, run, ", ".join(m.reference for m in saved))
+    facts = facts | {"spread": spreads[averages[0]], "reference": uses_reference(settings)}
+    return LearnedMixtures(tuple(saved), facts)
+
+
+def _save(store: Store, spec: MixtureSpec, name: str, parent: str, run: str, note: str) -> SavedMixture:
+    """Save under `name`, or find what the same run saved there before, whatever came under that name since."""
+    query = "SELECT version FROM mixtures WHERE name = ? AND mixture = ? AND run_id = ? ORDER BY version"
+    before = store.rows(query, [name, spec.id, run])
+    if before:
+        return registry.resolve(store, f"{name}:{before[-1]['version']}")
+    return registry.save(store, spec, name, parents=[parent], run_id=run, note=note)
+
+
+def _spread(by_seed: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """By collection, over several seeds; of one seed nothing."""
+    if len(by_seed) == 1:
+        return {}
+    columns = {name: [weights[name] for weights in by_seed] for name in by_seed[0]}
+    return {
+        name: {"mean": statistics.fmean(v), "std": statistics.stdev(v), "min": min(v), "max": max(v)}
+        for name, v in columns.items()
+    }

@@ -1,0 +1,1 @@
+"""Learning weights: the learners, their settings, the loop around the proxy."""

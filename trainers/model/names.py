@@ -1,0 +1,33 @@
+"""Which model a name on the command line means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from mixture.store import layout
+from trainers.model.tiny import NAME as TINY
+from trainers.model.tiny import build_tiny
+from trainers.parallel import ranks
+
+
+def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: int) -> str:
+    """A model's name or folder; `tiny-qwen2` is built from the mixture's texts once and kept under `root`, the
+    store's folder."""
+    if model != TINY:
+        return model
+    folder = layout.tiny_model(root, TINY, (c.digest for c in data.spec.components), seed)
+
+    def build() -> None:
+        if not (folder / "modules.json").is_file():
+            build_tiny((text for part in data.components.values() for text in part.texts()), folder, seed=seed)
+
+    ranks.on_main(build)
+    return str(folder)
+
+
+def known_model(model: str) -> None:
+    """Refuse a model path that does not exist before anything long starts."""
+    if model != TINY and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise UsageError(f"no model folder {model!r}")

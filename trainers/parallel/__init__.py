@@ -1,0 +1,1 @@
+"""Several processes: who writes, and how a model is cut into slices."""

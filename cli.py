@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
+from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
@@ -221,21 +223,19 @@ def learn_weights(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Learn a weight for each collection with a small proxy model (tDRO and others); saves a new mixture."""
-    from trainers import jobs as trainer_jobs
-    from trainers.jobs.live import watching
-    from trainers.learning.config import TdroSettings
+    import trainers
+    from mixture.console.learning import watching
+    from trainers.parallel.ranks import is_main
     from trainers.settings import resolve
 
     options = {"algorithm": algorithm, "average": weights, "seeds": seeds, "steps": steps, "batch_size": batch_size,
                "learning_rate": learning_rate, "seed": seed}  # fmt: skip
-    resolved = resolve(TdroSettings, config, options, settings or ())
+    resolved = resolve(trainers.LearningSettings, config, options, settings or ())
     with _open(store) as lake:
-        mixture = registry.resolve(lake, mix)
-        for model in filter(None, (proxy, reference)):
-            trainer_jobs.known_model(model)
-        with watching() as (stage, watch):
-            learned = trainer_jobs.learn(lake, mixture, name, proxy, reference, resolved, stage=stage, watch=watch)
-        if not trainer_jobs.is_main():
+        with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
+            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, settings=resolved,
+                                             stage=stage, watch=watch)  # fmt: skip
+        if not is_main():
             return
         if as_json:
             others = [made.reference for made in learned.mixtures[1:]]
@@ -263,29 +263,21 @@ def train(
 
     --set evaluate_every=100 evaluates while it trains; --set final=best then takes the best step.
     """
-    from trainers import jobs as trainer_jobs
-    from trainers.finetune import FinetuneSettings
-    from trainers.jobs.folder import open_folder, train_on_folder
+    import trainers
+    from trainers.parallel.ranks import is_main
     from trainers.settings import resolve
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = resolve(FinetuneSettings, config, options, settings or ())
-    suites = [Path(s) for s in suite or ()]
-    with stages() as stage:
-        shown = stage if trainer_jobs.is_main() else trainer_jobs.silent
+    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
+    with stages() if is_main() else nullcontext(quiet) as stage:
         if Path(mix).is_dir():
-            data = open_folder(Path(mix))
-            spec = data.spec
-            run = train_on_folder(data, model, resolved, out, suites=suites, progress=shown("training"))
+            made = trainers.train_on_folder(mix, model, out=out, settings=resolved, suites=suite or (),
+                                            progress=stage("training"))  # fmt: skip
         else:
             with _open(store) as lake:
-                mixture = registry.resolve(lake, mix)
-                spec = mixture.spec
-                trainer_jobs.known_model(model)
-                run = trainer_jobs.train(lake, mixture, model, resolved, out, suites=suites, stage=shown)
-    result = {"model": str(out), "mixture": spec.id, "run": run, "steps": resolved.steps}
-    if trainer_jobs.is_main():
-        print_rows([result], as_json=as_json)
+                made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), stage=stage)
+    if is_main():
+        print_rows([asdict(made)], as_json=as_json)
 
 
 @app.command()
@@ -301,17 +293,17 @@ def evaluate(
         raise UsageError("name the suites: --suite FOLDER, again for more")
     from rich.console import Console
 
-    from trainers import jobs as trainer_jobs
-    from trainers.evaluation.evaluate import format_table
+    import trainers
+    from mixture.console.scores import score_table
+    from trainers.evaluation.evaluate import caption
 
     with _open(store) as lake, stages() as stage:
-        results = trainer_jobs.evaluate(
-            lake, model, [Path(s) for s in suite], prompt=prompt, batch_size=batch_size, stage=stage
-        )
+        results = trainers.evaluate(lake, model, suite, prompt=prompt, batch_size=batch_size, stage=stage)
+    scored = [{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results]
     if as_json:
-        print_json([{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results])
+        print_json(scored)
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(format_table(results))
+        Console(width=None if sys.stdout.isatty() else 160).print(score_table(scored, caption(results)))
 
 
 @app.command()

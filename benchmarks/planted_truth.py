@@ -59,7 +59,7 @@ import torch
 from mixture import Store, jobs, registry
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.jobs.learn import learn, materialised
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.model.names import resolve_model
 
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
@@ -130,7 +130,7 @@ def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
         reference = folder / "reference"
         finetune(data, base, FinetuneSettings(**COMMON, steps=case.times * steps, seed=seed), reference)
         for measurement in case.expected:
-            settings = TdroSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
+            settings = LearningSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
             known = None if measurement == "loss" else str(reference)
             made = learn(store, uniform, measurement, base, known, settings)
             last = store.sql(

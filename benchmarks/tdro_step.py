@@ -38,7 +38,7 @@ from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as plain_step
 from trainers.learning.averages import WeightState
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.learning.learners import make_learner
 from trainers.learning.loop import Reference, Run
 from trainers.loop.steps import TrainingLoop
@@ -84,7 +84,7 @@ def measure(root: Path, data: MaterialisedMixture, model: str, batch_size: int, 
 
     plain = TrainingLoop(load_encoder(base), FinetuneSettings(batch_size=batch_size, **COMMON), work / "plain")
     plain.encoder.train()
-    settings = TdroSettings(batch_size=batch_size, **COMMON)
+    settings = LearningSettings(batch_size=batch_size, **COMMON)
     runs, timed, caches = {}, {}, {}
     for name in ("uncached", "first", "again"):
         own = replace(settings, reference_cache_mb=0 if name == "uncached" else 256)

@@ -45,7 +45,7 @@ from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as train_step
 from trainers.learning.averages import WeightState
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.learning.learners import make_learner
 from trainers.learning.loop import Reference, Run
 from trainers.loop.steps import TrainingLoop
@@ -136,7 +136,7 @@ def timed(loop: TrainingLoop, batches: list[TextBatch]) -> dict[str, Any]:
 
 
 def tdro(model: str, batches: list[TextBatch], options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    settings = settings_of(TdroSettings, options, reference_cache_mb=0)
+    settings = settings_of(LearningSettings, options, reference_cache_mb=0)
     loop = TrainingLoop(load_encoder(model, max_tokens=max(options.max_tokens)), settings, work)
     loop.encoder.train()
     groups = len(batches[0].names)

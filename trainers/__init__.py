@@ -1,1 +1,45 @@
-"""The model side: encoder, losses, tDRO, fine-tuning, evaluation. Imports mixture; nothing in mixture imports it."""
+"""The model side: learn weights with a small proxy, train a retriever on a mixture, score it. Imports `mixture`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainers.finetune.config import FinetuneSettings
+    from trainers.jobs.encode import encode_with
+    from trainers.jobs.evaluate import evaluate
+    from trainers.jobs.folder import Trained, train_on_folder
+    from trainers.jobs.learn import LearnedMixtures, learn_weights
+    from trainers.jobs.train import train
+    from trainers.learning.config import LearningSettings
+
+__all__ = [
+    "FinetuneSettings",
+    "LearnedMixtures",
+    "LearningSettings",
+    "Trained",
+    "encode_with",
+    "evaluate",
+    "learn_weights",
+    "train",
+    "train_on_folder",
+]
+# Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
+_HOME = {
+    "FinetuneSettings": "trainers.finetune.config",
+    "LearnedMixtures": "trainers.jobs.learn",
+    "LearningSettings": "trainers.learning.config",
+    "Trained": "trainers.jobs.folder",
+    "encode_with": "trainers.jobs.encode",
+    "evaluate": "trainers.jobs.evaluate",
+    "learn_weights": "trainers.jobs.learn",
+    "train": "trainers.jobs.train",
+    "train_on_folder": "trainers.jobs.folder",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trainers' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

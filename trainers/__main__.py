@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,6 @@ import typer
 
 from mixture.console.output import print_rows
 from mixture.console.terminal import PlainErrors, stages
-from mixture.materialised import MaterialisedMixture
 from trainers.finetune import FinetuneSettings
 from trainers.jobs.folder import open_folder, train_on_folder
 from trainers.parallel import ranks
@@ -37,12 +37,12 @@ def train(
     """Fine-tune a retriever on a materialised mixture, as `mixture train` does on one of the store."""
     options = {"steps": steps, "batch_size": batch_size}
     resolved = resolve(FinetuneSettings, config, options, settings or ())
-    data: MaterialisedMixture = open_folder(folder, mix)
+    data = open_folder(folder, mix)
     with stages() as stage:
         progress = stage("training") if ranks.is_main() else None
-        run = train_on_folder(data, model, resolved, out, suites=[Path(s) for s in suite or ()], progress=progress)
+        made = train_on_folder(data, model, out=out, settings=resolved, suites=suite or (), progress=progress)
     if ranks.is_main():
-        print_rows([{"model": str(out), "mixture": data.spec.id, "run": run, "steps": resolved.steps}], as_json=as_json)
+        print_rows([asdict(made)], as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -206,8 +206,13 @@ def check_name(kind: str, name: str) -> None:
         )
 
 
-def resolve(store: Store, reference: str) -> SavedMixture:
-    """The mixture that a REF means, by the rules of `mixture.store.surface.meant`; `UsageError` where it means none."""
+def resolve(store: Store, reference: str | SavedMixture) -> SavedMixture:
+    """The mixture that a REF means, by the rules of `mixture.store.surface.meant`; a saved one means itself.
+
+    Raises `UsageError` where it means none.
+    """
+    if isinstance(reference, SavedMixture):
+        return reference
     (row,) = store.rows(
         f"SELECT {BESIDE}, problem FROM ({meant(quote(reference))}) LEFT JOIN mixtures USING (mixture, name, version)"
     )

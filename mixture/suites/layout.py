@@ -11,9 +11,10 @@ Each file may be packed with gzip (.gz) or zstandard (.zst). This module looks a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from mixture.arguments import Names, listed
 from mixture.errors import UsageError
 
 PACKED = ("", ".gz", ".zst")
@@ -24,7 +25,7 @@ TEST_SPLITS = ("test", "dev")
 SEARCH_DEPTH = 2
 
 
-def find_suites(paths: Sequence[Path]) -> list[Path]:
+def find_suites(paths: Names) -> list[Path]:
     """The suite folders at `paths`: each a suite itself, or a folder of suites (sorted, at most two levels down).
 
     A folder with a corpus or a queries file counts as a suite, so that an incomplete one is an error where it is read
@@ -32,7 +33,7 @@ def find_suites(paths: Sequence[Path]) -> list[Path]:
     suites share a name, because results and test queries are kept under the suite's name.
     """
     by_name: dict[str, Path] = {}
-    for path in map(Path, paths):
+    for path in (Path(given).expanduser() for given in listed(paths)):
         if not path.is_dir():
             raise UsageError(f"no folder {path}; {LAYOUT}")
         found = list(_suites_below(path, SEARCH_DEPTH))

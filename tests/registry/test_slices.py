@@ -440,11 +440,11 @@ def _multilingual(store: Store, raw: Path, name: str) -> registry.SavedMixture:
 
 
 def _learn(store: Store, mixture: registry.SavedMixture, steps: int) -> None:
-    from trainers import jobs as trainer_jobs
-    from trainers.learning.config import TdroSettings
+    import trainers
+    from trainers.learning.config import LearningSettings
 
-    chosen = TdroSettings(steps=steps, batch_size=24, negatives=1, max_query_tokens=128, max_passage_tokens=32)
-    learned = trainer_jobs.learn(store, mixture, "learned", "tiny-qwen2", None, chosen).first
+    chosen = LearningSettings(steps=steps, batch_size=24, negatives=1, max_query_tokens=128, max_passage_tokens=32)
+    learned = trainers.learn_weights(store, mixture, name="learned", proxy="tiny-qwen2", settings=chosen).first
     rows = store.sql("SELECT step, collection, weight FROM weight_history ORDER BY ALL").to_pylist()
     names = sorted(mixture.spec.weights)
     assert [r["collection"] for r in rows] == names * steps

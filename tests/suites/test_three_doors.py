@@ -165,7 +165,7 @@ def test_one_folder_holds_the_same_suites_for_all(tmp_path: Path) -> None:
 
 def test_decontaminate_takes_out_what_evaluate_asks(tmp_path: Path) -> None:
     pytest.importorskip("pytrec_eval")
-    from trainers.jobs import evaluate
+    from trainers import evaluate
     from trainers.model.tiny import build_tiny
 
     folder = collection_of_suites(tmp_path / "eval")

@@ -40,8 +40,8 @@ from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.search import top_k
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses, encoder_of, step
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import run_learner
 from trainers.loop.steps import TrainingLoop
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import lacks_for_flash, load_encoder, load_for_training
@@ -60,7 +60,7 @@ SETTINGS = FinetuneSettings(
     max_passage_tokens=LIMIT, tokens_per_pass=512, tokens_kept=1024, checkpoint_every=2, tracker="none",
 )  # fmt: skip
 DROPOUT = replace(SETTINGS, lora_rank=4, lora_dropout=0.3)
-TDRO = TdroSettings(
+TDRO = LearningSettings(
     steps=6, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=LIMIT,
     max_passage_tokens=LIMIT, tokens_per_pass=512, tokens_kept=1024, checkpoint_every=6, weights_learning_rate=0.1,
     tracker="none",
@@ -82,11 +82,11 @@ WEIGHTS = """
 import json, sys
 from pathlib import Path
 from mixture.materialised import MaterialisedMixture
-from trainers.tdro.config import TdroSettings
-from trainers.tdro.loop import learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import run_learner
 folder, mixture, model, settings, out = sys.argv[1:]
 data = MaterialisedMixture.open(Path(folder), mixture)
-learned = learn_weights(data, model, model, TdroSettings(**json.loads(settings)), Path(out))
+learned = run_learner(data, model, model, LearningSettings(**json.loads(settings)), Path(out))
 print(json.dumps(learned.weights))
 """
 
@@ -462,7 +462,7 @@ def test_learned_weights_are_those_that_the_cpu_learns(
     if device.type == "cuda":
         same = [str(data.folder), data.spec.id, str(tiny_model), json.dumps(asdict(TDRO))]
         elsewhere = _python(WEIGHTS, *same, str(tmp_path / "cpu" / "run"), CUDA_VISIBLE_DEVICES="")
-    found = learn_weights(data, str(tiny_model), str(tiny_model), TDRO, tmp_path / "here" / "run").weights
+    found = run_learner(data, str(tiny_model), str(tiny_model), TDRO, tmp_path / "here" / "run").weights
     for weights in found.values():
         assert sum(weights.values()) == pytest.approx(1.0, abs=1e-6)
     assert max(found["current"].values()) > 1 / 3 + 0.02

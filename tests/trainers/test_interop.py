@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.suites.suite import Suite
 from trainers.evaluation.evaluate import evaluate_suite, prompt_for
 from trainers.evaluation.metrics import mean_scores, score_run
-from trainers.evaluation.suites import Suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.model.adapters import has_lora
 from trainers.model.encoder import load_encoder, load_for_training

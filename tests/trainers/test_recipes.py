@@ -8,7 +8,7 @@ import pytest
 
 from mixture.errors import UsageError
 from trainers.finetune import FinetuneSettings
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.recipes import read_recipe, shipped
 from trainers.settings import TrainingSettings, resolve
 
@@ -35,7 +35,7 @@ def test_fine_tuning_by_the_paper(name: str) -> None:
 
 
 def test_tdro_by_the_paper() -> None:
-    settings = resolve(TdroSettings, "paper", {})
+    settings = resolve(LearningSettings, "paper", {})
     assert _values(settings, TABLE_6) == TABLE_6
     assert (settings.algorithm, settings.measurement, settings.weights_learning_rate) == ("tdro", "relative", 0.02)
 
@@ -51,7 +51,7 @@ def test_models_differ_in_what_saves_memory_only() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_serves_both_commands(name: str) -> None:
     resolve(FinetuneSettings, name, {"steps": 3})
-    assert resolve(TdroSettings, name, {"steps": 3}).steps == 3
+    assert resolve(LearningSettings, name, {"steps": 3}).steps == 3
 
 
 def test_a_recipe_is_a_shipped_name_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

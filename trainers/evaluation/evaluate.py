@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from mixture.suites.suite import Suite
-from trainers.evaluation.metrics import DEEPEST_CUT, TREC_NAMES, mean_scores, require_pytrec_eval, score_run
+from trainers.evaluation.metrics import DEEPEST_CUT, mean_scores, require_pytrec_eval, score_run
 from trainers.evaluation.search import merge_top_k, top_k
 
 # Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
@@ -137,31 +135,7 @@ def document_prompt_for(model: SentenceTransformer) -> tuple[str | None, str | N
     return None, None
 
 
-def format_table(results: Sequence[SuiteResult]) -> Table:
-    """One row a suite and, for two or more, their unweighted mean. Scores times 100, as the field prints them."""
-    prompted = any(result.prompt for result in results)
-    table = Table()
-    table.add_column("suite", overflow="fold")
-    for column in ("documents", "queries", *TREC_NAMES, "seconds"):
-        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    if prompted:
-        table.add_column("query prompt", overflow="ellipsis", max_width=40, no_wrap=True)
-    for result in results:
-        scores = [f"{100 * result.metrics[name]:.2f}" for name in TREC_NAMES]
-        counts = [f"{result.num_documents:,}", f"{result.num_queries:,}"]
-        # repr, because prompts hold line breaks and end in spaces that matter.
-        shown = [Text(repr(result.prompt)) if result.prompt else ""] if prompted else []
-        table.add_row(Text(result.suite), *counts, *scores, f"{result.seconds:.1f}", *shown)
-    if len(results) > 1:
-        means = [f"{100 * sum(r.metrics[name] for r in results) / len(results):.2f}" for name in TREC_NAMES]
-        table.add_section()
-        seconds = f"{sum(r.seconds for r in results):.1f}"
-        table.add_row(f"mean of {len(results)} suites", "", "", *means, seconds, style="bold")
-    table.caption = _caption(results)
-    return table
-
-
-def _caption(results: Sequence[SuiteResult]) -> str:
+def caption(results: Sequence[SuiteResult]) -> str:
     """What a reader must know to compare the numbers of the table."""
     searched = sorted({result.corpus for result in results})
     notes = [f"searched: {', '.join(searched)}"] if searched else []

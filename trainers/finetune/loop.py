@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mixture.errors import UsageError, unknown_name
 from mixture.materialised import MaterialisedMixture
+from mixture.progress import Progress
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
@@ -24,7 +25,7 @@ from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.scores import METRIC, Scores
 from trainers.loop.checkpoints import fill
-from trainers.loop.steps import History, Progress, TrainingLoop
+from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
 from trainers.losses import info_nce, matryoshka

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 
+from mixture.arguments import Names, listed
 from mixture.errors import UsageError
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
@@ -22,9 +22,9 @@ from trainers.parallel import ranks
 METRIC = "ndcg@10"
 
 
-def load_suites(folders: Sequence[Path], settings: FinetuneSettings) -> list[Suite]:
+def load_suites(folders: Names, settings: FinetuneSettings) -> list[Suite]:
     """The suites in these folders. What does not fit the settings is said now, before anything long starts."""
-    loaded = [load_suite(folder) for folder in (find_suites(folders) if folders else ())]
+    loaded = [load_suite(folder) for folder in (find_suites(folders) if listed(folders) else ())]
     Scores(loaded, settings)
     return loaded
 

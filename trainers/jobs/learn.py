@@ -1,44 +1,45 @@
-"""Learning weights over a store: the reference, one run a seed, and the mixtures they make. What the command calls."""
+"""Learning weights over a store: the reference, one run a seed, and the mixtures they make."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mixture import registry, specs
+from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.progress import Stage, quiet
 from mixture.registry import SavedMixture
 from mixture.specs import MixtureSpec
 from mixture.store import Store, layout
-from mixture.store.materialise import materialise
 from trainers.batch.texts import symmetric_of
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.output import RECORD, record_of
-from trainers.jobs.runs import finished_config, last_weights, record_history, record_training, recorded, set_result
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import Watch, embeddings_name, learn_weights, start, uses_reference
-from trainers.loop.steps import Progress
+from trainers.jobs.runs import (
+    finished_config,
+    last_weights,
+    materialised,
+    record_history,
+    record_training,
+    recorded,
+    set_result,
+)
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import Watch, embeddings_name, run_learner, start, uses_reference
 from trainers.model.encoder import model_identity
-from trainers.model.names import resolve_model
+from trainers.model.names import known_model, resolve_model
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings, run_id
 
-# Names a long stage and gives its progress callback.
-Stage = Callable[[str], Progress | None]
 RESTLESS = 0.02
 # Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
 MANY_EPOCHS = 4
 # Of `Learned`, what a run's row in the store keeps.
 FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
-
-
-def silent(_: str) -> Progress | None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -87,31 +88,33 @@ class LearnedMixtures:
         return found
 
 
-def materialised(store: Store, spec: MixtureSpec) -> MaterialisedMixture:
-    """A mixture's data: the first rank writes what is missing, the others open it."""
-    ranks.on_main(lambda: materialise(store, spec).folder)
-    return materialise(store, spec)
-
-
-def learn(
-    store: Store, mixture: SavedMixture, name: str, proxy: str, reference: str | None, settings: TdroSettings,
-    *, stage: Stage = silent, watch: Watch | None = None,
+def learn_weights(
+    store: Store, mixture: SavedMixture | str, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
+    settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
-    """Learn weights for a mixture's collections, and save them as new mixtures: `name`, and with all averages
-    `name-mean` and so on for those that are not the algorithm's own. Over several seeds a mixture is the mean of their
-    weights. Weights and loss weights that the mixture has do not matter.
+    """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
-    Without `reference` one is fine-tuned first from the proxy on the same collections, equally weighted, with the
-    proxy's settings; all seeds share it. Killed, the same call goes on where it was; finished, it finds its mixtures.
+    mixture:   saved, or what names it; weights and loss weights that it has do not matter
+    proxy:     a model's folder or name; `tiny-qwen2` is built from the data
+    name:      of the new mixture; with all averages `name-mean` and so on for those that are not the algorithm's own
+    reference: a trained model. Without one, one is fine-tuned first from the proxy on the same collections, equally
+               weighted, with the proxy's settings; all seeds share it
+    watch:     called with each step's rows of the history
+
+    Over several seeds a mixture is the mean of their weights. Killed, the same call goes on where it was; finished, it
+    finds its mixtures.
     """
+    settings, mixture = settings or LearningSettings(), registry.resolve(store, mixture)
+    given = None if reference is None else known_model(reference)
+    asked = known_model(proxy)
     registry.check_name("mixture name", name)
-    if reference is not None and not uses_reference(settings):
+    if given is not None and not uses_reference(settings):
         measured = f" with measurement={settings.measurement}" if settings.algorithm == "tdro" else ""
-        raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave --reference out")
+        raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave `reference` out")
     data = materialised(store, mixture.spec)
     start(data, settings)  # what does not fit is said before anything long starts
-    model = resolve_model(store.root, data, proxy, seed=settings.seed)
-    folder, identity = _reference(store, mixture.spec, data, model, reference, settings, stage)
+    model = resolve_model(store.root, data, asked, seed=settings.seed)
+    folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
     identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
     runs, found = [], {}
@@ -123,11 +126,11 @@ def learn(
         if config is None:
             title = "tDRO" if one.algorithm == "tdro" else one.algorithm
             title += f", seed {one.seed}" if settings.seeds > 1 else ""
-            asked = {"proxy": model, "reference": folder, "name": name}
+            about = {"proxy": model, "reference": folder, "name": name}
             if folder is not None:
-                asked["reference_embeddings"] = embeddings_name(folder, one)
-            with recorded(store, run, "tdro", mixture.spec.id, one, **asked) as config:
-                learned = learn_weights(
+                about["reference_embeddings"] = embeddings_name(folder, one)
+            with recorded(store, run, "tdro", mixture.spec.id, one, **about) as config:
+                learned = run_learner(
                     data, model, folder, one, layout.run(store.root, run), progress=stage(title), watch=watch,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
@@ -139,7 +142,7 @@ def learn(
 
 def _reference(
     store: Store, spec: MixtureSpec, data: MaterialisedMixture, model: str, reference: str | None,
-    settings: TdroSettings, stage: Stage,
+    settings: LearningSettings, stage: Stage,
 ) -> tuple[str | None, str]:  # fmt: skip
     """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
     if not uses_reference(settings):
@@ -170,7 +173,7 @@ def _repeated(reference: str) -> dict[str, float]:
 
 
 def _saved(
-    store: Store, mixture: SavedMixture, name: str, settings: TdroSettings, runs: list[str], facts: dict[str, Any]
+    store: Store, mixture: SavedMixture, name: str, settings: LearningSettings, runs: list[str], facts: dict[str, Any]
 ) -> LearnedMixtures:
     """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
     run = runs[0]

@@ -12,12 +12,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixture.specs import WEIGHT_COLUMNS
+from mixture.materialised import MaterialisedMixture
+from mixture.specs import WEIGHT_COLUMNS, MixtureSpec
 from mixture.store import Store
+from mixture.store.materialise import materialise
 from mixture.store.write import append
 from trainers.loop.stopping import Stopped
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
+
+
+def materialised(store: Store, spec: MixtureSpec) -> MaterialisedMixture:
+    """A mixture's data: the first rank writes what is missing, the others open it."""
+    ranks.on_main(lambda: materialise(store, spec).folder)
+    return materialise(store, spec)
 
 
 @contextmanager

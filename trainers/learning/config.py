@@ -21,7 +21,7 @@ READERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TdroSettings(AlgorithmOptions, TrainingSettings):
+class LearningSettings(AlgorithmOptions, TrainingSettings):
     """`TrainingSettings` of the proxy, and the weights' own."""
 
     algorithm: str = "tdro"
@@ -108,11 +108,11 @@ class TdroSettings(AlgorithmOptions, TrainingSettings):
         found = [name for name in WEIGHT_COLUMNS if name != "current" or learner.current_is_a_result]
         return tuple(sorted(found, key=lambda name: name != learner.average))
 
-    def of_seed(self, number: int) -> TdroSettings:
+    def of_seed(self, number: int) -> LearningSettings:
         """The settings of one seed's run, which keeps all averages."""
         return replace(self, seed=self.seed + number, seeds=1, average="all")
 
     @property
-    def identity(self) -> TdroSettings:
+    def identity(self) -> LearningSettings:
         """What decides the weights: not which average is taken at the end, nor how much is cached."""
         return replace(self, average="all", reference_cache_mb=0)

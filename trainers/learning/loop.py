@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
+from mixture.progress import Progress
 from mixture.sampling import BatchPlan
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import layout
@@ -25,9 +26,9 @@ from trainers.batch.feed import Feed
 from trainers.batch.reference_cache import EmbeddingCache
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts
 from trainers.learning.averages import WeightState, drift, hard_for_both
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.learning.learners import WeightLearner, constrain, make_learner
-from trainers.loop.steps import History, Progress, TrainingLoop
+from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
@@ -59,11 +60,11 @@ class Learned:
     hard_for_both: dict[str, float]
 
 
-def learn_weights(
+def run_learner(
     mixture: MaterialisedMixture,
     proxy: str,
     reference: str | None,
-    settings: TdroSettings,
+    settings: LearningSettings,
     folder: Path,
     *,
     record: Record | None = None,
@@ -111,7 +112,7 @@ def learn_weights(
     return _found(weights, history, names, learner.average)
 
 
-def start(mixture: MaterialisedMixture, settings: TdroSettings) -> tuple[WeightState, Tensor | None]:
+def start(mixture: MaterialisedMixture, settings: LearningSettings) -> tuple[WeightState, Tensor | None]:
     """The weights before the first step, equal but for the bounds, and the caps (G,), collections in order of name.
 
     Raises `UsageError` where a collection has no hard negatives, or no weights fit the bounds.
@@ -127,12 +128,12 @@ def start(mixture: MaterialisedMixture, settings: TdroSettings) -> tuple[WeightS
     return WeightState.start(constrain(equal, settings.min_weight, caps)[0]), caps
 
 
-def uses_reference(settings: TdroSettings) -> bool:
+def uses_reference(settings: LearningSettings) -> bool:
     """Whether the algorithm and its measurement read the losses of a reference model."""
     return _learner(settings, 1).needs_reference
 
 
-def embeddings_name(model: str, settings: TdroSettings) -> str:
+def embeddings_name(model: str, settings: LearningSettings) -> str:
     """The name of the folder that a reference's embeddings are kept in."""
     return layout.embeddings_name(model_identity(model), bf16=settings.bf16)
 
@@ -141,7 +142,7 @@ class Reference:
     """The frozen model and its embeddings, which seeds and ablations share; collective, as all encoding is."""
 
     def __init__(self, loop: TrainingLoop, model: str, runs: Path) -> None:
-        settings: TdroSettings = loop.settings  # type: ignore[assignment]
+        settings: LearningSettings = loop.settings  # type: ignore[assignment]
         # Its own pooling: it comes ready, from a training that had these settings.
         encoder = load_for_training(model, replace(settings, pooling="auto", lora_rank=0))
         self.encoder: SentenceTransformer = encoder.requires_grad_(False).eval().to(loop.accelerator.device)
@@ -186,7 +187,7 @@ class Run:
 
     def step(self, batch: TextBatch) -> list[dict[str, Any]]:
         """Weights first (equation 4), then the proxy with the new weights (equation 6). Returns the history's rows."""
-        settings: TdroSettings = self.loop.settings  # type: ignore[assignment]
+        settings: LearningSettings = self.loop.settings  # type: ignore[assignment]
         with self.loop.memory(batch):
             groups = torch.from_numpy(batch.collections)
             proxy_loss = info_nce(*self.loop.embed(self.loop.encoder, batch), temperature=settings.temperature)
@@ -259,7 +260,7 @@ class _LearnerState:
         self.learner.load_state(state)
 
 
-def _learner(settings: TdroSettings, num_groups: int) -> WeightLearner:
+def _learner(settings: LearningSettings, num_groups: int) -> WeightLearner:
     return make_learner(
         settings.algorithm,
         num_groups,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +26,6 @@ from trainers.loop.checkpoints import Checkpoints, Stateful
 from trainers.parallel import ranks, sharding
 from trainers.settings import TrainingSettings
 
-# Called after each step with (step, number of steps, one line to show).
-Progress = Callable[[int, int, str], None]
 WATCHED = 10
 EXPLODED = 5.0
 

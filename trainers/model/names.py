@@ -1,9 +1,11 @@
-"""Which model a name on the command line means."""
+"""Which model a name means."""
 
 from __future__ import annotations
 
+from os import fspath
 from pathlib import Path
 
+from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store import layout
@@ -27,7 +29,9 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
     return str(folder)
 
 
-def known_model(model: str) -> None:
-    """Refuse a model path that does not exist before anything long starts."""
-    if model != TINY and model.startswith((".", "/", "~")) and not Path(model).is_dir():
-        raise UsageError(f"no model folder {model!r}")
+def known_model(model: Name) -> str:
+    """The model's folder or name as text. A path that does not exist is refused before anything long starts."""
+    name = fspath(model)
+    if name != TINY and name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise UsageError(f"no model folder {name!r}")
+    return name

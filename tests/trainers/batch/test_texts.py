@@ -14,8 +14,8 @@ from mixture.sampling import BatchPlan
 from mixture.store.materialise import materialise
 from trainers.batch.texts import DEFAULT_PROMPT, BatchSource, check_prompts
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import run_learner
 from trainers.model.encoder import load_encoder
 from trainers.settings import TrainingSettings, run_id
 
@@ -207,7 +207,7 @@ def test_a_prompt_that_leaves_no_room_for_the_query_is_an_error(
     with pytest.raises(UsageError, match=message) as error:
         finetune(mixture_data, str(tiny_model), FinetuneSettings(**few), tmp_path / "out")
     with pytest.raises(UsageError, match=message):
-        learn_weights(mixture_data, str(tiny_model), None, TdroSettings(**few), tmp_path / "checkpoints")
+        run_learner(mixture_data, str(tiny_model), None, LearningSettings(**few), tmp_path / "checkpoints")
     # The number it gives is exact: one token more than the prompt is enough.
     encoder = load_encoder(str(tiny_model))
     prompt = int(str(error.value).partition(" tokens in")[0].rpartition("(")[2])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from mixture.console.scores import score_table
 from mixture.errors import MixtureError, UsageError
+from mixture.suites.suite import Suite, load_suite
 from trainers.evaluation import evaluate
 from trainers.evaluation.evaluate import (
     SuiteResult,
     document_prompt_for,
     evaluate_suite,
-    format_table,
     prompt_for,
 )
-from trainers.evaluation.suites import Suite, load_suite
 
 pytest.importorskip("pytrec_eval")
 
@@ -200,7 +200,7 @@ def result_of(suite: str, ndcg: float, recall: float, num_documents: int, prompt
 
 def printed(results: list[SuiteResult]) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(format_table(results))
+    console.print(score_table([asdict(result) for result in results], evaluate.caption(results)))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

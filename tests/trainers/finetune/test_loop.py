@@ -18,11 +18,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.suites.suite import load_suite
 from trainers.batch.embedding import embed, tokenise
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.evaluate import document_prompt_for
-from trainers.evaluation.suites import load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import _source, batch_losses, encoder_of, identity, step
 from trainers.loop.steps import TrainingLoop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -14,13 +13,13 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
+import trainers
 from mixture import Store, registry
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.suites.suite import Suite, load_suite
 from tests.trainers.conftest import write_suite
-from trainers import jobs
-from trainers.evaluation.suites import Suite, load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.scores import METRIC, Scores
 from trainers.model.card import model_card
@@ -119,9 +118,10 @@ def test_the_store_knows_what_a_run_drew_and_scored(
 ) -> None:
     mixture, out = registry.resolve(small_store, "mix"), tmp_path / "out"
     settings = replace(SETTINGS, steps=24, batch_size=8, evaluate_every=12)
-    train: Callable[[], str] = lambda: jobs.train(  # noqa: E731
-        small_store, mixture, str(tiny_model), settings, out, suites=[suite]
-    )
+
+    def train() -> str:
+        return trainers.train(small_store, mixture, tiny_model, settings=settings, out=out, suites=suite).run
+
     run = train()
     plan = BatchPlan(mixture.spec.weights, mixture_data.sizes, 8, 42, positives=mixture_data.positives())
     batches = [plan.batch(step) for step in range(24)]

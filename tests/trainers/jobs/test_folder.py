@@ -13,13 +13,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+import trainers
 from cli import app
 from mixture import Store, registry
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import folders
 from mixture.store.materialise import materialise
-from trainers import jobs as trainer_jobs
 from trainers.finetune import FinetuneSettings
 from trainers.jobs.folder import open_folder, train_on_folder
 
@@ -71,7 +71,7 @@ def test_a_materialised_mixture_trains_without_duckdb_to_the_same_model(
     settings = FinetuneSettings(steps=2, batch_size=6, negatives=1, max_query_tokens=40, max_passage_tokens=24,
                                 tracker="none")  # fmt: skip
     mixture = registry.resolve(small_store, "mix")
-    run = trainer_jobs.train(small_store, mixture, str(tiny_model), settings, tmp_path / "here")
+    run = trainers.train(small_store, mixture, tiny_model, settings=settings, out=tmp_path / "here").run
     assert run == result["run"]
     for one, two in zip(
         SentenceTransformer(str(tmp_path / "out")).parameters(),
@@ -91,4 +91,4 @@ def test_a_folder_says_what_it_holds(small_store: Store, mixture_data: Materiali
         open_folder(mixture_data.folder)
     assert open_folder(mixture_data.folder, other.spec.id[:6]).spec == other.spec
     with pytest.raises(UsageError, match="no model folder"):
-        train_on_folder(mixture_data, "./nowhere", FinetuneSettings(steps=1), tmp_path / "out")
+        train_on_folder(mixture_data, "./nowhere", settings=FinetuneSettings(steps=1), out=tmp_path / "out")

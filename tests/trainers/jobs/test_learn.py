@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+import trainers
 from mixture import MixtureError, Store, UsageError, jobs, registry, specs
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import SavedMixture
 from mixture.registry.gc import collect
 from mixture.store import layout
-from trainers import jobs as trainer_jobs
 from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
 from trainers.jobs import learn
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import Reference, learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import Reference, run_learner
 from trainers.loop.steps import TrainingLoop
 from trainers.loop.stopping import Stopped
 from trainers.model.encoder import load_encoder, model_identity
@@ -29,7 +29,7 @@ from trainers.model.tiny import build_tiny
 
 SHORT: dict[str, Any] = {"batch_size": 12, "temperature": 0.05, "negatives": 2, "max_query_tokens": 32,
                          "max_passage_tokens": 32}  # fmt: skip
-SETTINGS = TdroSettings(**SHORT, steps=6, learning_rate=5e-4, checkpoint_every=2, weights_learning_rate=0.5)
+SETTINGS = LearningSettings(**SHORT, steps=6, learning_rate=5e-4, checkpoint_every=2, weights_learning_rate=0.5)
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_the_proxy_descends_with_the_weights_just_updated(
         whole(loop, loss, batch)
 
     monkeypatch.setattr(TrainingLoop, "descend", noted)
-    trainer_jobs.learn(small_store, mix, "t", str(tiny_model), str(tiny_model), SETTINGS)
+    trainers.learn_weights(
+        small_store, mix, name="t", proxy=str(tiny_model), reference=str(tiny_model), settings=SETTINGS
+    )
     history = small_store.sql("SELECT * FROM weight_history ORDER BY step").to_pylist()
     plain = []
     for step, loss in enumerate(descended, 1):
@@ -83,7 +85,7 @@ def test_the_reference_is_frozen_and_each_has_its_own_embeddings(
 
     def losses(model: Path, folder: Path) -> list[float]:
         rows: list[dict[str, Any]] = []
-        learn_weights(mixture_data, str(tiny_model), str(model), SETTINGS, folder, watch=rows.extend)
+        run_learner(mixture_data, str(tiny_model), str(model), SETTINGS, folder, watch=rows.extend)
         return [row["reference_loss"] or 0.0 for row in rows]
 
     first = losses(tiny_model, tmp_path / "shared" / "one")
@@ -97,12 +99,14 @@ def test_a_proxy_that_changed_gets_a_reference_of_its_own(
 ) -> None:
     proxy = tmp_path / "proxy"
     shutil.copytree(tiny_model, proxy)
-    trainer_jobs.learn(small_store, mix, "a", str(proxy), None, SETTINGS)
-    trainer_jobs.learn(small_store, mix, "b", str(tiny_model), None, SETTINGS)  # the same model, elsewhere
+    trainers.learn_weights(small_store, mix, name="a", proxy=str(proxy), settings=SETTINGS)
+    trainers.learn_weights(
+        small_store, mix, name="b", proxy=str(tiny_model), settings=SETTINGS
+    )  # the same model, elsewhere
     assert len(_runs(small_store, "reference")) == 1
     shutil.rmtree(proxy)
     build_tiny([query_prefix(DEFAULT_PROMPT), "the capital of the north"] * 50, proxy, seed=9, hidden=64)
-    trainer_jobs.learn(small_store, mix, "c", str(proxy), None, SETTINGS)
+    trainers.learn_weights(small_store, mix, name="c", proxy=str(proxy), settings=SETTINGS)
     assert len(_runs(small_store, "reference")) == 2
 
 
@@ -114,8 +118,8 @@ def test_a_reference_that_the_store_did_not_record_is_recorded_on_the_next_call(
 
     with monkeypatch.context() as patch, pytest.raises(MixtureError, match="disk is full"):
         patch.setattr(learn, "record_training", broken)
-        trainer_jobs.learn(small_store, mix, "t", str(tiny_model), None, SETTINGS)
-    trainer_jobs.learn(small_store, mix, "t", str(tiny_model), None, SETTINGS)
+        trainers.learn_weights(small_store, mix, name="t", proxy=str(tiny_model), settings=SETTINGS)
+    trainers.learn_weights(small_store, mix, name="t", proxy=str(tiny_model), settings=SETTINGS)
     (run,) = _runs(small_store, "reference")
     assert run["status"] == "finished"
     assert len(small_store.rows(f"SELECT * FROM run_draws WHERE run_id = '{run['run_id']}'")) == 3
@@ -133,7 +137,9 @@ def test_what_cannot_work_is_said_before_the_reference_is_trained(
     small_store: Store, mix: SavedMixture, tiny_model: Path, name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        trainer_jobs.learn(small_store, mix, name, str(tiny_model), None, replace(SETTINGS, **options))
+        trainers.learn_weights(
+            small_store, mix, name=name, proxy=str(tiny_model), settings=replace(SETTINGS, **options)
+        )
     assert small_store.rows("SELECT * FROM runs") == []
 
 
@@ -143,7 +149,7 @@ def test_collections_without_negatives_are_named(tmp_path: Path, tiny_model: Pat
         jobs.ingest(store, [str(tmp_path / "bare.jsonl")])
         mixture = registry.save(store, registry.weighted(registry.pin(store), {"bare": 1.0}), "mix")
         with pytest.raises(UsageError, match="no hard negatives in: bare; run `mixture mine`"):
-            trainer_jobs.learn(store, mixture, "tdro", str(tiny_model), None, SETTINGS)
+            trainers.learn_weights(store, mixture, name="tdro", proxy=str(tiny_model), settings=SETTINGS)
         assert store.rows("SELECT * FROM runs") == []
 
 
@@ -151,7 +157,9 @@ def test_a_reference_that_nothing_uses_is_refused(small_store: Store, mix: Saved
     model = str(tiny_model)
     for options, said in (({"algorithm": "groupdro"}, "groupdro uses"), ({"measurement": "loss"}, "tdro with measure")):
         with pytest.raises(UsageError, match=f"{said}.*leave --reference out"):
-            trainer_jobs.learn(small_store, mix, "t", model, model, TdroSettings(**SHORT, **options))
+            trainers.learn_weights(
+                small_store, mix, name="t", proxy=model, reference=model, settings=LearningSettings(**SHORT, **options)
+            )
 
 
 @pytest.mark.parametrize(
@@ -173,16 +181,18 @@ def test_a_reference_that_nothing_uses_is_refused(small_store: Store, mix: Saved
 )
 def test_settings_that_nothing_reads_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        TdroSettings(**options)
+        LearningSettings(**options)
 
 
 @pytest.mark.parametrize("measurement", ["relative_group", "excess", "loss"])
 def test_every_measurement_drives_the_weights(
     small_store: Store, mix: SavedMixture, tiny_model: Path, measurement: str
 ) -> None:
-    settings = TdroSettings(**SHORT, steps=4, measurement=measurement, weights_learning_rate=0.5)
+    settings = LearningSettings(**SHORT, steps=4, measurement=measurement, weights_learning_rate=0.5)
     reference = None if measurement == "loss" else str(tiny_model)
-    made = trainer_jobs.learn(small_store, mix, "t", str(tiny_model), reference, settings)
+    made = trainers.learn_weights(
+        small_store, mix, name="t", proxy=str(tiny_model), reference=reference, settings=settings
+    )
     assert len(_runs(small_store, "reference")) == 0
     history = small_store.sql("SELECT * FROM weight_history ORDER BY step, collection").to_pylist()
     first = [r for r in history if r["step"] == 1]
@@ -193,8 +203,8 @@ def test_every_measurement_drives_the_weights(
 
 def test_weights_in_the_loss_are_left_behind(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:
     lossy = registry.save(small_store, specs.loss_reweight(mix.spec), "lossy")
-    plain = trainer_jobs.learn(small_store, mix, "a", str(tiny_model), None, SETTINGS).first.spec
-    made = trainer_jobs.learn(small_store, lossy, "b", str(tiny_model), None, SETTINGS).first.spec
+    plain = trainers.learn_weights(small_store, mix, name="a", proxy=str(tiny_model), settings=SETTINGS).first.spec
+    made = trainers.learn_weights(small_store, lossy, name="b", proxy=str(tiny_model), settings=SETTINGS).first.spec
     assert {c.loss_weight for c in made.components} == {1.0}
     assert made == plain
     assert len(_runs(small_store, "reference")) == 1  # the same one
@@ -203,12 +213,12 @@ def test_weights_in_the_loss_are_left_behind(small_store: Store, mix: SavedMixtu
 def test_all_averages_have_the_algorithms_own_first_and_each_its_spread(
     small_store: Store, mix: SavedMixture, tiny_model: Path
 ) -> None:
-    settings = TdroSettings(**SHORT, steps=6, algorithm="chi2", average="all", seeds=2)
-    made = trainer_jobs.learn(small_store, mix, "x", str(tiny_model), None, settings)
+    settings = LearningSettings(**SHORT, steps=6, algorithm="chi2", average="all", seeds=2)
+    made = trainers.learn_weights(small_store, mix, name="x", proxy=str(tiny_model), settings=settings)
     assert [m.reference for m in made.mixtures] == ["x:1", "x-ema:1"]  # the current weights are one batch's
     for average, saved in zip(("mean", "ema"), made.mixtures, strict=True):
-        alone = trainer_jobs.learn(
-            small_store, mix, f"y{average}", str(tiny_model), None, replace(settings, average=average)
+        alone = trainers.learn_weights(
+            small_store, mix, name=f"y{average}", proxy=str(tiny_model), settings=replace(settings, average=average)
         )
         assert saved.spec == alone.first.spec
         assert saved.note == alone.first.note
@@ -230,8 +240,10 @@ def test_a_small_collection_is_bound_by_its_cap_and_named_where_the_reference_re
             jobs.ingest(store, [str(write_collection(tmp_path / "raw", name, rows))])
         mixture = registry.save(store, registry.weighted(registry.pin(store), {"small": 1, "large": 1}), "mix")
         settings = replace(SETTINGS, steps=20, max_epochs=1.0, epoch_budget=45, average="all")
-        made = trainer_jobs.learn(store, mixture, "x", str(tiny_model), None, settings)
-        given = trainer_jobs.learn(store, mixture, "y", str(tiny_model), str(tiny_model), settings)
+        made = trainers.learn_weights(store, mixture, name="x", proxy=str(tiny_model), settings=settings)
+        given = trainers.learn_weights(
+            store, mixture, name="y", proxy=str(tiny_model), reference=str(tiny_model), settings=settings
+        )
         configs = [json.loads(run["config"]) for run in _runs(store, "tdro")]
     # Equal weights, where the averages start from, are over the cap of the small one.
     assert len(made.mixtures) == 3
@@ -251,7 +263,7 @@ def test_a_run_with_an_adapter_as_reference_resumes_with_the_same_bits(
 ) -> None:
     """Loading an adapter draws random numbers; the proxy's dropout must not notice."""
     lora = replace(SETTINGS, lora_rank=4, lora_merge=False, lora_dropout=0.3)
-    trainer_jobs.learn(small_store, mix, "t", str(tiny_model), None, replace(lora, steps=2))
+    trainers.learn_weights(small_store, mix, name="t", proxy=str(tiny_model), settings=replace(lora, steps=2))
     reference = _reference(small_store)
     assert (reference / "adapter_config.json").is_file()
 
@@ -263,10 +275,10 @@ def test_a_run_with_an_adapter_as_reference_resumes_with_the_same_bits(
             raise Stopped
 
     proxy = str(tiny_model)
-    whole = learn_weights(mixture_data, proxy, str(reference), lora, tmp_path / "a" / "run")
+    whole = run_learner(mixture_data, proxy, str(reference), lora, tmp_path / "a" / "run")
     with pytest.raises(Stopped):
-        learn_weights(mixture_data, proxy, str(reference), lora, tmp_path / "b" / "run", progress=stop)
-    assert learn_weights(mixture_data, proxy, str(reference), lora, tmp_path / "b" / "run") == whole
+        run_learner(mixture_data, proxy, str(reference), lora, tmp_path / "b" / "run", progress=stop)
+    assert run_learner(mixture_data, proxy, str(reference), lora, tmp_path / "b" / "run") == whole
 
 
 def test_transfers_from_weights_in_the_loss_are_refused(mix: SavedMixture) -> None:
@@ -294,7 +306,7 @@ def test_an_adapter_is_known_by_its_base_too(
 ) -> None:
     base, lora = tmp_path / "base", replace(SETTINGS, lora_rank=4, lora_merge=False, steps=2)
     shutil.copytree(tiny_model, base)
-    trainer_jobs.learn(small_store, mix, "t", str(base), None, lora)
+    trainers.learn_weights(small_store, mix, name="t", proxy=str(base), settings=lora)
     reference = _reference(small_store)
     before = model_identity(str(reference))
     config = json.loads((base / "config.json").read_text("utf-8"))
@@ -313,14 +325,14 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
         return stop if title == "tDRO" else None
 
     runs, settings = small_store.root / "runs", replace(SETTINGS, max_query_tokens=150)
-    trainer_jobs.learn(small_store, mix, "other", "tiny-qwen2", None, replace(settings, steps=2))
+    trainers.learn_weights(small_store, mix, name="other", proxy="tiny-qwen2", settings=replace(settings, steps=2))
     (finished,) = (runs / "reference-embeddings").iterdir()
     with pytest.raises(Stopped):
-        trainer_jobs.learn(small_store, mix, "t", "tiny-qwen2", None, settings, stage=stage)
+        trainers.learn_weights(small_store, mix, name="t", proxy="tiny-qwen2", settings=settings, stage=stage)
     (using,) = set((runs / "reference-embeddings").iterdir()) - {finished}
     assert _freed(small_store, "runs") == [finished]
     assert len(list(runs.glob("reference-*/model.safetensors"))) == 2
-    trainer_jobs.learn(small_store, mix, "t", "tiny-qwen2", None, settings)
+    trainers.learn_weights(small_store, mix, name="t", proxy="tiny-qwen2", settings=settings)
     assert _freed(small_store, "runs") == [using]
     # The tiny model is of a saved mixture's texts; of any others it would go.
     (tiny,) = layout.tiny_models(small_store.root)

@@ -18,23 +18,23 @@ import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
+import trainers
 from mixture import MixtureError, Store, UsageError, jobs, registry
+from mixture.console.learning import watching
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers import jobs as trainer_jobs
 from trainers.batch import embedding
 from trainers.batch.texts import BatchSource
 from trainers.jobs import learn
-from trainers.jobs.live import watching
 from trainers.learning.averages import drift, hard_for_both
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import Reference, gradient_products, learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import Reference, gradient_products, run_learner
 from trainers.loop.steps import TrainingLoop
 from trainers.losses import info_nce
 from trainers.model.encoder import load_encoder, load_for_training
 from trainers.model.tiny import build_tiny
 
-SETTINGS = TdroSettings(
+SETTINGS = LearningSettings(
     steps=10, batch_size=12, learning_rate=5e-4, temperature=0.05, negatives=2, max_query_tokens=32,
     max_passage_tokens=32, checkpoint_every=4, weights_learning_rate=0.1,
 )  # fmt: skip
@@ -77,7 +77,9 @@ def test_weights_follow_the_equations_and_the_history_has_every_step(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
 ) -> None:
     mixture = registry.resolve(small_store, "mix")
-    learned = trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS).first
+    learned = trainers.learn_weights(
+        small_store, mixture, name="tdro", proxy=str(tiny_model), reference=str(tiny_model), settings=SETTINGS
+    ).first
     rows = _history(small_store)
     assert len(rows) == 10 * 3
     by_step = [[r for r in rows if r["step"] == s] for s in range(1, 11)]
@@ -112,7 +114,9 @@ def test_two_stores_learn_the_same_bits_with_a_reference_of_their_own(
                 jobs.ingest(store, [str(write_collection(tmp_path / "raw", collection))])
             parts = registry.pin(store)
             mixture = registry.save(store, registry.weighted(parts, {"p": 1, "q": 1}), "mix")
-            learned = trainer_jobs.learn(store, mixture, "tdro", str(tiny_model), None, SETTINGS).first
+            learned = trainers.learn_weights(
+                store, mixture, name="tdro", proxy=str(tiny_model), settings=SETTINGS
+            ).first
             found.append((learned.spec.weights, _history(store)))
             references = list((store.root / "runs").glob("reference-*/model.safetensors"))
             assert len(references) == 1
@@ -121,11 +125,20 @@ def test_two_stores_learn_the_same_bits_with_a_reference_of_their_own(
 
 def test_a_finished_run_is_found_again(small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path) -> None:
     mixture = registry.resolve(small_store, "mix")
-    first = trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS)
+    first = trainers.learn_weights(
+        small_store, mixture, name="tdro", proxy=str(tiny_model), reference=str(tiny_model), settings=SETTINGS
+    )
     snapshot = small_store.snapshot()
-    assert trainer_jobs.learn(small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS) == first
+    assert (
+        trainers.learn_weights(
+            small_store, mixture, name="tdro", proxy=str(tiny_model), reference=str(tiny_model), settings=SETTINGS
+        )
+        == first
+    )
     assert small_store.snapshot() == snapshot
-    other = trainer_jobs.learn(small_store, mixture, "other", str(tiny_model), str(tiny_model), SETTINGS).first
+    other = trainers.learn_weights(
+        small_store, mixture, name="other", proxy=str(tiny_model), reference=str(tiny_model), settings=SETTINGS
+    ).first
     assert (other.spec, other.reference) == (first.first.spec, "other:1")
     assert len(small_store.rows("SELECT * FROM runs")) == 1
 
@@ -133,14 +146,14 @@ def test_a_finished_run_is_found_again(small_store: Store, mixture_data: Materia
 LEARN = """
 import time
 from mixture import Store, registry
-from trainers import jobs
+import trainers
 def stage(name):
     def progress(done, total, line):
         pipe.send((name, done))
         time.sleep(0.05)
     return progress
 with Store.open(root) as store:
-    jobs.learn(store, registry.resolve(store, "mix"), "tdro", model, reference, settings, stage=stage)
+    trainers.learn_weights(store, "mix", proxy=model, reference=reference, settings=settings, stage=stage)
 """
 
 
@@ -170,12 +183,20 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
         return lambda done, total, line: seen.append((name, done))
 
     with Store.open(tmp_path / "other") as other:
-        trainer_jobs.learn(
-            other, registry.resolve(other, "mix"), "tdro", str(tiny_model), reference, SETTINGS, stage=stage
+        trainers.learn_weights(
+            other,
+            registry.resolve(other, "mix"),
+            name="tdro",
+            proxy=str(tiny_model),
+            reference=reference,
+            settings=SETTINGS,
+            stage=stage,
         )
     assert seen[0] == (kill_in[0], 5)  # from the checkpoint of step 4
     whole = registry.resolve(small_store, "mix")
-    learned = trainer_jobs.learn(small_store, whole, "tdro", str(tiny_model), reference, SETTINGS).first
+    learned = trainers.learn_weights(
+        small_store, whole, name="tdro", proxy=str(tiny_model), reference=reference, settings=SETTINGS
+    ).first
     with Store.open(tmp_path / "other") as other:
         assert registry.resolve(other, "tdro").spec == learned.spec
         assert _history(other) == _history(small_store)
@@ -192,15 +213,15 @@ def test_wrong_values_are_refused_at_once() -> None:
         replace(SETTINGS, measurement="excces")
     for worst_case in ({"algorithm": "chi2"}, {"algorithm": "cvar", "unit": "example"}):
         with pytest.raises(UsageError, match=r"average is current; allowed: mean, ema or all with (chi2|cvar), whose"):
-            TdroSettings(average="current", **worst_case)
-    assert TdroSettings(average="current", algorithm="cvar", unit="collection").averages == ("current",)
+            LearningSettings(average="current", **worst_case)
+    assert LearningSettings(average="current", algorithm="cvar", unit="collection").averages == ("current",)
 
 
 def test_the_floor_is_the_releases_share_of_the_mean_at_any_batch_size() -> None:
     """1e-4 of the 512 examples that the release gathers at a time."""
-    assert TdroSettings(batch_size=2048).reference_floor == pytest.approx(2.5e-5)
-    assert TdroSettings(batch_size=64).reference_floor == pytest.approx(8e-4)
-    assert TdroSettings(batch_size=64, reference_floor=1e-4).reference_floor == 1e-4
+    assert LearningSettings(batch_size=2048).reference_floor == pytest.approx(2.5e-5)
+    assert LearningSettings(batch_size=64).reference_floor == pytest.approx(8e-4)
+    assert LearningSettings(batch_size=64, reference_floor=1e-4).reference_floor == 1e-4
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -223,16 +244,17 @@ def test_history_lost_between_checkpoint_and_store_is_written_on_the_next_call(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixture = registry.resolve(small_store, "mix")
-    arguments = (small_store, mixture, "tdro", str(tiny_model), str(tiny_model), SETTINGS)
+    model = str(tiny_model)
+    arguments = {"proxy": model, "reference": model, "settings": SETTINGS}
 
     def broken(*_: object) -> None:
         raise MixtureError("the disk is full")
 
     with monkeypatch.context() as patch, pytest.raises(MixtureError, match="disk is full"):
         patch.setattr(learn, "record_history", broken)
-        trainer_jobs.learn(*arguments)
+        trainers.learn_weights(small_store, mixture, **arguments)
     assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "failed"}]
-    trainer_jobs.learn(*arguments)
+    trainers.learn_weights(small_store, mixture, **arguments)
     assert len(_history(small_store)) == 10 * 3
     assert small_store.sql("SELECT status FROM runs").to_pylist() == [{"status": "finished"}]
 
@@ -241,16 +263,18 @@ def test_all_averages_become_mixtures_of_one_run(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
 ) -> None:
     mixture, model = registry.resolve(small_store, "mix"), str(tiny_model)
-    one = trainer_jobs.learn(small_store, mixture, "tdro", model, model, SETTINGS)
+    one = trainers.learn_weights(small_store, mixture, name="tdro", proxy=model, reference=model, settings=SETTINGS)
     # Another choice of average, or a smaller cache, finds the run and trains nothing.
     settings = replace(SETTINGS, average="all", reference_cache_mb=1)
-    made = trainer_jobs.learn(small_store, mixture, "three", model, model, settings)
+    made = trainers.learn_weights(small_store, mixture, name="three", proxy=model, reference=model, settings=settings)
     assert [m.reference for m in made.mixtures] == ["three:1", "three-mean:1", "three-ema:1"]
     last = [r for r in _history(small_store) if r["step"] == 10]
     for saved, column in zip(made.mixtures, ("weight", "mean_weight", "ema_weight"), strict=True):
         assert saved.spec.weights == pytest.approx({r["collection"]: r[column] for r in last}, abs=1e-12)
     assert made.first.spec == one.first.spec
-    ema = trainer_jobs.learn(small_store, mixture, "ema", model, model, replace(SETTINGS, average="ema"))
+    ema = trainers.learn_weights(
+        small_store, mixture, name="ema", proxy=model, reference=model, settings=replace(SETTINGS, average="ema")
+    )
     assert [m.spec for m in ema.mixtures] == [made.mixtures[2].spec]
     assert small_store.rows("SELECT count(*) AS n FROM runs")[0]["n"] == 1
 
@@ -259,7 +283,9 @@ def test_seeds_share_the_reference_and_their_spread_is_stored(
     small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path
 ) -> None:
     mixture = registry.resolve(small_store, "mix")
-    made = trainer_jobs.learn(small_store, mixture, "s", str(tiny_model), None, replace(SETTINGS, seeds=3))
+    made = trainers.learn_weights(
+        small_store, mixture, name="s", proxy=str(tiny_model), settings=replace(SETTINGS, seeds=3)
+    )
     rows = small_store.rows("SELECT run_id, kind, result, config FROM runs")
     assert sorted(r["kind"] for r in rows) == ["reference", "tdro", "tdro", "tdro", "tdro-seeds"]
     summary = next(r for r in rows if r["kind"] == "tdro-seeds")
@@ -280,7 +306,12 @@ def test_seeds_share_the_reference_and_their_spread_is_stored(
     # One folder of the reference's embeddings, which the later seeds found filled.
     caches = list((small_store.root / "runs" / "reference-embeddings").iterdir())
     assert len(caches) == 1
-    assert trainer_jobs.learn(small_store, mixture, "s", str(tiny_model), None, replace(SETTINGS, seeds=3)) == made
+    assert (
+        trainers.learn_weights(
+            small_store, mixture, name="s", proxy=str(tiny_model), settings=replace(SETTINGS, seeds=3)
+        )
+        == made
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["groupdro", "doremi", "cgd", "cvar", "chi2"])
@@ -307,10 +338,10 @@ def test_other_algorithms_learn_and_resume(
 
     reference = model if algorithm == "doremi" else None
     rows: list[dict[str, object]] = []
-    whole = learn_weights(mixture_data, model, reference, settings, tmp_path / "a" / "run", record=rows.extend)
+    whole = run_learner(mixture_data, model, reference, settings, tmp_path / "a" / "run", record=rows.extend)
     with pytest.raises(Stopped):
-        learn_weights(mixture_data, model, reference, settings, tmp_path / "b" / "run", progress=stop)
-    assert learn_weights(mixture_data, model, reference, settings, tmp_path / "b" / "run") == whole
+        run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run", progress=stop)
+    assert run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run") == whole
     assert sum(whole.weights["mean"].values()) == pytest.approx(1.0)
     assert max(whole.weights["mean"].values()) > 1 / 3 + 1e-4
     assert (rows[0]["reference_loss"] is None) == (reference is None)
@@ -347,15 +378,22 @@ def test_floor_and_epoch_cap_hold_in_every_step_and_are_reported(
     # 40 examples each: 60 draws at most 0.5 times makes a cap of 1/3 + a bit; the floor is just under 1/3.
     settings = replace(SETTINGS, min_weight=0.32, max_epochs=0.505, epoch_budget=60)
     mixture = registry.resolve(small_store, "mix")
-    made = trainer_jobs.learn(small_store, mixture, "bound", str(tiny_model), str(tiny_model), settings)
+    made = trainers.learn_weights(
+        small_store, mixture, name="bound", proxy=str(tiny_model), reference=str(tiny_model), settings=settings
+    )
     rows = _history(small_store)
     assert all(0.32 - 1e-12 <= r["weight"] <= 0.505 * 40 / 60 + 1e-12 for r in rows)  # type: ignore[operator]
     facts = next(iter(made.facts["runs"].values()))
     assert facts["at_floor"] or facts["at_cap"]
     assert any("floor held up" in line or "epoch cap held down" in line for line in made.lines())
     with pytest.raises(UsageError, match="the caps sum to"):
-        trainer_jobs.learn(
-            small_store, mixture, "b", str(tiny_model), str(tiny_model), replace(settings, max_epochs=0.1)
+        trainers.learn_weights(
+            small_store,
+            mixture,
+            name="b",
+            proxy=str(tiny_model),
+            reference=str(tiny_model),
+            settings=replace(settings, max_epochs=0.1),
         )
     with pytest.raises(UsageError, match="epoch_budget is 0"):
         replace(SETTINGS, max_epochs=2.0)
@@ -384,7 +422,7 @@ def test_weight_that_may_have_gone_to_noise_is_named(
 
     mixture = registry.resolve(small_store, "mix")
     settings = replace(SETTINGS, algorithm="groupdro", weights_learning_rate=None, reference_floor=None, average=None)
-    made = trainer_jobs.learn(small_store, mixture, "worst", str(tiny_model), None, settings)
+    made = trainers.learn_weights(small_store, mixture, name="worst", proxy=str(tiny_model), settings=settings)
     assert "no reference was used" in made.lines()[-1]
     facts = made.facts | {"reference": True, "runs": {"r": {
         "drift": (0.0, 0.0), "at_floor": {}, "at_cap": {}, "hard_for_both": {"noise": 1.4}}}}  # fmt: skip

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from cli import app
 from mixture import Store
 from mixture.materialised import MaterialisedMixture
-from trainers.evaluation.suites import load_suite
+from mixture.suites.suite import load_suite
 from trainers.finetune import FinetuneSettings, finetune
 
 SETTINGS = FinetuneSettings(
@@ -34,7 +34,7 @@ DROPOUT = replace(SETTINGS, lora_rank=4, lora_dropout=0.3, checkpoint_every=2, k
 TRAIN = """
 from pathlib import Path
 from mixture.materialised import MaterialisedMixture
-from trainers.evaluation.suites import load_suite
+from mixture.suites.suite import load_suite
 from trainers.finetune import FinetuneSettings, finetune
 suites = [load_suite(Path(suite))] if suite else []
 data = MaterialisedMixture.open(Path(folder), mixture)

@@ -73,7 +73,7 @@ from pathlib import Path
 spec = importlib.util.spec_from_file_location("test_ranks", sys.argv[1])
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
-from trainers import ranks
+from trainers.parallel import ranks
 folder, mixture, model, out = sys.argv[2:6]
 def fail():
     raise ValueError("only the first rank does this")

@@ -25,14 +25,14 @@ from torch.distributed.tensor import DTensor
 from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.suites.suite import load_suite
 from trainers.batch.gradient_cache import TokenBudget, embed_tokens, micro_batches
 from trainers.batch.texts import BatchSource
 from trainers.evaluation.evaluate import evaluate_suite
-from trainers.evaluation.suites import load_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses
-from trainers.learning.config import TdroSettings
-from trainers.learning.loop import learn_weights
+from trainers.learning.config import LearningSettings
+from trainers.learning.loop import run_learner
 from trainers.loop.steps import TrainingLoop
 from trainers.model.encoder import load_encoder
 from trainers.parallel import ranks, sharding
@@ -46,7 +46,7 @@ LORA = replace(
     final="best",
 )  # fmt: skip
 DROPOUT = replace(SETTINGS, lora_rank=4, lora_dropout=0.3)
-TDRO = TdroSettings(
+TDRO = LearningSettings(
     steps=3, batch_size=6, learning_rate=1e-3, temperature=0.05, negatives=1, max_query_tokens=80,
     max_passage_tokens=24, weights_learning_rate=0.1, tokens_per_pass=400, tokens_kept=400, fsdp=True,
 )  # fmt: skip
@@ -85,10 +85,10 @@ def everything(data: MaterialisedMixture, model: str, suite: Path, out: Path) ->
     out.mkdir(exist_ok=True)
     found: dict[str, Any] = {"all": gradients(data, model, SETTINGS, out), "lora": gradients(data, model, LORA, out)}
     found["bf16"] = bf16_embeddings(model)
-    found["weights"] = learn_weights(data, model, model, TDRO, out / "tdro").weights["current"]
+    found["weights"] = run_learner(data, model, model, TDRO, out / "tdro").weights["current"]
     if ranks.state().num_processes > 1:
         with pytest.raises(UsageError, match="fsdp is True; allowed: false with cgd"):
-            learn_weights(data, model, None, replace(TDRO, algorithm="cgd"), out / "cgd")
+            run_learner(data, model, None, replace(TDRO, algorithm="cgd"), out / "cgd")
     torch.save(found, out / f"found-{ranks.state().process_index}.pt")
     finetune(data, model, SETTINGS, out / "all")
     finetune(data, model, LORA, out / "lora", suites=[load_suite(suite)])

@@ -9,7 +9,7 @@ import torch
 
 from mixture.errors import MixtureError, UsageError
 from trainers.learning.averages import WeightState
-from trainers.learning.config import TdroSettings
+from trainers.learning.config import LearningSettings
 from trainers.tdro import update_weights
 from trainers.tdro.objective import (
     MEASUREMENTS,
@@ -88,7 +88,7 @@ def test_the_default_floor_gives_the_weights_of_the_releases_script() -> None:
     """It gathers 512 examples, with a floor of 1e-4 of their sum, and adds up the measurements of four such parts."""
     random, means = np.random.default_rng(1), PAPER[:, 0]
     ours = script = literal = torch.full((25,), 1 / 25, dtype=torch.float64)
-    floor = TdroSettings(batch_size=2048).reference_floor
+    floor = LearningSettings(batch_size=2048).reference_floor
     for _ in range(1000):
         groups = random.integers(0, 25, 2048)
         reference = means[groups] * random.lognormal(-0.5, 1.0, 2048)

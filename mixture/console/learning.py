@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from trainers.jobs.learn import Stage, silent
-from trainers.learning.loop import Watch
-from trainers.loop.steps import Progress as Callback
-from trainers.parallel import ranks
+from mixture.progress import Progress, Stage, quiet
 
 SHOWN = 10
+Watch = Callable[[list[dict[str, Any]]], None]
 
 
 @contextmanager
 def watching(console: Console | None = None) -> Iterator[tuple[Stage, Watch | None]]:
     """Progress bars by stage, and under them a table that each step's rows of the history renew."""
     console = console or Console(stderr=True)
-    if not (console.is_terminal and ranks.is_main()):
-        yield silent, None
+    if not console.is_terminal:
+        yield quiet, None
         return
-    bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rows: list[dict[str, Any]] = []
 
-    def stage(title: str) -> Callback:
+    def stage(title: str) -> Progress:
         task = bars.add_task(title, total=None)
         return lambda done, total, _: bars.update(task, completed=done, total=total)
 

@@ -198,7 +198,7 @@ def select_top(spec: MixtureSpec, percent: float) -> MixtureSpec:
     The count is rounded down, at least one; among equal weights the name decides.
     """
     if not 0 < percent <= 100:
-        raise UsageError(f"--top is {percent}; allowed: above 0 to 100 (percent of the collections)")
+        raise UsageError(f"`top` is {percent}; allowed: above 0 to 100 (percent of the collections)")
     count = max(1, math.floor(len(spec.components) * percent / 100 + 1e-9))
     _sampled(spec, "a selection of the heaviest")
     kept = sorted(spec.components, key=lambda c: (-c.weight, c.name))[:count]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,38 @@ def test_algorithms_know_no_store(part: str) -> None:
 
 def test_trainers_do_not_know_the_command_line() -> None:
     assert _breaks("trainers", {"cli"}) == []
+
+
+def test_only_the_console_knows_terminals() -> None:
+    terminals = {"typer", "click", "rich", "prompt_toolkit", "mixture.console"}
+    found = _breaks("mixture", terminals, allowed_under="mixture/console") + _breaks("trainers", terminals)
+    # `python -m trainers` is a command itself.
+    assert [line for line in found if not line.startswith("trainers/__main__.py ")] == []
+
+
+def test_only_the_console_speaks_of_options() -> None:
+    """Elsewhere a message names a parameter in backticks, and `console.terminal.as_options` says how a command spells
+    it."""
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.value}"
+        for part in ("mixture", "trainers")
+        for file in sorted((ROOT / part).rglob("*.py"))
+        if ROOT / "mixture/console" not in file.parents and file.name != "__main__.py"
+        for node in _texts(ast.parse(file.read_text("utf-8")))
+        if re.search(r"(^|[\s(\"'])--[a-z]", node.value)
+    ]
+    # What the model card tells its readers to type is no message.
+    assert [line for line in found if not line.startswith("trainers/model/card.py:")] == []
+
+
+def _texts(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Every text of a module but its docstrings."""
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, described) and node.body
+                  and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node
 
 
 def test_importing_the_data_side_loads_no_torch() -> None:

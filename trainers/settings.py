@@ -108,7 +108,7 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r}; write name=value")
+        raise UsageError(f"setting {text!r}; write name=value")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

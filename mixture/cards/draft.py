@@ -88,7 +88,7 @@ def write_card(card: DataCard, folder: Path) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(render_card(card))
     except FileExistsError:
-        raise UsageError(f"{path} exists and is not overwritten; move it, or give another folder with --out") from None
+        raise UsageError(f"{path} exists and is not overwritten; move it, or give another folder in `out`") from None
     return path
 
 

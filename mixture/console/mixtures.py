@@ -86,6 +86,7 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
     """Show where a mixture comes from, as a tree: parents, runs, imports."""
     from rich.console import Console
 
+    from mixture.console.tree import as_tree
     from mixture.registry import lineage
 
     with open_store(store) as lake:
@@ -93,7 +94,7 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
     if as_json:
         print_json(found)
     else:
-        Console(width=None if sys.stdout.isatty() else 100_000).print(lineage.as_tree(found))
+        Console(width=None if sys.stdout.isatty() else 100_000).print(as_tree(found))
 
 
 @app.command("verify")

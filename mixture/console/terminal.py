@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,16 @@ class PlainErrors(typer.core.TyperGroup):
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise
-            code = _plain(error, arguments)
+            code = _plain(error, arguments, self.commands)
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
 
 
-def _plain(error: Exception, arguments: list[str]) -> int:
+def _plain(error: Exception, arguments: list[str], commands: Mapping[str, Any]) -> int:
     if isinstance(error, MixtureError):
-        return _fail(str(error), error.exit_code)
+        command = next((commands[word] for word in arguments if word in commands), None)
+        return _fail(as_options(str(error), command), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
         message = error.format_message()
         if not message:  # called without a command: the help was printed
@@ -60,6 +62,24 @@ def _plain(error: Exception, arguments: list[str]) -> int:
     where = f"{Path(last.filename).name}:{last.lineno}"
     return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "
                  "this is a fault of the toolkit: run again with --debug for all of it", 1)  # fmt: skip
+
+
+def as_options(message: str, command: Any) -> str:
+    """A message of the library in the words of a command: `` `top` `` becomes --top, and `` `fsdp=true` ``, a setting
+    that is no option of its own, --set fsdp=true. What is neither stays as it is."""
+    names: dict[str, str] = {}
+    for parameter in getattr(command, "params", ()):
+        long = [option for option in parameter.opts if option.startswith("--")]
+        shown = long[0] if long else (parameter.metavar or parameter.name).upper()
+        names |= dict.fromkeys((parameter.name, *(option[2:].replace("-", "_") for option in long)), shown)
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name in names:
+            return names[name] + (f" {value}" if value else "")
+        return f"--set {name}={value}" if value and "settings" in names else found[0]
+
+    return re.sub(r"`(?P<name>[a-z][a-z_0-9]*)(=(?P<value>[^`]+))?`", option, message)
 
 
 def _fail(message: str, code: int) -> int:

@@ -77,7 +77,7 @@ def discover(
             if earlier.collection != unit.collection:
                 raise UsageError(
                     f"{unit.location} would be in two collections, {earlier.collection!r} and {unit.collection!r}; "
-                    "give it once, or give --name"
+                    "give it once, or give `name`"
                 )
     if not found:
         raise UsageError("no sources; give a file, a folder, a glob pattern, a URI or a hub id")
@@ -227,6 +227,6 @@ def _renamed(units: Sequence[SourceUnit], name: str, source: Path | str | HubSou
     if len(folders) > 1 and (Path(place).is_dir() or remote.is_uri(place)):
         listed = ", ".join(folders[:8]) + (", …" if len(folders) > 8 else "")
         raise UsageError(
-            f"one name {name!r} for the {len(folders)} collections of {source}: {listed}; leave --name out"
+            f"one name {name!r} for the {len(folders)} collections of {source}: {listed}; leave `name` out"
         )
     return [replace(unit, collection=name) for unit in units]

@@ -90,7 +90,7 @@ def _check_name(collection: str) -> None:
     """A collection's rows lie in a folder that has its name in URL form; file systems take 255 bytes."""
     if len(f"collection={url_quote(collection, safe='')}") > 255:
         raise UsageError(f"{collection[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of most "
-                         "other scripts); give one with --name")  # fmt: skip
+                         "other scripts); give one in `name`")  # fmt: skip
 
 
 def _batches(unit: SourceUnit, report: Callable[[str], None]) -> Callable[[], Iterator[Batch]]:

@@ -83,7 +83,7 @@ def _tdro_json(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
     odd = [c.name for c in mixture.spec.components if c.loss_weight != 1.0]
     if odd:
         raise UsageError(
-            f"the tdro format has no place for loss weights ({odd[0]} has one); use --format mixture or csv"
+            f"the tdro format has no place for loss weights ({odd[0]} has one); use `format` mixture or csv"
         )
     from mixture.cards import load_cards
 

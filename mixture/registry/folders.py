@@ -60,9 +60,9 @@ def export_batches(
     Returns the number of rows. Raises `UsageError` for another ending or numbers out of range.
     """
     if file.suffix not in (".jsonl", ".parquet"):
-        raise UsageError(f"--out {file}: the list of batches is written as .jsonl or .parquet")
+        raise UsageError(f"{file}: the list of batches is written as .jsonl or .parquet")
     if batches < 1:
-        raise UsageError(f"--batches is {batches}; allowed: 1 or more")
+        raise UsageError(f"`batches` is {batches}; allowed: 1 or more")
     data = materialise(store, mixture.spec)
     plan = BatchPlan(data.spec.weights, data.sizes, batch_size, seed, positives=data.positives())
     ids = {name: _table(part, "examples")["example_id"] for name, part in data.components.items()}
@@ -113,7 +113,7 @@ def export_hf_dataset(store: Store, mixture: SavedMixture, folder: Path) -> dict
     import datasets
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; name a new folder with --hf-dataset")
+        raise UsageError(f"{folder} is not empty; name a new folder")
     odd = [name for name in mixture.spec.weights if "/" in name or name in (".", "..")]
     if odd:
         raise UsageError(f"collection {odd[0]!r} cannot be a folder's name, which this format needs")

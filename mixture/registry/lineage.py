@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
-
-from rich.text import Text
-from rich.tree import Tree
 
 from mixture.registry import SavedMixture
 from mixture.store import Store, layout
 
-# Of a run's settings, those that say most of it on one line.
-TELLING = ("algorithm", "steps", "batch_size", "learning_rate", "seed", "average")
 # Generations shown; a pipeline that makes each mixture from the last one comes to thousands.
 MOST_GENERATIONS = 50
 BESIDE = ("name", "version", "parents", "run_id", "created_at", "note", "imported_from")
@@ -67,42 +61,3 @@ def _run(run: str, runs: dict[str, dict[str, Any]], above: frozenset[str]) -> di
     used = [name for name in (*(config.get("runs") or ()), reference) if name in runs and name not in above | {run}]
     return {"run_id": run, "kind": row["kind"], "status": row["status"], "mixture": row["mixture"],
             "settings": config, "runs": [_run(name, runs, above | {run}) for name in used]}  # fmt: skip
-
-
-def as_tree(node: dict[str, Any]) -> Tree:
-    """`lineage` for people; print it with rich."""
-    tree = Tree(Text(_said(node)), guide_style="dim")
-    _grow(tree, node)
-    return tree
-
-
-def _grow(tree: Tree, node: dict[str, Any]) -> None:
-    if node.get("run"):
-        _grow_run(tree, node["run"])
-    for parent in node["parents"]:
-        _grow(tree.add(Text(_said(parent))), parent)
-
-
-def _grow_run(tree: Tree, run: dict[str, Any]) -> None:
-    branch = tree.add(Text(" ".join(_said_of_run(run))))
-    for used in run["runs"]:
-        _grow_run(branch, used)
-
-
-def _said(node: dict[str, Any]) -> str:
-    if node["reference"] is None:
-        return f"{node['id']}  not in this store"
-    if node["seen"]:
-        return f"{node['reference']}  {node['id']}  (shown above)"
-    origin = f"imported from {node['imported_from']}" if node["imported_from"] else None
-    day = f"{node['created_at']:%Y-%m-%d %H:%M}"
-    cut = f"(more: mixture log {node['id']})" if node["cut"] else None
-    return "  ".join(filter(None, (node["reference"], node["id"], day, node["note"], origin, cut)))
-
-
-def _said_of_run(run: dict[str, Any]) -> Iterator[str]:
-    if run["kind"] is None:
-        yield f"run {run['run_id']}, not in this store"
-        return
-    yield f"run {run['run_id']}: {run['kind']}, {run['status']}"
-    yield from (f"{name}={run['settings'][name]}" for name in TELLING if run["settings"].get(name) is not None)

@@ -96,7 +96,7 @@ def pin_all(
     All of it is read at one snapshot, and kept only where nobody else wrote meanwhile: else it is read again.
     """
     if min_examples < 1:
-        raise UsageError(f"--min-examples is {min_examples}; allowed: 1 or more")
+        raise UsageError(f"`min_examples` is {min_examples}; allowed: 1 or more")
 
     def work(connection: Any) -> Pins:
         snapshot = store.snapshot()

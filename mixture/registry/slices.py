@@ -75,7 +75,7 @@ def by_column(store: Store, text: str) -> list[Slice]:
     """
     collection, _, column = text.rpartition(":")
     if not collection:
-        raise UsageError(f"--slice is {text!r}; allowed: a collection and a column of its examples, as xquad:language")
+        raise UsageError(f"`slice` is {text!r}; allowed: a collection and a column of its examples, as xquad:language")
     _check_collection(store, collection)
     columns = [row["column_name"] for row in store.rows("DESCRIBE examples")]
     if column not in columns:
@@ -83,7 +83,7 @@ def by_column(store: Store, text: str) -> list[Slice]:
     of_collection = f'SELECT example_id, "{column}"::VARCHAR AS value FROM examples WHERE collection = ?'
     (counted,) = store.rows(f"SELECT count(DISTINCT value) AS parts FROM ({of_collection})", [collection])
     if counted["parts"] > MOST_PARTS:
-        raise UsageError(f"--slice {text} gives {counted['parts']:,} parts; allowed: up to {MOST_PARTS}")
+        raise UsageError(f"`slice` {text} gives {counted['parts']:,} parts; allowed: up to {MOST_PARTS}")
     rows = store.read(of_collection, [collection])
     made = []
     for value in sorted(set(pc.unique(rows["value"]).to_pylist()), key=lambda value: (value is None, value)):
@@ -107,7 +107,7 @@ def by_predicate(store: Store, where: str) -> list[Slice]:
     # On lines of its own: a comment at its end must not take the bracket away.
     rows = store.sql(f"SELECT collection, example_id FROM examples WHERE (\n{where}\n)")
     if not rows.num_rows:
-        raise UsageError(f'no example satisfies --where {where!r}; try it with: mixture sql "FROM examples WHERE …"')
+        raise UsageError(f'no example satisfies `where` {where!r}; try it with: mixture sql "FROM examples WHERE …"')
     return _by_collection(rows, f"where {where}", where.strip())
 
 

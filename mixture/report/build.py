@@ -38,15 +38,15 @@ def write_report(
     Raises `UsageError` for another format, a chart that the mixture does not have, a folder that does not exist.
     """
     if fmt not in ("html", *CHART_FORMATS):
-        raise UsageError(f"--format {fmt!r}; allowed: html, {', '.join(CHART_FORMATS)}")
+        raise UsageError(f"`format` is {fmt!r}; allowed: html, {', '.join(CHART_FORMATS)}")
     if (chart is not None) != (fmt in CHART_FORMATS):
-        raise UsageError(f"--chart NAME and --format {' or '.join(CHART_FORMATS)} go together")
+        raise UsageError(f"`chart` and `format` {' or '.join(CHART_FORMATS)} go together")
     facts = gather(store, mixture, against, steps=steps, batch_size=batch_size)
     drawn = charts(facts)
     if chart is not None and chart not in drawn:
         raise unknown_name("chart", chart, drawn)
     if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+        raise UsageError(f"{out}: there is no folder {out.parent}")
     out.write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], fmt))
     return Result(out, facts.against.reference if facts.against else None, tuple(drawn))
 

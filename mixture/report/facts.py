@@ -138,7 +138,7 @@ def gather(
 
     `steps` and `batch_size` are those of the training whose epochs are asked for. Raises `UsageError` below 1.
     """
-    for name, value in (("--steps", steps), ("--batch-size", batch_size)):
+    for name, value in (("`steps`", steps), ("`batch_size`", batch_size)):
         if value < 1:
             raise UsageError(f"{name} is {value}; allowed: 1 or more")
     tree = lineage.lineage(store, mixture)

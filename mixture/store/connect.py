@@ -52,11 +52,11 @@ class Store:
         exists = layout.catalog(root).is_file()
         if not exists:
             if not create:
-                raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another with --store")
+                raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another in `store`")
             # A data folder without a catalog is what a kill leaves at the very start.
             early = (layout.data(root), layout.lock(root))
             if root.exists() and (not root.is_dir() or any(p not in early for p in root.iterdir())):
-                raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder with --store")
+                raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder in `store`")
         store = cls(root)
         if not exists:
             layout.data(root).mkdir(parents=True, exist_ok=True)

@@ -96,12 +96,12 @@ class Watchdog:
 
 
 def too_slow(limits: Limits) -> str:
-    return f"the query was stopped after {limits.seconds:g} s; narrow it, or allow more time (--timeout SECONDS)"
+    return f"the query was stopped after {limits.seconds:g} s; narrow it, or allow more time in `timeout`"
 
 
 def too_big(limits: Limits) -> str:
     size = f"{limits.memory_bytes / 10**9:g} GB"
-    return f"the query was stopped at {size} of memory; narrow it, add LIMIT, or allow more (--memory SIZE)"
+    return f"the query was stopped at {size} of memory; narrow it, add LIMIT, or allow more in `memory`"
 
 
 _lock = threading.Lock()

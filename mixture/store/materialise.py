@@ -115,7 +115,7 @@ def _checked(store: Store, component: Component) -> int:
         if not pinned:
             raise UsageError(
                 f"the store does not know which examples {component.name!r} holds: the mixture was imported without "
-                "them; export it as --format mixture where it was made, and import that"
+                "them; export it in the format mixture where it was made, and import that"
             )
         kind, lost = "slice", pinned[0]["n"] - held
         gone = f"; {lost} of its {pinned[0]['n']} examples are gone" if lost else ""

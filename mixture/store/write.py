@@ -79,7 +79,7 @@ class RejectLimit:
         except ValueError:
             value = -1
         if not 0 <= value <= (100 if percent else 10**15):
-            raise UsageError(f"--max-rejects {text!r}; give a number of rows such as 100, or a share such as 1%")
+            raise UsageError(f"`max_rejects` is {text!r}; give a number of rows such as 100, or a share such as 1%")
         return cls(share=value / 100) if percent else cls(rows=int(value))
 
     def check(self, counts: FileCounts, *, final: bool) -> None:
@@ -90,8 +90,8 @@ class RejectLimit:
         if over:
             limit = f"{self.rows}" if self.rows is not None else f"{100 * (self.share or 0):g}%"
             raise StoreError(
-                f"{counts.rejected:,} of {counts.rows_read:,} rows were refused, more than --max-rejects {limit}; "
-                "nothing was stored. Without --max-rejects the rows are set aside, and the table rejects says why"
+                f"{counts.rejected:,} of {counts.rows_read:,} rows were refused, more than `max_rejects`, {limit}; "
+                "nothing was stored. Without `max_rejects` the rows are set aside, and the table rejects says why"
             )
 
 

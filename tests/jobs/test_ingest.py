@@ -69,7 +69,7 @@ def test_a_name_that_no_folder_can_have_is_refused_at_once(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["many", "-1", "101%", "1.5", ""])
 def test_a_limit_that_is_no_limit_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-rejects"):
+    with pytest.raises(UsageError, match="`max_rejects`"):
         RejectLimit.parse(text)
 
 

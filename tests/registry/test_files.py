@@ -81,7 +81,7 @@ def test_loss_weights_travel_or_are_refused(small_store: Store, saved: registry.
     weighed = registry.save(small_store, specs.loss_reweight(saved.spec), "weighed")
     for fmt in ("mixture", "csv"):
         assert import_file(small_store, _exported(small_store, weighed, fmt, tmp_path), fmt).spec == weighed.spec
-    with pytest.raises(UsageError, match=r"no place for loss weights.*--format mixture or csv"):
+    with pytest.raises(UsageError, match=r"no place for loss weights.*`format` mixture or csv"):
         export_text(small_store, weighed, "tdro")
 
 

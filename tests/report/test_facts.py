@@ -54,7 +54,7 @@ def test_epochs_follow_from_steps_and_batch_size(store: Store) -> None:
     assert epochs == pytest.approx({name: w * 200 / COLLECTIONS[name][3] for name, w in WEIGHTS.items()})
     # Of 80, 60, 30, 20, 10 draws: forum, the script, the image and the formula pass 40, 20, 10, 5.
     assert any("10 steps of 20 repeat 4 of 5 collections" in f.text for f in findings(facts))
-    with pytest.raises(UsageError, match="--steps is 0"):
+    with pytest.raises(UsageError, match="`steps` is 0"):
         _facts(store, "learned", steps=0)
 
 

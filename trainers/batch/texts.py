@@ -185,14 +185,14 @@ def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, se
         if cut > CUT * len(queries) and ranks.is_main():
             logger.warning(
                 "%s: the prompt takes %d of the %d tokens of a query, and %d %% of the queries lose their end; "
-                "--set max_query_tokens=%d would keep them",
+                "`max_query_tokens=%d` would keep them",
                 name, lengths[prompt], limit, round(100 * cut / len(queries)), max(together),
             )  # fmt: skip
     if full:
         longest = max(full, key=lambda name: full[name])
         raise UsageError(
             f"max_query_tokens is {limit}, which the prompt alone fills in {_some('collection', list(full), 3)} "
-            f"({full[longest]} tokens in {longest}); --set max_query_tokens={2 * full[longest]} would leave room"
+            f"({full[longest]} tokens in {longest}); `max_query_tokens={2 * full[longest]}` would leave room"
         )
 
 

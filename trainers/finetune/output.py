@@ -31,12 +31,14 @@ def finished(out: Path, run: str) -> bool:
     if (out / RECORD).is_file():
         if record_of(out)["run_id"] == run:
             return True
-        raise UsageError(f"{out} holds another finished model; name a new folder with --out")
+        raise UsageError(f"{out} holds another finished model; name a new folder in `out`")
     if mark.is_file():
         if json.loads(mark.read_text("utf-8"))["run_id"] != run:
-            raise UsageError(f"{out} holds an unfinished run with other settings; remove it or name a new --out")
+            raise UsageError(
+                f"{out} holds an unfinished run with other settings; remove it, or name a new folder in `out`"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a new folder with --out")
+        raise UsageError(f"{out} is not empty; name a new folder in `out`")
     return False
 
 

@@ -46,7 +46,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         if not self.suites and (self.settings.evaluate_every or self.settings.needs_best):
-            raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: --suite FOLDER")
+            raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: `suite`")
         if self.suites:
             require_pytrec_eval()
 

@@ -110,7 +110,7 @@ class WeightLearner(ABC):
         if len(weights) != self.num_groups:
             raise UsageError(f"{len(weights)} weights; this learner has {self.num_groups} collections")
         if self.needs_reference and reference_loss is None:
-            raise UsageError(f"{self.name} needs the losses of a reference model; name one with --reference")
+            raise UsageError(f"{self.name} needs the losses of a reference model; name one in `reference`")
         check_losses("proxy", proxy_loss, group_ids, self.num_groups)
         batch = Losses(
             proxy_loss.detach().cpu(),

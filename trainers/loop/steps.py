@@ -90,7 +90,7 @@ class TrainingLoop:
         self.accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise UsageError(f"training under {kind.value}; launch with torchrun, and shard with --set fsdp=true")
+            raise UsageError(f"training under {kind.value}; launch with torchrun, and shard with `fsdp=true`")
         # Ranks encode different texts, and drop different units of them.
         set_seed(settings.seed + self.accelerator.process_index)
         # A single rank under torchrun shards as well: so NCCL and all of this can be tried on one GPU.
@@ -192,7 +192,7 @@ class TrainingLoop:
 
     def _diverged(self, what: str, batch: TextBatch, places: Sequence[int] | None = None) -> MixtureError:
         where = batch.describe(places)
-        return MixtureError(f"{what} at step {self.step} ({where}); lower --learning-rate, or look at these rows")
+        return MixtureError(f"{what} at step {self.step} ({where}); lower `learning_rate`, or look at these rows")
 
     @contextmanager
     def memory(self, batch: TextBatch) -> Iterator[None]:
@@ -205,7 +205,7 @@ class TrainingLoop:
             now = self.budget
             raise MixtureError(
                 f"out of memory at step {self.step} ({batch.describe()}); keep fewer tokens at once: "
-                f"--set tokens_kept={max(1, now.kept // 2)} --set tokens_per_pass={max(1, now.per_pass // 2)} "
+                f"`tokens_kept={max(1, now.kept // 2)}` and `tokens_per_pass={max(1, now.per_pass // 2)}` "
                 f"(now {now.kept} and {now.per_pass})"
             ) from error
 

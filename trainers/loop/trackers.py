@@ -57,5 +57,5 @@ def chosen(name: str) -> str | None:
         raise UsageError(f"tracker is {name!r}; allowed: auto, none, {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
     if name not in installed:
         extra = "retrieval-mixture[track]" if name == TENSORBOARD else name
-        raise UsageError(f"tracker is {name!r}, which is not installed; pip install '{extra}', or --set tracker=none")
+        raise UsageError(f"tracker is {name!r}, which is not installed; pip install '{extra}', or `tracker=none`")
     return name

@@ -107,7 +107,7 @@ def test_equal_scores_the_earlier_step_is_the_best() -> None:
 
 @pytest.mark.parametrize("setting", [{"evaluate_every": 3}, {"keep_best": True}, {"final": "best"}])
 def test_what_needs_a_suite_says_so(setting: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="--suite FOLDER"):
+    with pytest.raises(UsageError, match="evaluate on: `suite`"):
         Scores([], replace(SETTINGS, **setting))
     with pytest.raises(UsageError, match="final is first; allowed: last, best"):
         replace(SETTINGS, final="first")

@@ -83,11 +83,11 @@ def test_a_materialised_mixture_trains_without_duckdb_to_the_same_model(
 
 def test_a_folder_says_what_it_holds(small_store: Store, mixture_data: MaterialisedMixture, tmp_path: Path) -> None:
     assert open_folder(mixture_data.folder).spec == mixture_data.spec
-    with pytest.raises(UsageError, match="holds no mixture"):
+    with pytest.raises(UsageError, match="holds no materialised mixture"):
         open_folder(tmp_path)
     parts = registry.pin(small_store)
     other = materialise(small_store, registry.weighted(parts, dict.fromkeys(parts, 1.0)), mixture_data.folder)
-    with pytest.raises(UsageError, match=r"holds the mixtures .*; name one with --mix"):
+    with pytest.raises(UsageError, match=r"holds the mixtures .*; name one by its id"):
         open_folder(mixture_data.folder)
     assert open_folder(mixture_data.folder, other.spec.id[:6]).spec == other.spec
     with pytest.raises(UsageError, match="no model folder"):

@@ -156,7 +156,7 @@ def test_collections_without_negatives_are_named(tmp_path: Path, tiny_model: Pat
 def test_a_reference_that_nothing_uses_is_refused(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:
     model = str(tiny_model)
     for options, said in (({"algorithm": "groupdro"}, "groupdro uses"), ({"measurement": "loss"}, "tdro with measure")):
-        with pytest.raises(UsageError, match=f"{said}.*leave --reference out"):
+        with pytest.raises(UsageError, match=f"{said}.*leave `reference` out"):
             trainers.learn_weights(
                 small_store, mix, name="t", proxy=model, reference=model, settings=LearningSettings(**SHORT, **options)
             )

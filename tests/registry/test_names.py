@@ -197,7 +197,7 @@ def test_the_lineage_is_a_tree_of_parents_and_runs(small_store: Store) -> None:
     run = tree["parents"][0]["run"]
     assert (run["kind"], run["settings"]["steps"], [r["kind"] for r in run["runs"]]) == ("tdro", 7, ["reference"])
     shown = io.StringIO()
-    Console(file=shown, width=200).print(lineage.as_tree(tree))
+    Console(file=shown, width=200).print(as_tree(tree))
     assert "[red]half[/red]" in shown.getvalue()
     assert "run aaaaaaaaaaaa: tdro, finished steps=7" in shown.getvalue()
     assert "000000000000  not in this store" in shown.getvalue()
@@ -223,7 +223,7 @@ def test_a_long_line_of_ancestors_is_cut(small_store: Store) -> None:
     insert_rows(small_store, "mixtures", rows)
     node = lineage.lineage(small_store, registry.resolve(small_store, "m"))
     shown = io.StringIO()
-    Console(file=shown, width=1000).print(lineage.as_tree(node))
+    Console(file=shown, width=1000).print(as_tree(node))
     assert len(shown.getvalue().splitlines()) == lineage.MOST_GENERATIONS
     for _ in range(lineage.MOST_GENERATIONS - 1):
         (node,) = node["parents"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mixture import Store, UsageError, jobs, registry, specs
+from mixture.console.tree import as_tree
 from mixture.registry import diff, lineage
 from mixture.specs import Component, MixtureSpec
 from mixture.store.write import CollectionFacts, declare, insert_rows

@@ -26,8 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mixture import registry
-from mixture.registry import diff
+from mixture import jobs, registry
 from mixture.specs import MixtureSpec
 from mixture.store import Store
 from mixture.store.write import append
@@ -133,7 +132,7 @@ def in_process(folder: Path, last: str, repeats: int) -> dict[str, dict[str, flo
             "listing": lambda: registry.listing(store),
             "resolve, describe": lambda: registry.describe(store, registry.resolve(store, last)),
             "resolve by id": lambda: registry.resolve(store, registry.resolve(store, "production").spec.id[:8]),
-            "diff": lambda: diff.diff(store, registry.resolve(store, last), registry.resolve(store, "production")),
+            "diff": lambda: jobs.diff(store, registry.resolve(store, last), registry.resolve(store, "production")),
             "sql: FROM newest_mixtures": lambda: store.sql("FROM newest_mixtures"),
         }
         found = {}

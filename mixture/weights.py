@@ -1,4 +1,4 @@
-"""Weights kept between a floor and caps. Pure: NumPy in and out.
+"""Weights without training: by size (`temperature_weights`, `unimax_weights`), and kept between a floor and caps.
 
 A floor says how little a collection may weigh; a cap how much, mostly so that a small collection is not repeated more
 than a number of epochs.
@@ -6,12 +6,73 @@ than a number of epochs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 
 from mixture.errors import UsageError
 
 ROUNDING = 1e-9
 SMALLEST = 1e-200
+
+
+def normalise(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights scaled to sum 1. A negative, infinite or all-zero input is a `UsageError`."""
+    for name, value in weights.items():
+        if not (math.isfinite(value) and value >= 0.0):
+            raise UsageError(f"weight of {name!r} is {value}; allowed: 0 or more")
+    top = max(weights.values(), default=0.0)
+    if top <= 0.0:
+        raise UsageError("no weight is above zero")
+    # By the largest first, so that a sum of huge weights stays finite; where that is exact it changes no bit.
+    scale = 2.0 ** (math.frexp(top)[1] - 1)
+    total = math.fsum(value / scale for value in weights.values())
+    return {name: value / scale / total for name, value in weights.items()}
+
+
+def temperature_weights(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+    """Weights ∝ size^(1/T): T = 1 is proportional to size, T → ∞ uniform (Arivazhagan et al. 2019, 1907.05019, §4.2).
+
+    >>> {name: round(weight, 12) for name, weight in temperature_weights({"a": 100, "b": 300}, 1.0).items()}
+    {'a': 0.25, 'b': 0.75}
+    >>> temperature_weights({"a": 100, "b": 300}, math.inf)
+    {'a': 0.5, 'b': 0.5}
+    """
+    if not temperature > 0:
+        raise UsageError(f"temperature is {temperature}; allowed: above 0")
+    empty = sorted(name for name, size in sizes.items() if size < 1)
+    if empty:
+        raise UsageError(f"collections without examples: {', '.join(empty)}")
+    return tempered(sizes, temperature)
+
+
+def tempered(values: Mapping[str, float], temperature: float) -> dict[str, float]:
+    """Positive values to the power of 1/T, scaled to sum 1."""
+    # In logarithms: sizes of 10^7 to the power of 1/T overflow at a small T.
+    logs = {name: math.log(value) / temperature for name, value in values.items()}
+    top = max(logs.values())
+    return normalise({name: math.exp(value - top) for name, value in logs.items()})
+
+
+def unimax_weights(sizes: Mapping[str, int], budget: int, max_epochs: float) -> dict[str, float]:
+    """Equal weights, but no collection repeated more than `max_epochs` times (UniMax, Chung et al. 2023, 2304.09151).
+
+    sizes:  collection -> examples
+    budget: examples that the training draws in all, steps × batch size
+
+    Small collections are held at their cap, and what they leave is shared equally by the others. Where the budget is
+    more than all collections at their caps, every one is capped, and the weights are proportional to the sizes.
+
+    >>> unimax_weights({"a": 10, "b": 100, "c": 1000}, budget=100, max_epochs=2)
+    {'a': 0.2, 'b': 0.4, 'c': 0.4}
+    """
+    names = sorted(sizes)
+    caps = epoch_caps(np.array([sizes[name] for name in names], dtype=np.float64), budget, max_epochs)
+    if caps.sum() <= 1.0:
+        return temperature_weights(sizes, 1.0)
+    weights, _ = bounded(np.full(len(names), 1.0 / len(names)), 0.0, caps)
+    return normalise(dict(zip(names, weights.tolist(), strict=True)))
 
 
 def epoch_caps(sizes: np.ndarray, budget: int, max_epochs: float) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""Weights between a floor and caps, against a solver and by their defining properties."""
+"""Weights by size, and between a floor and caps: against a solver and by their defining properties."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixture.errors import UsageError
-from mixture.weights import bounded, epoch_caps
+from mixture.weights import bounded, epoch_caps, normalise, temperature_weights, unimax_weights
 
 
 def _solved(weights: np.ndarray, floor: float, caps: np.ndarray) -> np.ndarray:
@@ -116,3 +118,50 @@ def test_bounds_that_nothing_fits_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         bounded(np.array(weights), floor, None if caps is None else np.array(caps))
+
+
+def test_temperature_against_the_formula() -> None:
+    sizes = {"a": 10, "b": 1000, "c": 10**7}
+    got = temperature_weights(sizes, 3.0)
+    total = sum(n ** (1 / 3) for n in sizes.values())
+    assert all(math.isclose(got[n], sizes[n] ** (1 / 3) / total) for n in sizes)
+    assert temperature_weights(sizes, 0.001)["c"] == 1.0
+    with pytest.raises(UsageError, match="temperature is 0"):
+        temperature_weights(sizes, 0)
+
+
+def test_huge_and_tiny_weights_are_scaled() -> None:
+    assert normalise({"a": 1e308, "b": 1e308}) == {"a": 0.5, "b": 0.5}
+    assert normalise({"a": 1e-300, "b": 3e-300}) == pytest.approx({"a": 0.25, "b": 0.75})
+    for weights in ({}, {"a": 0.0}, {"a": math.inf}, {"a": -1.0}):
+        with pytest.raises(UsageError):
+            normalise(weights)
+
+
+def _unimax_by_hand(sizes: dict[str, int], budget: float, max_epochs: float) -> dict[str, float]:
+    """The paper's algorithm as it is written: smallest first, each gets an equal part of what is left, or its cap."""
+    left, drawn = float(budget), {}
+    for place, name in enumerate(sorted(sizes, key=lambda n: sizes[n])):
+        drawn[name] = min(left / (len(sizes) - place), max_epochs * sizes[name])
+        left -= drawn[name]
+    return {name: count / sum(drawn.values()) for name, count in drawn.items()}
+
+
+@given(
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=12), st.integers(1, 10**7), st.floats(0.1, 20, allow_nan=False)
+)
+def test_unimax_is_the_papers_algorithm(counts: list[int], budget: int, max_epochs: float) -> None:
+    sizes = {f"c{n}": count for n, count in enumerate(counts)}
+    assert unimax_weights(sizes, budget, max_epochs) == pytest.approx(_unimax_by_hand(sizes, budget, max_epochs))
+
+
+def test_unimax_at_its_ends() -> None:
+    sizes = {"small": 10, "middle": 100, "large": 1000}
+    assert unimax_weights(sizes, 15, 1) == pytest.approx(dict.fromkeys(sizes, 1 / 3))
+    assert unimax_weights(sizes, 200, 2) == pytest.approx({"small": 0.1, "middle": 0.45, "large": 0.45})
+    assert unimax_weights(sizes, 10**6, 2) == temperature_weights(sizes, 1.0)  # all are capped
+    for budget, epochs, message in ((0, 1, "budget is 0"), (10, 0, "epoch cap is 0"), (10, math.nan, "cap is nan")):
+        with pytest.raises(UsageError, match=message):
+            unimax_weights(sizes, budget, epochs)
+    with pytest.raises(UsageError, match="1 collections have no examples"):
+        unimax_weights(sizes | {"empty": 0}, 10, 1)

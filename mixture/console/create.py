@@ -6,20 +6,15 @@ from another in one of the known ways.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixture import registry, specs
 from mixture.console.mixtures import show_mixture
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.errors import UsageError
-from mixture.registry import SavedMixture, slices
-from mixture.store import Store
 
 app = typer.Typer()
 NameArgument = Annotated[str, typer.Argument(help="The mixture's name")]
@@ -54,83 +49,33 @@ def create(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Make a mixture of today's collections or slices of them, or from another mixture with changes."""
+    from mixture import jobs
+
     ways = (uniform, proportional, temperature is not None, unimax is not None, weights is not None, sql is not None)
-    parts = (collection, slice_, where, selection)
-    changes = (fixed, dropped, blend)
     if sum(ways) > 1:
         raise UsageError("give one of --uniform, --proportional, --temperature, --unimax, --weights, --sql")
     if (unimax is None) != (budget is None):
         raise UsageError("--unimax EPOCHS and --budget EXAMPLES go together; a run's budget is its steps x batch size")
+    changes, parts = (fixed, dropped, blend), (collection, slice_, where, selection)
     if (source is None) == any(changes):
         raise UsageError("--from REF and its changes go together: --set COLLECTION=WEIGHT, --drop COLLECTION, "
                          "--blend REF:SHARE")  # fmt: skip
     if source is not None and (any(ways) or any(parts)):
         raise UsageError("--from REF takes --set, --drop and --blend only; to weigh or slice, create without --from")
+    rule: jobs.Weights = "proportional" if proportional else "uniform"
+    if temperature is not None:
+        rule = jobs.Temperature(temperature)
+    elif unimax is not None and budget is not None:
+        rule = jobs.UniMax(unimax, budget)
+    elif weights is not None or sql is not None:
+        rule = weights if weights is not None else jobs.Sql(str(sql))
     with open_store(store) as lake:
-        if source is not None:
-            saved = _edited(lake, name, source, _weights_of(fixed or ()), dropped or (), blend)
-        else:
-            given = _read_weights(weights) if weights is not None else _query_weights(lake, sql) if sql else None
-            sliced = [part for text in slice_ or () for part in slices.by_column(lake, text)]
-            sliced += [part for text in where or () for part in slices.by_predicate(lake, text)]
-            sliced += [part for file in selection or () for part in slices.from_file(lake, file)]
-            pins = _pinned(lake, collection or (), sliced, given, min_examples)
-            note = None if sql is None else f"weights from SQL: {' '.join(sql.split())}"
-            if given is None:
-                scale = 1.0 if proportional else temperature if temperature is not None else math.inf
-                given = specs.temperature_weights(pins.sizes, scale)
-                if unimax is not None and budget is not None:
-                    given = specs.unimax_weights(pins.sizes, budget, unimax)
-                    note = f"UniMax, {unimax:g} epochs at most in {budget} examples"
-            saved = registry.save(lake, registry.weighted(pins.components, given), name, note=note, pins=pins)
-        show_mixture(saved, lake, as_json)
-
-
-def _pinned(
-    lake: Store, collections: Sequence[str], sliced: Sequence[slices.Slice], given: Mapping[str, float] | None,
-    min_examples: int,
-) -> registry.Pins:  # fmt: skip
-    """Slices, and whole collections beside them. Without slices, the collections that `given` weighs, or all."""
-    large = [part for part in sliced if len(part.example_ids) >= min_examples]
-    if sliced and not large:
-        raise UsageError(f"no slice has {min_examples} examples or more")
-    own = slices.names_of(lake, large)
-    named = list(collections) or [name for name in given or () if name not in own]
-    return registry.pin_all(lake, named, large, min_examples=min_examples)
-
-
-def _read_weights(file: Path) -> dict[str, float]:
-    try:
-        body = json.loads(file.read_text("utf-8"))
-        weights = {str(k): float(v) for k, v in body.get("domain_weights", body).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(f"{file}: not a JSON object of collection to weight ({error})") from error
-    if not weights:
-        raise UsageError(f"{file}: no weights in it")
-    return weights
-
-
-def _query_weights(lake: Store, query: str) -> dict[str, float]:
-    """The weights that a query gives: its columns collection and weight, or its only two, in this order."""
-    rows = lake.sql(query)
-    columns = rows.column_names
-    if sorted(columns) == ["collection", "weight"]:
-        rows = rows.select(["collection", "weight"])
-    if len(columns) != 2:
-        raise UsageError(f"--sql gives the columns {', '.join(columns)}; allowed: collection and weight")
-    weights: dict[str, float] = {}
-    for name, weight in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        try:
-            value = float(weight)
-        except (TypeError, ValueError):
-            raise UsageError(f"--sql gives {name!r} the weight {weight!r}; allowed: a number") from None
-        if not isinstance(name, str) or name in weights:
-            raise UsageError(f"--sql gives the collection {name!r} {'twice' if name in weights else ''}; "
-                             "allowed: each collection once, by name")  # fmt: skip
-        weights[name] = value
-    if not weights:
-        raise UsageError("--sql gives no rows; try it with: mixture sql QUERY")
-    return weights
+        made = jobs.create(
+            lake, name, weights=rule, collections=collection or (), slices=slice_ or (), where=where or (),
+            selections=selection or (), min_examples=min_examples, source=source, fixed=_weights_of(fixed or ()),
+            dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
+        )  # fmt: skip
+        show_mixture(made, lake, as_json)
 
 
 def _weights_of(texts: Sequence[str]) -> dict[str, float]:
@@ -149,27 +94,6 @@ def _weights_of(texts: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _edited(
-    lake: Store, name: str, source: str, fixed: Mapping[str, float], dropped: Sequence[str], blend: str | None
-) -> SavedMixture:
-    """The mixture `source` without some components, with weights set, with another mixture mixed in; in this order."""
-    parent = registry.resolve(lake, source)
-    spec, parents, said = parent.spec, [parent.spec.id], []
-    if dropped:
-        spec = specs.without(spec, dropped)
-        said.append(f"without {', '.join(dropped)}")
-    if fixed:
-        spec = specs.with_fixed(spec, fixed)
-        said.append(f"{', '.join(f'{part} at {weight:g}' for part, weight in fixed.items())}")
-    if blend is not None:
-        second, share = _parse_blend(blend)
-        other = registry.resolve(lake, second)
-        spec = specs.blend(spec, other.spec, share)
-        parents.append(other.spec.id)
-        said.append(f"{share:g} of {other.reference}")
-    return registry.save(lake, spec, name, parents=parents, note=f"{parent.reference}, {', '.join(said)}")
-
-
 @app.command()
 def select(
     ref: Annotated[str, typer.Argument(help="A mixture")],
@@ -183,29 +107,16 @@ def select(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Make a mixture from another one, in one way."""
+    from mixture import jobs
+
     if sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight != 1:
         raise UsageError("give one of --top, --temperature, --reweight, --loss-reweight, --blend, --floor")
     with open_store(store) as lake:
-        parent, other = registry.resolve(lake, ref), None
-        if reweight is not None:
-            other = registry.resolve(lake, reweight)
-            spec = specs.reweight(parent.spec, other.spec)
-            note = f"{parent.reference} with the weights of {other.reference}"
-        elif blend is not None:
-            second, share = _parse_blend(blend)
-            other = registry.resolve(lake, second)
-            spec = specs.blend(parent.spec, other.spec, share)
-            note = f"{1 - share:g} of {parent.reference}, {share:g} of {other.reference}"
-        elif top is not None:
-            spec, note = specs.select_top(parent.spec, top), f"top {top:g} % of {parent.reference}"
-        elif temperature is not None:
-            spec, note = specs.temper(parent.spec, temperature), f"{parent.reference} at temperature {temperature:g}"
-        elif floor is not None:
-            spec, note = specs.with_floor(parent.spec, floor), f"{parent.reference} with a floor of {floor:g}"
-        else:
-            spec, note = specs.loss_reweight(parent.spec), f"losses weighed as {parent.reference}"
-        parents = [mixture.spec.id for mixture in (parent, other) if mixture is not None]
-        show_mixture(registry.save(lake, spec, name, parents=parents, note=note), lake, as_json)
+        made = jobs.select(
+            lake, ref, name, top=top, temperature=temperature, reweight=reweight, loss_reweight=loss_reweight,
+            blend=None if blend is None else _parse_blend(blend), floor=floor,
+        )  # fmt: skip
+        show_mixture(made, lake, as_json)
 
 
 def _parse_blend(text: str) -> tuple[str, float]:

@@ -13,7 +13,6 @@ from mixture import registry
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
 from mixture.console.terminal import bar
-from mixture.errors import UsageError
 from mixture.store import Store
 
 # What a list needs is imported here, the rest by the command that needs it.
@@ -57,17 +56,17 @@ def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> 
 @app.command()
 def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Compare two mixtures: weights, contents, prompts, and how each was made."""
-    from mixture.registry import diff
+    from mixture import jobs
 
     with open_store(store) as lake:
-        found = diff.diff(lake, registry.resolve(lake, a), registry.resolve(lake, b))
+        found = jobs.diff(lake, a, b)
     if as_json:
-        print_json(found)
+        print_json(found.to_dict())
         return
-    columns = ("collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change")
-    title = f"a: {found['a']['reference']}, b: {found['b']['reference']}"
-    print_rows([{name: row[name] for name in columns} for row in found["components"]], as_json=False, title=title)
-    sys.stdout.writelines(line + "\n" for line in diff.lines(found))
+    columns = ["collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change"]
+    title = f"a: {found.a.reference}, b: {found.b.reference}"
+    print_rows(found.components.select(columns).to_pylist(), as_json=False, title=title)
+    sys.stdout.writelines(line + "\n" for line in found.lines())
 
 
 @app.command()
@@ -86,13 +85,13 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
     """Show where a mixture comes from, as a tree: parents, runs, imports."""
     from rich.console import Console
 
+    from mixture import jobs
     from mixture.console.tree import as_tree
-    from mixture.registry import lineage
 
     with open_store(store) as lake:
-        found = lineage.lineage(lake, registry.resolve(lake, ref))
+        found = jobs.log(lake, ref)
     if as_json:
-        print_json(found)
+        print_json(asdict(found))
     else:
         Console(width=None if sys.stdout.isatty() else 100_000).print(as_tree(found))
 
@@ -103,10 +102,11 @@ def verify_store(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check that what mixtures pin is still there and whole: contents, data files, materialised files."""
-    from mixture.registry.verify import require_whole, verify
+    from mixture import jobs
+    from mixture.registry.verify import require_whole
 
     with open_store(store) as lake, bar("verify") as progress:
-        result = verify(lake, ref, progress=progress)
+        result = jobs.verify(lake, ref, progress=progress)
     if as_json:
         print_json(asdict(result))
     else:
@@ -123,10 +123,10 @@ def gc(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Remove what nothing needs: materialised files, tiny models, runs, embeddings. Never a collection or a mixture."""
-    from mixture.registry import gc
+    from mixture import jobs
 
     with open_store(store) as lake:
-        found = gc.unneeded(lake) if dry_run else gc.collect(lake)
+        found = jobs.gc(lake, dry_run=dry_run)
     print_rows([asdict(thing) for thing in found], as_json=as_json, title="would be removed" if dry_run else "removed")
 
 
@@ -143,32 +143,16 @@ def export(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store."""
-    from mixture.registry import files, folders
+    from mixture import jobs
 
-    if sum(given is not None for given in (fmt, materialised, hf_dataset, batches)) > 1:
-        raise UsageError("give one of --format, --materialised, --hf-dataset, --batches")
-    if (batches is not None and out is None) or (out is not None and (materialised or hf_dataset)):
-        raise UsageError("--out FILE goes with --format and --batches; --batches needs it")
     with open_store(store) as lake:
-        mixture = registry.resolve(lake, ref)
-        result: dict[str, object] = {"mixture": mixture.spec.id}
-        if materialised is not None:
-            data = folders.export_materialised(lake, mixture, materialised)
-            result |= {"folder": str(materialised), "examples": sum(data.sizes.values())}
-        elif hf_dataset is not None:
-            parts = folders.export_hf_dataset(lake, mixture, hf_dataset)
-            result |= {"folder": str(hf_dataset), "collections": len(parts)}
-        elif batches is not None and out is not None:
-            rows = folders.export_batches(lake, mixture, out, batches=batches, batch_size=batch_size, seed=seed)
-            result |= {"file": str(out), "batches": batches, "rows": rows}
-        else:
-            text = files.export_text(lake, mixture, fmt or "mixture")
-            if out is None:
-                sys.stdout.write(text)
-                return
-            out.write_text(text, "utf-8")
-            result |= {"file": str(out)}
-    print_rows([result], as_json=as_json)
+        made = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
+                           batches=batches, batch_size=batch_size, seed=seed)  # fmt: skip
+    if made.text is not None:
+        sys.stdout.write(made.text)
+        return
+    what = "folder" if materialised or hf_dataset else "file"
+    print_rows([{"mixture": made.mixture, what: str(made.path), **made.counts}], as_json=as_json)
 
 
 @app.command()
@@ -183,15 +167,14 @@ def report(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write a mixture's report: one page of charts and tables that opens anywhere, or one chart as a picture."""
-    from mixture.report import write_report
+    from mixture import jobs
 
     with open_store(store) as lake:
-        mixture = registry.resolve(lake, ref)
-        other = registry.resolve(lake, against) if against is not None else None
-        name = f"{mixture.name}-{mixture.version}" + (f"-{chart}" if chart is not None else "")
-        result = write_report(lake, mixture, out or Path(f"report-{name}.{fmt}"), against=other, steps=steps,
-                              batch_size=batch_size, chart=chart, fmt=fmt)  # fmt: skip
-    row = {"mixture": mixture.spec.id, "against": result.against, "file": str(result.file)}
+        result = jobs.report(
+            lake, ref, out, against=against, steps=steps, batch_size=batch_size, format=fmt, chart=chart
+        )
+        mixture = registry.resolve(lake, ref).spec.id
+    row = {"mixture": mixture, "against": result.against, "file": str(result.file)}
     if as_json:
         print_json(row | {"charts": list(result.charts)})
     else:
@@ -205,8 +188,8 @@ def import_mixture(
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Save the mixture of a file. It may name collections that the store lacks; only training needs them."""
-    from mixture.registry import files
+    from mixture import jobs
 
     with open_store(store, create=True) as lake:
-        imported = files.import_file(lake, file, name)
+        imported = jobs.import_(lake, file, name)
         show_mixture(imported, lake, as_json)

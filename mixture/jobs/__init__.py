@@ -1,5 +1,8 @@
-"""The data side's jobs over a store. What the command line calls."""
+"""The data side's jobs over a store, one function a command, under the command's name. A mixture is given as it was
+saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
+from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
+from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, ingest
 from mixture.jobs.mine import MiningResult, mine
 from mixture.jobs.removal import (
@@ -13,19 +16,41 @@ from mixture.jobs.removal import (
     register_suites,
     undo,
 )
+from mixture.jobs.report import report
+from mixture.registry import tag
+from mixture.registry.diff import diff
+from mixture.registry.files import import_
+from mixture.registry.gc import gc
+from mixture.registry.lineage import log
+from mixture.registry.verify import verify
 
 __all__ = [
     "DUPLICATE",
     "TEST_PASSAGE",
     "TEST_QUERY",
     "DedupSettings",
+    "Exported",
     "IngestResult",
     "MiningResult",
     "RemovalResult",
+    "Sql",
+    "Temperature",
+    "UniMax",
+    "Weights",
+    "create",
     "decontaminate",
     "dedup",
+    "diff",
+    "export",
+    "gc",
+    "import_",
     "ingest",
+    "log",
     "mine",
     "register_suites",
+    "report",
+    "select",
+    "tag",
     "undo",
+    "verify",
 ]

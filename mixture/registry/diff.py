@@ -5,44 +5,75 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from mixture.registry import PinnedFacts, SavedMixture, pinned_facts
+import pyarrow as pa
+
+from mixture.registry.names import PinnedFacts, SavedMixture, pinned_facts, resolve
 from mixture.specs import Component
 from mixture.store import Store
 
+SIDES = [
+    (f"{name}_{side}", kind)
+    for name, kind in (("weight", pa.float64()), ("loss_weight", pa.float64()), ("examples", pa.int64()),
+                       ("digest", pa.string()), ("rule", pa.string()))
+    for side in "ab"
+]  # fmt: skip
+COMPONENTS = pa.schema(
+    [("collection", pa.string()), ("change", pa.string()), *SIDES[:2], ("difference", pa.float64()), *SIDES[2:8],
+     ("slice_of", pa.string()), *SIDES[8:]]
+)  # fmt: skip
 
-def diff(store: Store, a: SavedMixture, b: SavedMixture) -> dict[str, Any]:
-    """Two saved mixtures side by side, as plain values.
 
-    equal:      whether they are the same mixture, by id
+@dataclass(frozen=True)
+class Difference:
+    """Two saved mixtures side by side.
+
     distance:   total variation between the weights, 0 to 1: the share of the draws that goes elsewhere
     components: a row a collection or slice, the largest change of weight first. `change` is what changed: added,
                 dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
-    prompts:    the collections whose prompts differ, where both are known
-    run:        settings that differ between the runs that made them
+    prompts:    the collections whose prompts differ, where both are known: collection, a, b
+    settings:   of the runs that made them, those that differ: setting, a, b
     """
-    facts = pinned_facts(store, a.spec), pinned_facts(store, b.spec)
+
+    a: SavedMixture
+    b: SavedMixture
+    distance: float
+    components: pa.Table
+    prompts: tuple[dict[str, Any], ...]
+    settings: tuple[dict[str, Any], ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether they are the same mixture, by id."""
+        return self.a.spec.id == self.b.spec.id
+
+    def lines(self) -> list[str]:
+        """What differs beside the weights, a line each."""
+        if self.equal:
+            return ["the two are the same mixture"]
+        result = [f"{self.distance:.2%} of the draws go to another collection"]
+        result += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in self.prompts]
+        return result + [f"run, {s['setting']}: {s['a']} -> {s['b']}" for s in self.settings]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: what `mixture diff --json` prints."""
+        return {"a": _head(self.a), "b": _head(self.b), "equal": self.equal, "distance": self.distance,
+                "components": self.components.to_pylist(), "prompts": list(self.prompts),
+                "run": list(self.settings)}  # fmt: skip
+
+
+def diff(store: Store, a: SavedMixture | str, b: SavedMixture | str) -> Difference:
+    """What differs between two mixtures: weights, contents, prompts, and how each was made."""
+    a, b = resolve(store, a), resolve(store, b)
+    with store.reading():
+        facts = pinned_facts(store, a.spec), pinned_facts(store, b.spec)
+        settings = _settings(_run(store, a), _run(store, b))
     rows = _components(a, b, *facts)
-    return {
-        "a": _head(a),
-        "b": _head(b),
-        "equal": a.spec.id == b.spec.id,
-        "distance": math.fsum(abs(row["difference"]) for row in rows) / 2,
-        "components": rows,
-        "prompts": _prompts(*facts),
-        "run": _settings(_run(store, a), _run(store, b)),
-    }
-
-
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """What `diff` says beside the weights, a line each."""
-    if found["equal"]:
-        return ["the two are the same mixture"]
-    said = [f"{found['distance']:.2%} of the draws go to another collection"]
-    said += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in found["prompts"]]
-    said += [f"run, {s['setting']}: {s['a']} -> {s['b']}" for s in found["run"]]
-    return said
+    distance = math.fsum(abs(row["difference"]) for row in rows) / 2
+    table = pa.Table.from_pylist(rows, COMPONENTS)
+    return Difference(a, b, distance, table, tuple(_prompts(*facts)), tuple(settings))
 
 
 def _head(mixture: SavedMixture) -> dict[str, Any]:

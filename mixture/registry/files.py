@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from mixture import registry
+from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.registry import Origin, PinnedFacts, SavedMixture, slices
 from mixture.registry.slices import Slice
-from mixture.specs import SUM_TOLERANCE, Component, MixtureSpec, normalise
+from mixture.specs import SUM_TOLERANCE, Component, MixtureSpec
 from mixture.store import Store, read
+from mixture.weights import normalise
 
 COLUMNS = ("collection", "weight", "loss_weight", "num_examples", "digest")
 SLICE_COLUMNS = ("slice", "selection")
@@ -122,7 +124,7 @@ FORMATS: dict[str, Callable[[SavedMixture, Mapping[str, PinnedFacts]], str]] = {
 }
 
 
-def import_file(store: Store, file: Path, name: str) -> SavedMixture:
+def import_(store: Store, file: Name, name: str) -> SavedMixture:
     """Save the mixture of a file (any of `FORMATS`, told by its content) under `name`.
 
     Our own JSON and a CSV with digests keep the mixture's id. A format without digests means the store's content of
@@ -131,6 +133,7 @@ def import_file(store: Store, file: Path, name: str) -> SavedMixture:
 
     Raises `UsageError` for a file that cannot be read as one of the formats.
     """
+    file = Path(file).expanduser()
     try:
         text = file.read_bytes().decode("utf-8-sig")  # as bytes: a line end inside a quoted name stays what it is
     except (OSError, UnicodeDecodeError) as error:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from mixture.errors import UsageError
 from mixture.materialised import ComponentData, MaterialisedMixture
-from mixture.registry import SavedMixture
 from mixture.registry.files import export_text
+from mixture.registry.names import SavedMixture
 from mixture.sampling import BatchPlan, generator
 from mixture.store import Store
 from mixture.store.materialise import materialise

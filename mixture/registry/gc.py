@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixture.registry import saved_mixtures
+from mixture.registry.names import saved_mixtures
 from mixture.store import Store, layout
 
 # What a command is writing right now looks like what a killed one left behind.
@@ -26,8 +26,10 @@ class Unneeded:
     why: str
 
 
-def unneeded(store: Store) -> list[Unneeded]:
-    """What `collect` would remove. All of it comes back when a command needs it again, at the cost of its time.
+def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
+    """Remove what no mixture needs; returns what it was. With `dry_run`, only say what would go.
+
+    All of it comes back when a command needs it again, at the cost of its time.
 
     Kept: the collections themselves, what belongs to any saved mixture (a tag always means one), the run folders of
     runs that made a mixture, of the runs these rest on, and of runs that are not finished and can go on. A reference's
@@ -35,19 +37,13 @@ def unneeded(store: Store) -> list[Unneeded]:
     """
     root = store.root
     found = [*_materialised(store), *_models(store), *_runs(store), *_embeddings(store), *_leftovers(root)]
-    return [Unneeded(str(path.relative_to(root)), _size(path), why) for path, why in found]
-
-
-def collect(store: Store) -> list[Unneeded]:
-    """Remove what no mixture needs; returns what it was."""
-    found = unneeded(store)
-    for thing in found:
-        path = store.root / thing.path
+    result = [Unneeded(str(path.relative_to(root)), _size(path), why) for path, why in found]
+    for path, _ in () if dry_run else found:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return found
+    return result
 
 
 def _materialised(store: Store) -> Iterator[tuple[Path, str]]:

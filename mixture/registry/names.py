@@ -11,11 +11,12 @@ from typing import Any
 
 from mixture.errors import UsageError, unknown_name
 from mixture.registry import slices
-from mixture.specs import Component, MixtureSpec, normalise
+from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, files, read
 from mixture.store.query import quote
 from mixture.store.surface import meant
 from mixture.store.write import append
+from mixture.weights import normalise
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")

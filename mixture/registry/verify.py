@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mixture.errors import StoreError
 from mixture.progress import Progress, silent
-from mixture.registry import SavedMixture, resolve, saved_mixtures
+from mixture.registry.names import SavedMixture, resolve, saved_mixtures
 from mixture.store import Store, files, layout
 
 
@@ -58,26 +58,26 @@ class _Pinned:
     imported: bool = True
 
 
-def verify(store: Store, reference: str | None = None, *, progress: Progress = silent) -> Verified:
+def verify(store: Store, mixture: SavedMixture | str | None = None, *, progress: Progress = silent) -> Verified:
     """Check one mixture, or all of them and every data file of the store.
 
     A content is there when the store's rows, hashed again, give the digest that the mixture pins: today's rows, those
     of an older version of the store, or else the materialised files. Files are compared with their sizes, row counts
     and hashes (`mixture.store.files`).
     """
-    mixtures = saved_mixtures(store) if reference is None else [resolve(store, reference)]
+    mixtures = saved_mixtures(store) if mixture is None else [resolve(store, mixture)]
     collections = None
-    if reference is not None:
+    if mixture is not None:
         collections = [c.collection for c in mixtures[0].spec.components]
     found: list[Finding] = []
     data = files.data_files(store, collections)
     pinned = _pinned(mixtures)
-    if reference is not None:
+    if mixture is not None:
         # Made from an older mixture it pins content that the store had then, not when this one was made.
         everywhere = _pinned(saved_mixtures(store))
         for content, known in pinned.items():
             known.snapshots |= everywhere[content].snapshots
-    folders = _components(layout.materialised(store.root), pinned if reference is not None else None)
+    folders = _components(layout.materialised(store.root), pinned if mixture is not None else None)
     total = len(data) + len(folders) + len(pinned)
     for done, file in enumerate(data):
         progress(done, total, file.path)

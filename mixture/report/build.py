@@ -21,7 +21,7 @@ PICTURE_SCALE = 2.0
 
 
 @dataclass(frozen=True)
-class Result:
+class Report:
     """What was written: the file, the mixture that it was held against, the charts that the mixture has."""
 
     file: Path
@@ -31,15 +31,15 @@ class Result:
 
 def write_report(
     store: Store, mixture: SavedMixture, out: Path, *, against: SavedMixture | None = None, steps: int = 1000,
-    batch_size: int = 64, chart: str | None = None, fmt: str = "html",
-) -> Result:  # fmt: skip
-    """Write a mixture's report to `out`, or with `fmt` png or svg the chart that is named.
+    batch_size: int = 64, chart: str | None = None, format: str = "html",
+) -> Report:  # fmt: skip
+    """Write a mixture's report to `out`, or with `format` png or svg the chart that is named.
 
     Raises `UsageError` for another format, a chart that the mixture does not have, a folder that does not exist.
     """
-    if fmt not in ("html", *CHART_FORMATS):
-        raise UsageError(f"`format` is {fmt!r}; allowed: html, {', '.join(CHART_FORMATS)}")
-    if (chart is not None) != (fmt in CHART_FORMATS):
+    if format not in ("html", *CHART_FORMATS):
+        raise UsageError(f"`format` is {format!r}; allowed: html, {', '.join(CHART_FORMATS)}")
+    if (chart is not None) != (format in CHART_FORMATS):
         raise UsageError(f"`chart` and `format` {' or '.join(CHART_FORMATS)} go together")
     facts = gather(store, mixture, against, steps=steps, batch_size=batch_size)
     drawn = charts(facts)
@@ -47,8 +47,8 @@ def write_report(
         raise unknown_name("chart", chart, drawn)
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}")
-    out.write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], fmt))
-    return Result(out, facts.against.reference if facts.against else None, tuple(drawn))
+    out.write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], format))
+    return Report(out, facts.against.reference if facts.against else None, tuple(drawn))
 
 
 def picture(chart: Chart, fmt: str) -> bytes:

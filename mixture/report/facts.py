@@ -6,13 +6,14 @@ Weights and shares are between 0 and 1. None stands for what the store does not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mixture import registry
 from mixture.errors import UsageError
-from mixture.registry import SavedMixture, diff, lineage
+from mixture.registry import SavedMixture
+from mixture.registry.diff import Difference, diff
+from mixture.registry.lineage import Ancestor, log
 from mixture.report.learning import Learning, learning
 from mixture.report.scores import Evaluation, evaluation
 from mixture.store import Store
@@ -106,7 +107,7 @@ class Facts:
     taken_out: tuple[TakenOut, ...]
     reasons: tuple[Reason, ...]
     evaluation: Evaluation | None
-    lineage: Mapping[str, Any]
+    lineage: Ancestor
     snapshot: int
 
     @property
@@ -141,17 +142,17 @@ def gather(
     for name, value in (("`steps`", steps), ("`batch_size`", batch_size)):
         if value < 1:
             raise UsageError(f"{name} is {value}; allowed: 1 or more")
-    tree = lineage.lineage(store, mixture)
+    tree = log(store, mixture)
     other = against or _first_parent(store, tree)
     learned = learning(store, tree, mixture.spec.weights)
-    compared = None if other is None else diff.diff(store, other, mixture)
+    compared = None if other is None else diff(store, other, mixture)
     # What was left out of a collection is counted for all of it, also where the mixture has slices of it.
     wholes = sorted({c.collection for c in mixture.spec.components})
     return Facts(
         mixture=mixture,
         tags=tuple(registry.tags(store).get(mixture.spec.id, ())),
         against=other,
-        distance=None if compared is None else compared["distance"],
+        distance=None if compared is None else compared.distance,
         components=_components(store, mixture, compared, learned),
         composition=tuple(
             Part(**row)
@@ -169,18 +170,18 @@ def gather(
     )  # fmt: skip
 
 
-def _first_parent(store: Store, tree: Mapping[str, Any]) -> SavedMixture | None:
-    held = [parent["id"] for parent in tree["parents"] if parent["reference"] is not None]
+def _first_parent(store: Store, tree: Ancestor) -> SavedMixture | None:
+    held = [parent.id for parent in tree.parents if parent.reference is not None]
     return registry.resolve(store, held[0]) if held else None
 
 
 def _components(
-    store: Store, mixture: SavedMixture, compared: Mapping[str, Any] | None, learned: Learning | None
+    store: Store, mixture: SavedMixture, compared: Difference | None, learned: Learning | None
 ) -> tuple[Component, ...]:
     today = registry.facts_today(store, mixture.spec.components)
     declared = {row["collection"]: row for row in store.sql("FROM mixture($ref)", {"ref": mixture.spec.id}).to_pylist()}
     pinned = registry.pinned_facts(store, mixture.spec)
-    sides = {} if compared is None else {row["collection"]: row for row in compared["components"]}
+    sides = {} if compared is None else {row["collection"]: row for row in compared.components.to_pylist()}
     own = {c.name: c for c in mixture.spec.components}
     spread = learned.spread if learned is not None and learned.own else {}
     found = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from mixture.registry.lineage import Ancestor, Run
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import Store
 
@@ -87,7 +88,7 @@ class Learning:
         return first, last
 
 
-def learning(store: Store, tree: Mapping[str, Any], weights: Mapping[str, float]) -> Learning | None:
+def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Learning | None:
     """The nearest run of the lineage `tree` with a history of weights: of the mixture itself, else of an ancestor."""
     found = _nearest(store, tree)
     if found is None:
@@ -99,12 +100,12 @@ def learning(store: Store, tree: Mapping[str, Any], weights: Mapping[str, float]
         return None
     configs = [c for seed in seeds if (c := _config(store, seed)) is not None]
     drifts = [tuple(c["drift"]) for c in configs if c.get("drift")]
-    settings = run["settings"]
+    settings = run.settings
     return Learning(
-        run_id=run["run_id"],
-        status=run["status"],
+        run_id=run.run_id,
+        status=run.status or "unknown",
         own=own,
-        made=node["reference"],
+        made=node.reference or node.id,
         average=_average(points, weights) if own else "current",
         num_steps=points[-1].step,
         num_seeds=len(seeds),
@@ -126,19 +127,19 @@ def without_folder(value: Any) -> Any:
 
 
 def _nearest(
-    store: Store, tree: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], Mapping[str, Any], list[str]] | None:  # fmt: skip
+    store: Store, tree: Ancestor
+) -> tuple[Ancestor, Run, list[str]] | None:  # fmt: skip
     """Breadth first: the node whose run has a history, that run, and the runs of its seeds."""
     waiting = [tree]
     while waiting:
         node = waiting.pop(0)
-        run = node.get("run")
-        if run is not None and run["kind"] is not None:
-            seeds = [str(seed) for seed in run["settings"].get("runs") or [run["run_id"]]]
+        run = node.run
+        if run is not None and run.kind is not None:
+            seeds = [str(seed) for seed in run.settings.get("runs") or [run.run_id]]
             query = "SELECT 1 FROM weight_history WHERE list_contains($runs, run_id) LIMIT 1"
             if store.sql(query, {"runs": seeds}).num_rows:
                 return node, run, seeds
-        waiting += node["parents"]
+        waiting += node.parents
     return None
 
 

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli import app
-from mixture import Store, UsageError, jobs, registry, specs
+from mixture import Store, UsageError, jobs, registry, transfers
 from mixture.registry import folders
-from mixture.registry.files import FORMATS, _read_csv, _read_json, _spec, export_text, import_file
+from mixture.registry.files import FORMATS, _read_csv, _read_json, _spec, export_text, import_
 from mixture.registry.verify import verify
-from mixture.specs import Component, MixtureSpec, normalise
+from mixture.specs import Component, MixtureSpec
 from mixture.store import read
 from mixture.store.materialise import materialise
 from mixture.store.write import CollectionFacts, declare
+from mixture.weights import normalise
 from trainers.jobs.folder import open_folder
 
 WEIGHTS = {"easy": 0.1, "middle": 0.2, "hard": 0.7}
@@ -51,7 +52,7 @@ def test_an_empty_store_gets_the_same_id(
 ) -> None:
     file = _exported(small_store, saved, fmt, tmp_path)
     with Store.open(tmp_path / "empty", create=True) as empty:
-        there = import_file(empty, file, "theirs")
+        there = import_(empty, file, "theirs")
         assert there.spec == saved.spec
         body = registry.describe(empty, registry.resolve(empty, "theirs"))
         assert {c["num_examples"] for c in body["components"]} == {40}
@@ -72,15 +73,15 @@ def test_a_store_with_the_same_data_gets_the_same_id(
     file = _exported(small_store, saved, fmt, tmp_path)
     shutil.copytree(small_store.root, tmp_path / "twin")
     with Store.open(tmp_path / "twin") as twin:
-        there = import_file(twin, file, "theirs")
+        there = import_(twin, file, "theirs")
         assert there.spec == saved.spec
         assert materialise(twin, there.spec).sizes == {"easy": 40, "hard": 40, "middle": 40}
 
 
 def test_loss_weights_travel_or_are_refused(small_store: Store, saved: registry.SavedMixture, tmp_path: Path) -> None:
-    weighed = registry.save(small_store, specs.loss_reweight(saved.spec), "weighed")
+    weighed = registry.save(small_store, transfers.loss_reweight(saved.spec), "weighed")
     for fmt in ("mixture", "csv"):
-        assert import_file(small_store, _exported(small_store, weighed, fmt, tmp_path), fmt).spec == weighed.spec
+        assert import_(small_store, _exported(small_store, weighed, fmt, tmp_path), fmt).spec == weighed.spec
     with pytest.raises(UsageError, match=r"no place for loss weights.*`format` mixture or csv"):
         export_text(small_store, weighed, "tdro")
 
@@ -98,8 +99,8 @@ def test_the_release_comes_back_equal_in_meaning(released: Path, tmp_path: Path,
     file = released / f"{name}.json"
     theirs: dict[str, Any] = json.loads(file.read_text())
     with Store.open(tmp_path / "store", create=True) as store:
-        mixture = import_file(store, file, "released")
-        again = import_file(store, _exported(store, mixture, "mixture", tmp_path), "again")
+        mixture = import_(store, file, "released")
+        again = import_(store, _exported(store, mixture, "mixture", tmp_path), "again")
         ours = json.loads(export_text(store, mixture, "tdro"))
     assert again.spec.id == mixture.spec.id
     assert sorted(ours["domain_ids"].values()) == list(range(len(theirs["domain_ids"])))
@@ -115,7 +116,7 @@ def test_the_release_s_names_are_matched_by_datacard(small_store: Store, tmp_pat
     jobs.ingest(small_store, [str(tmp_path / "amazon_review_2018.jsonl")])
     file = tmp_path / "w.json"
     file.write_text(json.dumps({"domain_weights": {"amazon_review_2018_1m": 0.5, "easy": 0.25, "unknown": 0.25}}))
-    mixture = import_file(small_store, file, "w")
+    mixture = import_(small_store, file, "w")
     parts = {c.collection: c for c in mixture.spec.components}
     assert {n: c.weight for n, c in parts.items()} == {"amazon_review_2018": 0.5, "easy": 0.25, "unknown": 0.25}
     assert parts["easy"].digest == read.digest(small_store, "easy")
@@ -131,16 +132,16 @@ def test_the_release_s_names_are_matched_by_datacard(small_store: Store, tmp_pat
     jobs.ingest(small_store, [str(tmp_path / "unknown.jsonl")])
     with pytest.raises(UsageError, match="does not say which content of unknown"):
         materialise(small_store, mixture.spec)
-    assert materialise(small_store, import_file(small_store, file, "w").spec).sizes["unknown"] == 40
+    assert materialise(small_store, import_(small_store, file, "w").spec).sizes["unknown"] == 40
 
 
 def test_what_was_imported_can_be_selected_from_and_keeps_its_sizes(small_store: Store, tmp_path: Path) -> None:
     file = tmp_path / "w.csv"
     file.write_text("weight,collection,num_examples\n3,far,70\n1,away,50\n", encoding="utf-8-sig")
-    mixture = import_file(small_store, file, "w")
+    mixture = import_(small_store, file, "w")
     assert mixture.spec.weights == {"far": 0.75, "away": 0.25}
     assert mixture.note == "its weights summed to 4.0"
-    top = registry.save(small_store, specs.select_top(mixture.spec, 50), "top", parents=[mixture.spec.id])
+    top = registry.save(small_store, transfers.select_top(mixture.spec, 50), "top", parents=[mixture.spec.id])
     assert [c["num_examples"] for c in registry.describe(small_store, top)["components"]] == [70]
 
 
@@ -168,7 +169,7 @@ def test_files_that_are_none_are_refused_with_their_name(
     file = tmp_path / "odd.file"
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
-        import_file(small_store, file, "w")
+        import_(small_store, file, "w")
     assert small_store.rows("SELECT * FROM mixtures") == []
 
 
@@ -176,7 +177,7 @@ def test_an_edited_export_is_refused(small_store: Store, saved: registry.SavedMi
     file = _exported(small_store, saved, "mixture", tmp_path)
     file.write_text(file.read_text().replace('"weight": 0.7', '"weight": 0.70000000000001'))
     with pytest.raises(UsageError, match=r"exported.mixture: the JSON says mixture .* it was edited"):
-        import_file(small_store, file, "theirs")
+        import_(small_store, file, "theirs")
 
 
 @settings(max_examples=25, deadline=None)
@@ -204,7 +205,7 @@ def test_a_materialised_export_is_the_mixture_to_train_on_and_to_import(
     folders.export_materialised(small_store, saved, tmp_path / "travel")
     assert open_folder(tmp_path / "travel").spec == saved.spec
     with Store.open(tmp_path / "empty", create=True) as empty:
-        assert import_file(empty, tmp_path / "travel" / "mixture.json", "theirs").spec == saved.spec
+        assert import_(empty, tmp_path / "travel" / "mixture.json", "theirs").spec == saved.spec
 
 
 def test_a_materialised_export_brings_the_cards(small_store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mixture import Store, jobs, registry
-from mixture.registry.gc import LEFTOVER_SECONDS, collect, unneeded
+from mixture.registry.gc import LEFTOVER_SECONDS, gc
 from mixture.specs import MixtureSpec
 from mixture.store import layout
 from mixture.store.materialise import materialise
@@ -48,7 +48,7 @@ def test_what_a_mixture_needs_stays(small_store: Store) -> None:
     ])  # fmt: skip
     # The collection has other content today: the materialised files are all that is left of what the mixture pins.
     jobs.mine(small_store, ["easy"], per_query=1)
-    assert collect(small_store) == []
+    assert gc(small_store) == []
     assert registry.resolve(small_store, "mix").spec == saved.spec
 
 
@@ -56,16 +56,16 @@ def test_what_nothing_needs_goes_and_a_dry_run_leaves_it(small_store: Store) -> 
     root, spec = small_store.root, _spec(small_store)
     materialise(small_store, spec)
     _make(root, f"models/{_tiny(spec)}", f"runs/{'e' * 12}", f"runs/reference-{'f' * 12}")
-    found = unneeded(small_store)
+    found = gc(small_store, dry_run=True)
     assert {thing.path for thing in found} == {
         f"materialised/{spec.id}.json", *(f"materialised/components/{c.digest}" for c in spec.components),
         f"models/{_tiny(spec)}", f"runs/{'e' * 12}", f"runs/reference-{'f' * 12}",
     }  # fmt: skip
     assert {thing.num_bytes for thing in found if thing.path.startswith("runs")} == {5}
     assert all((root / thing.path).exists() for thing in found)
-    assert collect(small_store) == found
+    assert gc(small_store) == found
     assert not any((root / thing.path).exists() for thing in found)
-    assert unneeded(small_store) == []
+    assert gc(small_store, dry_run=True) == []
     assert materialise(small_store, spec).sizes == {"easy": 40, "hard": 40, "middle": 40}
 
 
@@ -74,7 +74,7 @@ def test_a_mixture_at_work_keeps_its_files(small_store: Store) -> None:
     materialise(small_store, spec)
     insert_rows(small_store, "runs", [{"run_id": "a" * 12, "kind": "reference", "status": "running",
                                        "mixture": spec.id, "started_at": time_of(small_store)}])  # fmt: skip
-    assert unneeded(small_store) == []
+    assert gc(small_store, dry_run=True) == []
 
 
 def time_of(store: Store) -> object:
@@ -84,10 +84,10 @@ def time_of(store: Store) -> object:
 @pytest.mark.parametrize("leftover", ["spill-0123", "materialised/components/.writing-x", "materialised/x.1.tmp"])
 def test_leftovers_of_a_kill_go_after_a_day(small_store: Store, leftover: str) -> None:
     _make(small_store.root, leftover)
-    assert unneeded(small_store) == []
+    assert gc(small_store, dry_run=True) == []
     long_ago = time.time() - LEFTOVER_SECONDS - 60
     os.utime(small_store.root / leftover, (long_ago, long_ago))
-    assert [thing.path for thing in collect(small_store)] == [leftover]
+    assert [thing.path for thing in gc(small_store)] == [leftover]
     assert not (small_store.root / leftover).exists()
 
 
@@ -102,18 +102,18 @@ def test_a_references_embeddings_go_unless_an_unfinished_run_uses_them(small_sto
          "config": json.dumps({"reference": "/y", "reference_embeddings": "aa-bf16"})},
         {"run_id": "c" * 12, "status": "running", **common, "config": json.dumps({"reference": None})},
     ])  # fmt: skip
-    found = unneeded(small_store)
+    found = gc(small_store, dry_run=True)
     assert [(thing.path, thing.num_bytes) for thing in found] == [(other, 5), (older, 5)]
     # A run that an older version began does not say which embeddings it uses.
     row = {"run_id": "d" * 12, "status": "running", **common, "config": json.dumps({"reference": "/z"})}
     insert_rows(small_store, "runs", [row])
-    assert collect(small_store) == []
+    assert gc(small_store) == []
     small_store.connection.execute("UPDATE runs SET status = 'finished'")
-    assert [thing.path for thing in collect(small_store)] == [other, used, older]
+    assert [thing.path for thing in gc(small_store)] == [other, used, older]
     assert [path.name for path in (small_store.root / "runs" / "reference-embeddings").iterdir()] == ["notes"]
 
 
 @pytest.mark.parametrize("folder", ["models/tiny-own", "models/tiny-qwen2-mine-1", "runs/reference-mine"])
 def test_folders_with_names_of_the_users_own_stay(small_store: Store, folder: str) -> None:
     _make(small_store.root, folder)
-    assert collect(small_store) == []
+    assert gc(small_store) == []

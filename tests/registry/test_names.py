@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mixture import Store, UsageError, jobs, registry, specs
+from mixture import Store, UsageError, jobs, registry, transfers
 from mixture.console.tree import as_tree
-from mixture.registry import diff, lineage
+from mixture.registry import lineage
 from mixture.specs import Component, MixtureSpec
 from mixture.store.write import CollectionFacts, declare, insert_rows
+from mixture.weights import normalise
 
 
 def _save(store: Store, name: str, **weights: float) -> registry.SavedMixture:
@@ -160,23 +161,23 @@ def test_diff_says_what_changed(small_store: Store) -> None:
     parts = registry.pin(small_store, ["middle", "hard"])
     spec = registry.weighted(parts, {"middle": 0.5, "hard": 0.5})
     b = registry.save(small_store, spec, "b", parents=[a.spec.id], run_id="f" * 12)
-    found = diff.diff(small_store, a, b)
-    rows = {row["collection"]: row for row in found["components"]}
+    found = jobs.diff(small_store, a, b)
+    rows = {row["collection"]: row for row in found.components.to_pylist()}
     assert {name: row["change"] for name, row in rows.items()} == {
         "easy": "dropped", "hard": "weight", "middle": "content",
     }  # fmt: skip
     assert rows["easy"]["difference"] == -0.25
-    assert found["distance"] == pytest.approx(0.25)
-    assert found["prompts"] == [{"collection": "middle", "a": [], "b": ["Find it"]}]
-    assert {s["setting"]: s["b"] for s in found["run"]} == {
+    assert found.distance == pytest.approx(0.25)
+    assert found.prompts == ({"collection": "middle", "a": [], "b": ["Find it"]},)
+    assert {s["setting"]: s["b"] for s in found.settings} == {
         "kind": "tdro",
         "mixture": a.spec.id,
         "steps": 10,
         "seed": 1,
     }
-    backwards = {row["collection"]: row["change"] for row in diff.diff(small_store, b, a)["components"]}
+    backwards = {row["collection"]: row["change"] for row in jobs.diff(small_store, b, a).components.to_pylist()}
     assert backwards["easy"] == "added"
-    assert diff.diff(small_store, a, a)["equal"]
+    assert jobs.diff(small_store, a, a).equal
 
 
 def test_the_lineage_is_a_tree_of_parents_and_runs(small_store: Store) -> None:
@@ -189,14 +190,14 @@ def test_the_lineage_is_a_tree_of_parents_and_runs(small_store: Store) -> None:
     ])  # fmt: skip
     learned = registry.save(small_store, base.spec.with_weights({"easy": 1, "middle": 1, "hard": 2}), "learned",
                             parents=[base.spec.id], run_id="a" * 12)  # fmt: skip
-    both = registry.save(small_store, specs.blend(base.spec, learned.spec, 0.5), "both",
+    both = registry.save(small_store, transfers.blend(base.spec, learned.spec, 0.5), "both",
                          parents=[learned.spec.id, base.spec.id, "0" * 12], note="[red]half[/red]")  # fmt: skip
-    tree = lineage.lineage(small_store, both)
-    assert [p["reference"] for p in tree["parents"]] == ["learned:1", "base:1", None]
-    assert [p["reference"] for p in tree["parents"][0]["parents"]] == ["base:1"]
-    assert tree["parents"][1]["seen"]
-    run = tree["parents"][0]["run"]
-    assert (run["kind"], run["settings"]["steps"], [r["kind"] for r in run["runs"]]) == ("tdro", 7, ["reference"])
+    tree = jobs.log(small_store, both)
+    assert [p.reference for p in tree.parents] == ["learned:1", "base:1", None]
+    assert [p.reference for p in tree.parents[0].parents] == ["base:1"]
+    assert tree.parents[1].seen
+    run = tree.parents[0].run
+    assert (run.kind, run.settings["steps"], [r.kind for r in run.runs]) == ("tdro", 7, ["reference"])
     shown = io.StringIO()
     Console(file=shown, width=200).print(as_tree(tree))
     assert "[red]half[/red]" in shown.getvalue()
@@ -209,8 +210,8 @@ def test_a_mixture_that_is_its_own_ancestor_ends_the_tree(small_store: Store) ->
     other = registry.save(small_store, base.spec.with_weights({"easy": 1, "middle": 1, "hard": 2}), "other",
                           parents=[base.spec.id])  # fmt: skip
     again = registry.save(small_store, base.spec, "again", parents=[other.spec.id])
-    tree = lineage.lineage(small_store, again)
-    assert tree["parents"][0]["parents"] == [{"id": base.spec.id, "reference": "again:1", "seen": True, "parents": []}]
+    tree = jobs.log(small_store, again)
+    assert tree.parents[0].parents == (lineage.Ancestor(base.spec.id, "again:1", seen=True),)
 
 
 def test_a_long_line_of_ancestors_is_cut(small_store: Store) -> None:
@@ -222,14 +223,14 @@ def test_a_long_line_of_ancestors_is_cut(small_store: Store) -> None:
                      "parents": parents, "created_at": base.created_at})  # fmt: skip
         parents = [spec.id]
     insert_rows(small_store, "mixtures", rows)
-    node = lineage.lineage(small_store, registry.resolve(small_store, "m"))
+    node = jobs.log(small_store, registry.resolve(small_store, "m"))
     shown = io.StringIO()
     Console(file=shown, width=1000).print(as_tree(node))
     assert len(shown.getvalue().splitlines()) == lineage.MOST_GENERATIONS
     for _ in range(lineage.MOST_GENERATIONS - 1):
-        (node,) = node["parents"]
-    assert (node["reference"], node["cut"], node["parents"]) == ("m:1451", True, [])
-    assert f"(more: mixture log {node['id']})" in shown.getvalue()
+        (node,) = node.parents
+    assert (node.reference, node.cut, node.parents) == ("m:1451", True, ())
+    assert f"(more: mixture log {node.id})" in shown.getvalue()
 
 
 WEIGHTS = st.dictionaries(st.text("abcxyz[=]é", min_size=1, max_size=8), st.floats(0.001, 1), min_size=1, max_size=6)
@@ -239,7 +240,7 @@ WEIGHTS = st.dictionaries(st.text("abcxyz[=]é", min_size=1, max_size=8), st.flo
 def test_neither_order_nor_the_printing_of_floats_changes_the_id(
     weights: dict[str, float], random: Random, form: str
 ) -> None:
-    spec = MixtureSpec(tuple(Component(n, n * 3, w) for n, w in specs.normalise(weights).items()))
+    spec = MixtureSpec(tuple(Component(n, n * 3, w) for n, w in normalise(weights).items()))
     parts = [f'{{"collection": {json.dumps(c.collection)}, "digest": {json.dumps(c.digest)}, "loss_weight": 1, '
              f'"weight": {form % c.weight}}}' for c in spec.components]  # fmt: skip
     random.shuffle(parts)

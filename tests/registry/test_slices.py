@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli import app
-from mixture import Store, UsageError, jobs, registry, specs
+from mixture import Store, UsageError, jobs, registry, transfers
 from mixture.fixtures import write_fixtures
 from mixture.materialised import MaterialisedMixture
-from mixture.registry import diff, folders, gc, slices
-from mixture.registry.files import export_text, import_file
+from mixture.registry import folders, slices
+from mixture.registry.files import export_text, import_
 from mixture.registry.verify import verify
 from mixture.specs import Component, MixtureSpec
 from mixture.store import read
 from mixture.store.materialise import materialise
 from mixture.store.write import remove_examples
+from mixture.weights import normalise
 
 LANGUAGES = ("en", "sw", "zh")
 OTHERS = ("agnews", "msmarco", "nq", "quora_duplicates_triplets")
@@ -283,7 +284,7 @@ def test_parts_that_overlap_are_refused(store: Store) -> None:
         registry.save(store, _spec(store, by_language, again), "m")
     one, other = (registry.save(store, _spec(store, parts, beside=()), "m").spec for parts in (by_language, again))
     with pytest.raises(UsageError, match="have examples in common"):
-        registry.save(store, specs.blend(one, other, 0.5), "b")
+        registry.save(store, transfers.blend(one, other, 0.5), "b")
     with pytest.raises(UsageError, match=r"two slices are called poly\[language=en\], "):
         slices.freeze(store, by_language * 2)
 
@@ -301,8 +302,8 @@ def test_a_collection_called_as_a_slice_is_another_component(store: Store, tmp_p
     # Another mixture may call the slice so: nothing of it is taken for the collection.
     part = next(c for c in saved.spec.components if c.slice == "slice language=zh")
     named = MixtureSpec((Component("poly", part.digest, 1.0, slice="language=zh", selection=part.selection),))
-    found = diff.diff(store, whole, registry.save(store, named, "named"))
-    assert sorted(row["change"] for row in found["components"]) == ["added", "dropped"]
+    found = jobs.diff(store, whole, registry.save(store, named, "named"))
+    assert sorted(found.components["change"].to_pylist()) == ["added", "dropped"]
 
 
 def test_a_slice_stays_what_it_was_when_rows_come_and_go(store: Store, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_a_slice_stays_what_it_was_when_rows_come_and_go(store: Store, tmp_path:
         materialise(store, saved.spec, travel)
     assert materialise(store, saved.spec).sizes["poly[language=en]"] == 6, "written before, and still whole"
     newer = _by_language(store)
-    rows = {row["collection"]: row for row in diff.diff(store, saved, newer)["components"]}
+    rows = {row["collection"]: row for row in jobs.diff(store, saved, newer).components.to_pylist()}
     assert rows["poly[language=en]"]["change"] == "examples, content"
     assert (rows["poly[language=en]"]["examples_a"], rows["poly[language=en]"]["examples_b"]) == (6, 5)
     assert rows["poly[language=zh]"]["examples_b"] == 9
@@ -330,7 +331,7 @@ def test_verify_and_gc_know_slices(store: Store) -> None:
     materialise(store, saved.spec)
     result = verify(store)
     assert (result.findings, result.checked["contents"], result.checked["materialised"]) == ([], 4, 4)
-    assert gc.collect(store) == []
+    assert jobs.gc(store) == []
     _remove(store, "poly en asks 3")
     (finding,) = verify(store, "sliced").findings
     assert finding.name == "poly[language=en] as pinned by sliced:1"
@@ -349,7 +350,7 @@ def test_an_export_comes_back_with_the_same_id(store: Store, tmp_path: Path, mad
     shutil.copytree(made_once, tmp_path / "twin")
     with Store.open(tmp_path / "twin") as twin, Store.open(tmp_path / "empty", create=True) as empty:
         for other in (twin, empty):
-            there = import_file(other, file, "theirs")
+            there = import_(other, file, "theirs")
             assert there.spec == saved.spec
             assert {c["num_examples"] for c in registry.describe(other, there)["components"]} == {6, 10}
         assert registry.describe(empty, there)["missing"] == ["mono", "poly"]
@@ -368,7 +369,7 @@ def test_the_release_s_format_means_the_slices_of_the_store(store: Store, tmp_pa
     file = tmp_path / "weights.json"
     file.write_text(export_text(store, saved, "tdro"))
     assert set(json.loads(file.read_text())["domain_weights"]) == set(saved.spec.weights)
-    assert import_file(store, file, "back").spec == saved.spec
+    assert import_(store, file, "back").spec == saved.spec
 
 
 def test_an_edited_list_of_examples_is_refused(store: Store, tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_an_edited_list_of_examples_is_refused(store: Store, tmp_path: Path) -> 
     part["example_ids"] = part["example_ids"].rpartition(" ")[0]
     file.write_text(json.dumps(body))
     with pytest.raises(UsageError, match=r"the examples listed for 'poly\[language=sw\]' are not those"):
-        import_file(store, file, "edited")
+        import_(store, file, "edited")
 
 
 def test_folders_for_elsewhere_carry_slices(store: Store, tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_folders_for_elsewhere_carry_slices(store: Store, tmp_path: Path) -> Non
     data = MaterialisedMixture.open(tmp_path / "travel", saved.spec.id)
     assert data.sizes["poly[language=zh]"] == 6
     with Store.open(tmp_path / "empty", create=True) as empty:
-        assert import_file(empty, tmp_path / "travel" / "mixture.json", "m").spec == saved.spec
+        assert import_(empty, tmp_path / "travel" / "mixture.json", "m").spec == saved.spec
     folders.export_hf_dataset(store, saved, tmp_path / "hf")
     loaded = datasets.load_from_disk(str(tmp_path / "hf"))
     assert {name: len(part) for name, part in loaded.items()} == data.sizes
@@ -573,16 +574,16 @@ def test_what_is_set_stays_and_the_others_keep_their_proportions(
 ) -> None:
     if not sum(weights.values()) > 1e-6:
         return
-    spec = MixtureSpec(tuple(Component(n, "", w) for n, w in specs.normalise(weights).items()))
+    spec = MixtureSpec(tuple(Component(n, "", w) for n, w in normalise(weights).items()))
     name = data.draw(st.sampled_from(sorted(weights)))
     others = {n: w for n, w in spec.weights.items() if n != name}
     if not sum(others.values()) > 1e-6:
         return
-    changed = specs.with_fixed(spec, {name: value}).weights
+    changed = transfers.with_fixed(spec, {name: value}).weights
     assert changed[name] == value
     share = (1 - value) / sum(others.values())
     assert {n: changed[n] for n in others} == pytest.approx({n: w * share for n, w in others.items()}, abs=1e-9)
-    left = specs.without(spec, [name]).weights
+    left = transfers.without(spec, [name]).weights
     assert left == pytest.approx({n: w / sum(others.values()) for n, w in others.items()}, abs=1e-9)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from mixture import MixtureError, Store, StoreError, jobs, registry
 from mixture.registry.verify import require_whole, verify
-from mixture.specs import Component, MixtureSpec, select_top
+from mixture.specs import Component, MixtureSpec
 from mixture.store import files
 from mixture.store.materialise import materialise
+from mixture.transfers import select_top
 
 
 def _save(store: Store, name: str = "mix", *collections: str) -> registry.SavedMixture:

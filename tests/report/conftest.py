@@ -15,8 +15,9 @@ import pytest
 
 from mixture import Store, registry
 from mixture.report.build import write_report
-from mixture.specs import Component, MixtureSpec, normalise
+from mixture.specs import Component, MixtureSpec
 from mixture.store.write import insert_rows
+from mixture.weights import normalise
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MARK = "document.documentElement.dataset.broken=1"

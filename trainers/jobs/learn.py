@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixture import registry, specs
+from mixture import registry, transfers
 from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
@@ -152,7 +152,7 @@ def _reference(
     shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
     chosen = FinetuneSettings(**shared)
     # It is named by what it is trained on, so that a finished run is found without training one.
-    uniform = specs.uniform(specs.drawn_only(spec).components)
+    uniform = transfers.uniform(transfers.drawn_only(spec).components)
     known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
     identity = run_id("reference", uniform.id, chosen, **known_by)
     out = layout.reference(store.root, identity)
@@ -194,7 +194,7 @@ def _saved(
             widest = max(spread, key=lambda c: spread[c]["std"])
             note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
         title = name if place == 0 else f"{name}-{average}"
-        spec = specs.drawn_only(mixture.spec).with_weights(mean)
+        spec = transfers.drawn_only(mixture.spec).with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
     facts = facts | {"spread": spreads[averages[0]], "reference": uses_reference(settings)}

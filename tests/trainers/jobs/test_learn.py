@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import trainers
-from mixture import MixtureError, Store, UsageError, jobs, registry, specs
+from mixture import MixtureError, Store, UsageError, jobs, registry, transfers
 from mixture.materialised import MaterialisedMixture
 from mixture.registry import SavedMixture
-from mixture.registry.gc import collect
+from mixture.registry.gc import gc
 from mixture.store import layout
 from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
 from trainers.jobs import learn
@@ -202,7 +202,7 @@ def test_every_measurement_drives_the_weights(
 
 
 def test_weights_in_the_loss_are_left_behind(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:
-    lossy = registry.save(small_store, specs.loss_reweight(mix.spec), "lossy")
+    lossy = registry.save(small_store, transfers.loss_reweight(mix.spec), "lossy")
     plain = trainers.learn_weights(small_store, mix, name="a", proxy=str(tiny_model), settings=SETTINGS).first.spec
     made = trainers.learn_weights(small_store, lossy, name="b", proxy=str(tiny_model), settings=SETTINGS).first.spec
     assert {c.loss_weight for c in made.components} == {1.0}
@@ -282,10 +282,11 @@ def test_a_run_with_an_adapter_as_reference_resumes_with_the_same_bits(
 
 
 def test_transfers_from_weights_in_the_loss_are_refused(mix: SavedMixture) -> None:
-    lossy = specs.loss_reweight(mix.spec)
+    lossy = transfers.loss_reweight(mix.spec)
     acts: list[Callable[[], Any]] = [
-        lambda: specs.select_top(lossy, 70), lambda: specs.temper(lossy, 2.0), lambda: specs.with_floor(lossy, 0.1),
-        lambda: specs.reweight(mix.spec, lossy), lambda: specs.reweight(lossy, mix.spec),
+        lambda: transfers.select_top(lossy, 70), lambda: transfers.temper(lossy, 2.0),
+        lambda: transfers.with_floor(lossy, 0.1),
+        lambda: transfers.reweight(mix.spec, lossy), lambda: transfers.reweight(lossy, mix.spec),
     ]  # fmt: skip
     for act in acts:
         with pytest.raises(UsageError, match=f"mixture {lossy.id} weighs the loss of 3 collections"):
@@ -341,5 +342,5 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
 
 
 def _freed(store: Store, folder: str) -> list[Path]:
-    paths = [store.root / thing.path for thing in collect(store)]
+    paths = [store.root / thing.path for thing in gc(store)]
     return [path for path in paths if store.root / folder in path.parents]

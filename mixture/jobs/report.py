@@ -1,0 +1,31 @@
+"""A mixture's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixture import registry
+from mixture.arguments import Name
+from mixture.registry import SavedMixture
+from mixture.report.build import Report, write_report
+from mixture.store import Store
+
+
+def report(
+    store: Store, mixture: SavedMixture | str, out: Name | None = None, *, against: SavedMixture | str | None = None,
+    steps: int = 1000, batch_size: int = 64, format: str = "html", chart: str | None = None,
+) -> Report:  # fmt: skip
+    """Write a mixture's report: one page of charts and tables that opens anywhere, or one chart as a picture.
+
+    out:               default: report-NAME-VERSION.html in the working folder
+    against:           a mixture to compare with; default: its parent
+    steps, batch_size: of the training whose epochs are shown
+    format:            html; with `chart`, a chart's name, png or svg
+    """
+    saved = registry.resolve(store, mixture)
+    other = None if against is None else registry.resolve(store, against)
+    name = f"{saved.name}-{saved.version}" + (f"-{chart}" if chart is not None else "")
+    file = Path(f"report-{name}.{format}" if out is None else out).expanduser()
+    return write_report(
+        store, saved, file, against=other, steps=steps, batch_size=batch_size, chart=chart, format=format
+    )

@@ -45,11 +45,21 @@ app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"mixture {version('retrieval-mixture')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     store: StoreOption = None,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
+                                          help="Show the version and leave")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
-) -> None:
+) -> None:  # fmt: skip
     _chosen.clear()
     if store is not None:
         _chosen["store"] = store

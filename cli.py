@@ -20,6 +20,7 @@ from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
+from mixture.ingest.formats import FORMATS
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
@@ -72,7 +73,8 @@ def ingest(
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
     card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
-    fmt: Annotated[str | None, typer.Option("--format", help="Default: what the content looks like")] = None,
+    fmt: Annotated[str | None, typer.Option(
+        "--format", help=f"{', '.join(sorted(FORMATS))}; default: what the content looks like")] = None,
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
     store: StoreOption = None, as_json: JsonOption = False,

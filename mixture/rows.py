@@ -108,8 +108,13 @@ def content_ids(messages: pa.StringArray) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(messages), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
+def joined(title: str, text: str) -> str:
+    """Title and text of a passage as one text, as models and fingerprints read it."""
+    return f"{title} {text}" if title else text
+
+
 def whole_texts(titles: pa.StringArray, texts: pa.StringArray) -> pa.StringArray:
-    """Title and text of a passage as one, as models and fingerprints read it."""
+    """`joined` for whole columns."""
     untitled = pc.equal(titles, "")
     if pc.all(untitled).as_py():
         return texts

@@ -202,6 +202,10 @@ MISTAKES = [
     (["sql", "selec 1"], "selec"),
     (["sql", "drop table examples"], "read-only"),
     (["sql", "select 1", "--format", "xml"], "allowed: table, json, csv, parquet"),
+    (
+        ["ingest", "raw", "--format", "jsnl"],
+        "--format is 'jsnl'; allowed: arrow, beir, csv, json, jsonl, msmarco, parq",
+    ),
     (["list", "--store", "no/store"], "no store at"),
     (["--store", "no/store", "list"], "no store at"),
 ]

@@ -15,7 +15,7 @@ from mixture.cards import LANGUAGE, UNKNOWN, DataCard, render_card
 from mixture.errors import UsageError
 from mixture.ingest.read import read_file
 from mixture.ingest.sources import discover
-from mixture.rows import RawExample, Reject
+from mixture.rows import RawExample, Reject, joined
 
 # Words of the command line; a card of this name could not be shown by it.
 RESERVED = ("new", "check")
@@ -44,7 +44,7 @@ class _Counts:
             return
         self.languages[row.language or language or UNDETERMINED] += 1
         self.query_chars.append(len(row.query))
-        self.positive_chars.extend(len(f"{p.title} {p.text}" if p.title else p.text) for p in row.positives)
+        self.positive_chars.extend(len(joined(p.title, p.text)) for p in row.positives)
         self.with_negatives += bool(row.negatives)
         self.negatives += len(row.negatives)
 
@@ -63,7 +63,7 @@ def draft_card(name: str, source: Path) -> DataCard:
     counts = _Counts()
     for unit in units:
         # A path on this machine has only paths below it; the check tells the type checker.
-        for row in read_file(unit.place) if isinstance(unit.place, Path) else ():
+        for row in read_file(unit.place, format=unit.format) if isinstance(unit.place, Path) else ():
             counts.add(row, unit.language)
     if counts.rows == counts.rejected:
         raise UsageError(f"{source}: none of its {counts.rows} rows can be used; {counts.reason}")

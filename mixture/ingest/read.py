@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixture.errors import UsageError, unknown_name
-from mixture.ingest import chunks
+from mixture.errors import UsageError
 from mixture.ingest.columns import Columns
 from mixture.ingest.damage import survive
-from mixture.ingest.detect import folder_format, look
-from mixture.ingest.formats import FOLDERS, FORMATS, READERS
+from mixture.ingest.detect import first_bytes, folder_format, look
+from mixture.ingest.formats import FOLDERS, FORMATS, READERS, check_name
 from mixture.ingest.renaming import Renaming
 from mixture.rows import RawExample, Reject
 
@@ -18,9 +17,12 @@ from mixture.rows import RawExample, Reject
 def read_items(
     path: Path, *, format: str | None = None, columns: Renaming | None = None
 ) -> Iterator[Columns | RawExample | Reject]:
-    """`read_file` for those who take blocks of rows: JSON lines come as columns, many times faster."""
-    if path.is_file() and not columns and (format or look(path, columns)[0]) == "jsonl":
-        return survive(chunks.read(path))
+    """`read_file` for those who take blocks of rows: some formats give them many times faster."""
+    check_name(format)
+    if path.is_file() and not columns:
+        format = format or look(path)[0]
+        if format is not None and (read := FORMATS[format].read_columns):
+            return survive(read(path))
     return read_file(path, format=format, columns=columns)
 
 
@@ -38,17 +40,18 @@ def read_file(
     Raises UsageError, before the first row, when the path cannot be read, the format does not exist or is not one for
     folders (or files), or a folder lacks a file of its layout.
     """
-    if format is not None and format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+    check_name(format)
     if path.is_dir():
         return _read_folder(path, format or folder_format(path), columns)
-    if format is not None and format not in READERS:
+    if format is None:
+        format, seen = look(path, columns)
+        if format is None:
+            return iter([Reject(1, seen)])
+    elif format not in READERS:
         raise UsageError(f"{path} is a file; format {format!r} is one of folders: give the folder")
-    found, seen = look(path, columns)
-    chosen = format or found
-    if chosen is None:
-        return iter([Reject(1, seen)])
-    return survive(READERS[chosen](path, columns))
+    else:
+        first_bytes(path)  # raises for a file that cannot be opened
+    return survive(READERS[format](path, columns))
 
 
 def _read_folder(folder: Path, format: str | None, columns: Renaming | None) -> Iterator[RawExample | Reject]:

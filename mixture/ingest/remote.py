@@ -1,11 +1,12 @@
-"""Parquet files behind a URI (`s3://bucket/prefix`, or any that `pyarrow.fs.FileSystem.from_uri` takes)."""
+"""Files behind a URI (`s3://bucket/prefix`, or any that `pyarrow.fs.FileSystem.from_uri` takes), in the formats that
+can be read from there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.fs as fs
 
 from mixture.errors import UsageError
 from mixture.ingest.damage import survive
-from mixture.ingest.formats import parquet
+from mixture.ingest.formats import FORMATS, REMOTE
 from mixture.ingest.table_rows import first_line
 from mixture.rows import RawExample, Reject
 
@@ -61,16 +62,23 @@ def list_files(uri: str) -> tuple[PurePosixPath, list[RemoteFile]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"cannot list {shown}: {first_line(error)}; check the URI and the credentials") from None
     if not found:
-        raise UsageError(f"nothing is at {shown}; give the URI of a Parquet file or of a folder of them")
+        raise UsageError(f"nothing is at {shown}; give the URI of a {' or '.join(REMOTE)} file or of a folder of them")
     files = [
         RemoteFile(shown + info.path[len(path) :], info.path, info.size, info.mtime_ns, filesystem) for info in found
     ]
     return PurePosixPath(base), sorted(files, key=lambda file: file.path)
 
 
-def read_remote(file: RemoteFile) -> Iterator[RawExample | Reject]:
-    """Rows of a remote Parquet file, row group by row group."""
-    return survive(parquet.read(file.path, None, file.filesystem))
+def format_of(path: PurePath) -> str:
+    """The format of a remote file: the one that its name says, else the first that can be read from a URI. To look at
+    the content would be a request for each file."""
+    named = (name for name in REMOTE if path.suffix.lower() in FORMATS[name].extensions)
+    return next(named, next(iter(REMOTE)))
+
+
+def read_remote(file: RemoteFile, format: str | None = None) -> Iterator[RawExample | Reject]:
+    """Rows of a remote file, a part of it at a time."""
+    return survive(REMOTE[format or format_of(PurePath(file.path))](file.path, None, file.filesystem))
 
 
 def _below(filesystem: fs.FileSystem, folder: str, prefix: str) -> Iterator[fs.FileInfo]:

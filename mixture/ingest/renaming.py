@@ -3,16 +3,10 @@ do not say what they hold. With a mapping only the names in it are read."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixture.ingest.damage import BadRow, check_utf8, start_of
-from mixture.ingest.formats import jsonl
-from mixture.ingest.lines import byte_lines
-from mixture.ingest.shapes import example_from
-from mixture.rows import RawExample, Reject
+from mixture.ingest.damage import BadRow
 
 Renaming = Mapping[str, str]  # our name: the file's name
 NEEDED = ("query", "positive", "pos", "set", "positive_passages")
@@ -40,26 +34,3 @@ def renamed(value: Any, columns: Renaming) -> dict[str, Any]:
         if ours in NEEDED and theirs not in value:
             raise BadRow(f"missing key {theirs!r} (mapped to {ours})")
     return {ours: value[theirs] for ours, theirs in columns.items() if theirs in value}
-
-
-def json_example(data: bytes, line: int, columns: Renaming | None) -> RawExample:
-    """The example in one JSON value. Raises BadRow."""
-    if not columns:
-        return jsonl.example(data, line)
-    try:
-        value = json.loads(check_utf8(data))
-    except (ValueError, RecursionError):
-        return jsonl.example(data, line)  # it says what is wrong
-    return example_from(renamed(value, columns), line)
-
-
-def read_json_lines(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
-    """Rows of a JSON lines file, plain or packed. Raises StreamDamaged when the packed data is cut or damaged."""
-    if not columns:
-        yield from jsonl.read(path)
-        return
-    for number, line in byte_lines(path):
-        try:
-            yield json_example(line, number, columns)
-        except BadRow as bad:
-            yield Reject(number, str(bad), start_of(line))

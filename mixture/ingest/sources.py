@@ -12,16 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from mixture.errors import UsageError, unknown_name
+from mixture.errors import UsageError
 from mixture.ingest import hub, remote
-from mixture.ingest.detect import folder_format
-from mixture.ingest.formats import FOLDERS, FORMATS, READERS
+from mixture.ingest.detect import folder_format, look
+from mixture.ingest.formats import EXTENSIONS, FOLDERS, READERS, REMOTE, check_name
 from mixture.ingest.hub import HubPart, HubSource
 from mixture.ingest.remote import RemoteFile
 
-EXTENSIONS = frozenset(
-    {".gz", ".zst", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".tab", ".parquet", ".pq"}
-)
 HUB_FOLDER = "data"  # where a dataset repository keeps its shards; the name to use is that of the folder above
 SHARD = re.compile(r"(^|.*[-_.])\d+-of-\d+")
 LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
@@ -32,7 +29,11 @@ NOT_LANGUAGES = frozenset({"all", "dev", "max", "min", "neg", "new", "old", "out
 @dataclass(frozen=True)
 class SourceUnit:
     """Something to ingest as a whole: where it is, the collection it belongs to, its language where its name says it,
-    and its format where the user says it (else the content does)."""
+    and its format.
+
+    `discover` finds the format, so that nobody looks at the content again. It is None for a file that is of no known
+    format, and for one of the hub, which may not be on this machine yet: then the reader looks.
+    """
 
     place: Path | RemoteFile | HubPart
     collection: str
@@ -59,10 +60,10 @@ def discover(
     collections does not. `format` is taken for every unit, whatever its content looks like.
 
     Raises UsageError when a source does not exist or holds no data file, when `name` is given for a folder of several
-    collections, when one file would be in two collections, and when there is no such format or not for this source.
+    collections, when one file would be in two collections or cannot be opened, and when there is no such format or not
+    for this source.
     """
-    if format is not None and format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+    check_name(format)
     found: dict[object, SourceUnit] = {}
     for source in sources:
         units = _units(source, format)
@@ -73,7 +74,7 @@ def discover(
         for unit in units:
             # Links and other spellings of a path are the same file.
             key = unit.place.resolve() if isinstance(unit.place, Path) else unit.location
-            earlier = found.setdefault(key, replace(unit, format=format))
+            earlier = found.setdefault(key, unit)
             if earlier.collection != unit.collection:
                 raise UsageError(
                     f"{unit.location} would be in two collections, {earlier.collection!r} and {unit.collection!r}; "
@@ -89,18 +90,19 @@ def discover(
 
 def _units(source: Path | str | HubSource, format: str | None) -> list[SourceUnit]:
     if isinstance(source, HubSource):
-        return _hub_units(source)
+        return _hub_units(source, format)
     text = str(source)
     if remote.is_uri(text):
-        if format not in (None, "parquet"):
-            raise UsageError(f"{text}: only parquet is read from a URI, not {format}; copy the files here first")
-        return _remote_units(text)
+        if format is not None and format not in REMOTE:
+            known = " or ".join(REMOTE)
+            raise UsageError(f"{text}: only {known} is read from a URI, not {format}; copy the files here first")
+        return _remote_units(text, format)
     if Path(text).exists() or glob.has_magic(text):
         return [unit for path in _matches(text) for unit in _local_units(path, format)]
     if not hub.looks_like_hub_id(text) or Path(text).suffix.lower() in EXTENSIONS:
         raise UsageError(f"no such file or folder: {text}")
     try:
-        return _hub_units(HubSource(text))
+        return _hub_units(HubSource(text), format)
     except UsageError as error:
         raise UsageError(f"no such file or folder: {text}; and {error}") from None
 
@@ -113,15 +115,15 @@ def _matches(source: str) -> list[Path]:
     return [path for path in matches if path.is_dir() or _is_data(path)]
 
 
-def _hub_units(source: HubSource) -> list[SourceUnit]:
+def _hub_units(source: HubSource, format: str | None) -> list[SourceUnit]:
     collection = source.hub_id.rpartition("/")[2]
     return [
-        SourceUnit(part, collection, split_name(PurePath(part.file))[1] if part.file else None)
+        SourceUnit(part, collection, split_name(PurePath(part.file))[1] if part.file else None, format)
         for part in hub.find(source)
     ]
 
 
-def _remote_units(uri: str) -> list[SourceUnit]:
+def _remote_units(uri: str, format: str | None) -> list[SourceUnit]:
     base, files = remote.list_files(uri)
     units = []
     for file in files:
@@ -129,63 +131,68 @@ def _remote_units(uri: str) -> list[SourceUnit]:
         below = path.relative_to(base).parts
         if not _counts(path.name):
             continue
+        file_format = format or remote.format_of(path)
         if len(files) == 1 and uri.rstrip("/").endswith(path.name):
-            units.append(_single(file, path))
+            units.append(_single(file, path, file_format))
         else:
-            units.append(_member(file, path, base / below[0] if len(below) > 1 else base))
+            units.append(_member(file, path, base / below[0] if len(below) > 1 else base, file_format))
     return units
 
 
 def _local_units(path: Path, format: str | None) -> Iterator[SourceUnit]:
     if not path.is_dir():
-        yield _single(path, path)
+        yield _single(path, path, format or look(path)[0])
         return
-    if _is_unit(path, format):
-        yield SourceUnit(path, _folder_name(path))
+    if whole := _whole(path, format):
+        yield SourceUnit(path, _folder_name(path), format=whole)
         return
-    if format is not None and format not in READERS and not any(_is_unit(p, format) for p in path.rglob("*")):
+    if format is not None and format not in READERS and not any(_whole(p, format) for p in path.rglob("*")):
         FOLDERS[format].data_files(path)  # raises, saying what such a folder holds
     for entry in sorted(path.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from (_member(file, file, entry) for file in _below(entry, format))
-        elif _is_data(entry) and (format is None or format in READERS):
-            yield _member(entry, entry, path)
+        for place, place_format in _below(entry, format):
+            yield _member(place, place, entry if entry.is_dir() else path, place_format)
 
 
-def _is_unit(folder: Path, format: str | None) -> bool:
-    """Whether a folder is read as a whole. Raises UsageError for one of which a file is missing or no split is clear,
-    so that this is said before anything is stored."""
+def _below(path: Path, format: str | None) -> Iterator[tuple[Path, str | None]]:
+    """The files and the folders that are read as a whole, at a path and below, each with its format."""
+    if path.is_dir():
+        if path.name.startswith("."):
+            return
+        if whole := _whole(path, format):
+            yield path, whole
+            return
+        for entry in sorted(path.iterdir()):
+            yield from _below(entry, format)
+    elif _is_data(path) and (format is None or format in READERS):
+        yield path, format or look(path)[0]
+
+
+def _whole(folder: Path, format: str | None) -> str | None:
+    """The format in which a folder is read as a whole; None for another. Raises UsageError for one of which a file is
+    missing or no split is clear, so that this is said before anything is stored."""
     if not folder.is_dir():
-        return False
-    found = FOLDERS.get((folder_format(folder) if format is None else format) or "")
-    if found is None or not found.is_one(folder):
-        return False
-    found.data_files(folder)
-    return True
+        return None
+    name = folder_format(folder) if format is None else format
+    layout = FOLDERS.get(name or "")
+    if layout is None or not layout.is_one(folder):
+        return None
+    layout.data_files(folder)
+    return name
 
 
-def _single(place: Path | RemoteFile, file: PurePath) -> SourceUnit:
+def _single(place: Path | RemoteFile, file: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
-    return _member(place, file, file.parent) if SHARD.fullmatch(stem) else SourceUnit(place, stem, language)
+    if SHARD.fullmatch(stem):
+        return _member(place, file, file.parent, format)
+    return SourceUnit(place, stem, language, format)
 
 
-def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath) -> SourceUnit:
+def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
     name = _folder_name(folder)
     if name == HUB_FOLDER and SHARD.fullmatch(stem):
         name = _folder_name((folder.absolute() if isinstance(folder, Path) else folder).parent)
-    return SourceUnit(place, name, language)
-
-
-def _below(folder: Path, format: str | None) -> Iterator[Path]:
-    if _is_unit(folder, format):
-        yield folder
-        return
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _below(entry, format)
-        elif _is_data(entry) and (format is None or format in READERS):
-            yield entry
+    return SourceUnit(place, name, language, format)
 
 
 def _is_data(path: Path) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from pyarrow.fs import LocalFileSystem
 
 from mixture.ingest.columns import Columns
-from mixture.ingest.detect import folder_format
 from mixture.ingest.formats import FOLDERS
 from mixture.ingest.hub import HubPart, read_part
 from mixture.ingest.read import read_items
@@ -34,8 +33,7 @@ def sha256_of(unit: SourceUnit) -> str:
     if isinstance(place, HubPart):
         return _of_hub(place)
     if place.is_dir():
-        format = unit.format or folder_format(place) or ""
-        return _of_files(place, FOLDERS[format].data_files(place))
+        return _of_files(place, FOLDERS[unit.format or ""].data_files(place))
     return _of_file(place)
 
 
@@ -47,7 +45,7 @@ def read_unit(unit: SourceUnit) -> Iterator[Columns | RawExample | Reject]:
     MixtureError when a remote place cannot be reached any more.
     """
     if isinstance(unit.place, RemoteFile):
-        return read_remote(unit.place)
+        return read_remote(unit.place, unit.format)
     if isinstance(unit.place, HubPart):
         return read_part(unit.place, unit.format)
     return read_items(unit.place, format=unit.format)

@@ -65,7 +65,8 @@ def ingest(
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
         facts = _facts(unit.collection, chosen or known.get(unit.collection))
-        # A file that was stored as one format may be read again as another.
+        # A file that was stored as one format may be read again as another. What counts is the user's word and not
+        # the unit's format: to a file that is told by its content nothing is added.
         sha256 = sha256_of(unit) + (f":{format}" if format else "")
         if file_is_stored(store, unit.collection, sha256):
             count(unit.collection, 1, 1, FileCounts())
@@ -121,8 +122,9 @@ def _facts(collection: str, card: DataCard | None) -> CollectionFacts:
     if card is None:
         return CollectionFacts(collection)
     return CollectionFacts(
-        collection, card.name, card.prompts, card.symmetric, card.category or None, card.license, card.language,
-        card.deduped_size, _where(card), card.negatives,
+        collection, card=card.name, prompts=card.prompts, is_symmetric=card.symmetric, category=card.category or None,
+        license=card.license, languages=card.language, deduped_size=card.deduped_size, source=_where(card),
+        negatives=card.negatives,
     )  # fmt: skip
 
 

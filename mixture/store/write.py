@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import duckdb
@@ -36,12 +36,13 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class CollectionFacts:
-    """What is declared about a collection beside its rows: the columns of `collections`, as its datacard has them."""
+    """What is declared about a collection beside its rows, as its datacard has it. The fields are the columns of
+    `collections` that have their names."""
 
     collection: str
     card: str | None = None
     prompts: tuple[str, ...] = ()
-    symmetric: bool | None = None
+    is_symmetric: bool | None = None
     category: str | None = None
     license: str | None = None
     languages: tuple[str, ...] = ()
@@ -160,54 +161,45 @@ def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile) -> Iterator[
                        [collection, file.location, file.sha256, *asdict(counts).values()])  # fmt: skip
 
 
-# Columns of `collections` that a datacard fills, in the order of `CollectionFacts`.
-DECLARED = (
-    "card",
-    "prompts",
-    "is_symmetric",
-    "category",
-    "license",
-    "languages",
-    "deduped_size",
-    "source",
-    "negatives",
-)
+DECLARED = tuple(field.name for field in fields(CollectionFacts) if field.name != "collection")
+STORED_FACTS = f"SELECT {', '.join(DECLARED)} FROM collections WHERE collection = ?"
 
 
 def declare(store: Store, facts: CollectionFacts) -> None:
     """Bring a stored collection's card, and what it declares, up to date, where they differ."""
-    stored = store.rows(f"SELECT {', '.join(DECLARED)} FROM collections WHERE collection = ?", [facts.collection])
-    if stored and list(stored[0].values()) != _merged(list(stored[0].values()), facts, ()):
+    stored = store.rows(STORED_FACTS, [facts.collection])
+    if stored and stored[0] != _merged(stored[0], facts, ()):
         store.transaction(lambda connection: _declare(connection, facts, ()))
 
 
 def _declare(connection: duckdb.DuckDBPyConnection, facts: CollectionFacts, prompts: Iterable[str]) -> None:
     """Insert the collection, or bring it up to date. `prompts` are those that rows carried."""
-    found = connection.execute(
-        f"SELECT {', '.join(DECLARED)} FROM collections WHERE collection = ?", [facts.collection]
-    ).fetchone()
-    new = _merged(list(found or (None, [], *[None] * (len(DECLARED) - 2))), facts, prompts)
+    found = connection.execute(STORED_FACTS, [facts.collection]).fetchone()
+    stored = dict(zip(DECLARED, found, strict=True)) if found else dict.fromkeys(DECLARED)
+    new = _merged(stored, facts, prompts)
     if found is None:
+        values = {"collection": facts.collection, **new}
         connection.execute(
-            f"INSERT INTO collections (collection, added_at, {', '.join(DECLARED)}) "
-            f"VALUES (?, now(), {', '.join('?' * len(DECLARED))})",
-            [facts.collection, *new],
+            f"INSERT INTO collections (added_at, {', '.join(values)}) VALUES (now(), {', '.join('?' * len(values))})",
+            list(values.values()),
         )
-    elif new != list(found):
+    elif new != stored:
         connection.execute(
-            f"UPDATE collections SET {', '.join(f'{name} = ?' for name in DECLARED)} WHERE collection = ?",
-            [*new, facts.collection],
+            f"UPDATE collections SET {', '.join(f'{name} = ?' for name in new)} WHERE collection = ?",
+            [*new.values(), facts.collection],
         )
 
 
-def _merged(stored: list[Any], facts: CollectionFacts, prompts: Iterable[str]) -> list[Any]:
-    """A card's values win; without one, the prompts of all files' rows, in an order that does not depend on theirs."""
+def _merged(stored: Mapping[str, Any], facts: CollectionFacts, prompts: Iterable[str]) -> dict[str, Any]:
+    """What to store, by column. A card's values win; without one, the prompts of all files' rows, in an order that does
+    not depend on theirs."""
     if facts.card is not None:
-        values = list(asdict(facts).values())[1:]
-        return [list(value) if isinstance(value, tuple) else value for value in values]
-    if stored[0] is not None:
-        return stored
-    return [None, sorted({*(stored[1] or ()), *facts.prompts, *prompts}), facts.symmetric, *stored[3:]]
+        values = {name: getattr(facts, name) for name in DECLARED}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    if stored["card"] is not None:
+        return dict(stored)
+    together = sorted({*(stored["prompts"] or ()), *facts.prompts, *prompts})
+    return {**stored, "prompts": together, "is_symmetric": facts.is_symmetric}
 
 
 def _remember(connection: duckdb.DuckDBPyConnection, collection: str) -> None:

@@ -104,7 +104,7 @@ def test_secrets_are_not_shown(s3: Callable[[str], str]) -> None:
     with pytest.raises(UsageError) as caught:
         discover([s3("nowhere/at/all")], None)
     assert str(caught.value) == (
-        "nothing is at s3://bucket/nowhere/at/all; give the URI of a Parquet file or of a folder of them"
+        "nothing is at s3://bucket/nowhere/at/all; give the URI of a parquet file or of a folder of them"
     )
     assert "secret" not in str(unit) + repr(unit)
 

@@ -156,7 +156,7 @@ def test_a_folder_that_is_read_as_a_whole_is_one_unit(tmp_path: Path, name: str)
         (str(tmp_path / "all/loose/rows.jsonl"), "loose"),
     ]
     (unit,) = discover([tmp_path / "all/inner"], "mine")
-    assert unit == SourceUnit(tmp_path / "all/inner", "mine")
+    assert unit == SourceUnit(tmp_path / "all/inner", "mine", format="arrow" if name == "saved dataset" else name)
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_format_goes_through_to_the_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "format", "message"),
     [
-        ("suite", "bier", "no format 'bier'; did you mean 'beir'"),
+        ("suite", "bier", "`format` is 'bier'; allowed: arrow, beir, csv, json, jsonl, msmarco, parquet, triples, tsv"),
         ("suite", "msmarco", r"suite: expected collection.tsv, queries.train.tsv"),
         ("all", "beir", r"all: expected corpus.jsonl, queries.jsonl and qrels"),
         ("suite/corpus.jsonl", "beir", "is a file; format 'beir' is one of folders"),

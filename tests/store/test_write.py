@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from mixture import Store, jobs
+from mixture.cards import load_cards
 from mixture.rows import Batch
 from mixture.store import read
-from mixture.store.write import CollectionFacts, NewFile, add_files, add_negatives, remove_examples
+from mixture.store.write import CollectionFacts, NewFile, add_files, add_negatives, declare, remove_examples
 
 
 def _counts(store: Store) -> dict[str, int]:
@@ -106,6 +107,27 @@ def test_prompts_come_from_the_card_and_else_from_the_rows(
         "mine": ("Given a test, pass it",),
         "msmarco": ("Given a web search query, retrieve relevant passages that answer the query",),
     }
+
+
+def test_what_a_card_declares_lands_in_the_columns_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"query": "a question", "pos": ["an answer"]}) + "\n")
+    facts = CollectionFacts(
+        "c", card="own", prompts=("Find it",), is_symmetric=True, category="qa", license="mit", languages=("de", "en"),
+        deduped_size=7, source="a url", negatives="by hand",
+    )  # fmt: skip
+    with Store.open(tmp_path / "s", create=True) as store:
+        jobs.ingest(store, [str(tmp_path / "c.jsonl")], card="msmarco", name="of_the_card")
+        jobs.ingest(store, [str(tmp_path / "c.jsonl")])
+        declare(store, facts)
+        names = [name for name in vars(facts) if name != "collection"]
+        row, other = store.sql(f"SELECT {', '.join(names)} FROM lake.collections ORDER BY collection").to_pylist()
+    card = load_cards()["msmarco"]
+    assert row == {name: list(v) if isinstance(v := getattr(facts, name), tuple) else v for name in names}
+    assert (other["card"], other["prompts"], other["is_symmetric"]) == ("msmarco", list(card.prompts), card.symmetric)
+    assert (other["category"] or "", other["license"], other["languages"]) == (
+        card.category, card.license, list(card.language),
+    )  # fmt: skip
+    assert (other["deduped_size"], other["negatives"]) == (card.deduped_size, card.negatives)
 
 
 def _one_batch(query: str, positive: str) -> Batch:

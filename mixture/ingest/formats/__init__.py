@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from importlib import import_module
 
-from mixture.ingest import renaming
-from mixture.ingest.formats import array, arrow, beir, delimited, msmarco, parquet
-from mixture.ingest.renaming import Renaming
-from mixture.rows import RawExample, Reject
+from mixture.errors import UsageError
+from mixture.ingest.format import Folder, Format, Reader
+from mixture.suites.layout import PACKED
 
-Reader = Callable[[Path, Renaming | None], Iterator[RawExample | Reject]]
-
-READERS: Mapping[str, Reader] = {
-    "jsonl": renaming.read_json_lines,
-    "json": array.read,
-    "csv": delimited.read_csv,
-    "tsv": delimited.read_tsv,
-    "triples": msmarco.read_triples,
-    "parquet": parquet.read,
-    "arrow": arrow.read,
+# Where two formats are equally sure of a file or a folder, the one that stands first is taken.
+MODULES = (
+    "beir",
+    "array",
+    "jsonl",
+    "msmarco",
+    "delimited",
+    "parquet",
+    "arrow",
+)
+FORMATS: Mapping[str, Format] = {
+    format.name: format for module in MODULES for format in import_module(f"{__name__}.{module}").FORMATS
 }
+READERS: Mapping[str, Reader] = {name: format.read for name, format in FORMATS.items() if format.read}
+FOLDERS: Mapping[str, Folder] = {name: format.folder for name, format in FORMATS.items() if format.folder}
+REMOTE = {name: format.read_remote for name, format in FORMATS.items() if format.read_remote}
+EXTENSIONS = frozenset(filter(None, PACKED)).union(*(format.extensions for format in FORMATS.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class FolderFormat:
-    """A folder that is read as a whole: how it is known, which of its files count, and how it is read."""
-
-    is_one: Callable[[Path], bool]
-    data_files: Callable[[Path], list[Path]]
-    read: Reader
-
-
-FOLDERS: Mapping[str, FolderFormat] = {
-    "beir": FolderFormat(beir.is_beir, beir.data_files, beir.read_folder),
-    "msmarco": FolderFormat(msmarco.is_msmarco, msmarco.data_files, msmarco.read_folder),
-    "arrow": FolderFormat(arrow.is_saved_dataset, arrow.data_files, arrow.read_folder),
-}
-FORMATS = tuple(sorted({*READERS, *FOLDERS}))
+def check_name(format: str | None) -> None:
+    """Raise UsageError, with the names there are, for a format that does not exist. None is no name and passes."""
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"`format` is {format!r}; allowed: {', '.join(sorted(FORMATS))}")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of
+from mixture.ingest.format import Format, Head, Seen, Sure
+from mixture.ingest.formats import jsonl
 from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.renaming import Renaming, json_example
+from mixture.ingest.renaming import Renaming
 from mixture.rows import RawExample, Reject
 
 # A whole string (JSON has no raw line break in one), a bracket or comma, or the quote of a string that does not end.
@@ -28,7 +30,7 @@ def read(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | R
         try:
             if not element:
                 raise BadRow("element is empty: two commas in a row")
-            yield json_example(element, line, columns)
+            yield jsonl.example(element, line, columns)
         except BadRow as bad:
             yield Reject(line, str(bad).replace("line is", "element is", 1), start_of(element))
 
@@ -125,3 +127,11 @@ class _Elements:
 def _raising(damage: StreamDamaged) -> Iterator[bytes]:
     raise damage
     yield b""
+
+
+def sniff(head: Head) -> Seen | None:
+    """Whether the text starts as an array of lists or objects does, or as one over many lines."""
+    return Seen(Sure.START, "a JSON array") if re.match(r"\[\s*([\[{\]]|$)", head.first) else None
+
+
+FORMATS = (Format("json", read, (".json",), sniff=sniff),)

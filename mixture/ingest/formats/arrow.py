@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from mixture.errors import UsageError
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of, survive_in
+from mixture.ingest.format import Folder, Format
 from mixture.ingest.renaming import Renaming
 from mixture.ingest.splits import choose_split
 from mixture.ingest.table_rows import Layout, first_line, is_text, layout_of, rows_of
@@ -119,3 +120,11 @@ def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawEx
     """Rows of a folder that `datasets.save_to_disk` wrote. Rejects name the file and count rows within it."""
     for file in data_files(folder):
         yield from survive_in(file, folder, lambda path: read(path, columns))
+
+
+FORMATS = (
+    Format(
+        "arrow", read, (".arrow",), {FILE_MAGIC: "an Arrow IPC file", STREAM_MAGIC: "an Arrow IPC stream"},
+        folder=Folder(is_saved_dataset, data_files, read_folder),
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mixture.errors import UsageError
 from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8
+from mixture.ingest.format import Folder, Format
 from mixture.ingest.formats.judged import judged_examples
 from mixture.ingest.lookup import Lookup
 from mixture.ingest.renaming import Renaming
@@ -61,3 +62,6 @@ def _document(line: bytes) -> tuple[str, tuple[str, str]]:
     if key is None or not isinstance(body, str) or not isinstance(title, str):
         raise BadRow("expected _id and text (and title) as texts")
     return key, (title, body)
+
+
+FORMATS = (Format("beir", folder=Folder(is_beir, data_files, read_folder)),)

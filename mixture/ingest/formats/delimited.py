@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
+from mixture.ingest.format import Format, Head, Seen, Sure
 from mixture.ingest.lines import byte_lines
 from mixture.ingest.renaming import Renaming, our_names
 from mixture.ingest.shapes import Shape, shape_of, table_shape
@@ -208,3 +209,27 @@ def _csv_problem(error: csv.Error, taken: list[tuple[int, bytes]]) -> str:
     if "unexpected end of data" in str(error):
         return f"a quote opened in this record is never closed{skipped}"
     return f"record is not valid CSV: {error}{skipped}"
+
+
+def sniff_tsv(head: Head) -> Seen | None:
+    """Whether the first line has a tab, and columns that are known."""
+    if "\t" not in head.first:
+        return None
+    try:
+        shape_of(tuple(header_columns(head.lines[0], "\t")), "column")
+    except BadRow:
+        return Seen(Sure.DELIMITER, "text with the delimiter of TSV")
+    return Seen(Sure.HEADER, "a header line of TSV")
+
+
+def sniff_csv(head: Head) -> Seen | None:
+    """Whether the first line has columns that are known between one of the delimiters, or a comma."""
+    if known_delimiter(head.lines[0], head.columns):
+        return Seen(Sure.HEADER, "a header line of CSV")
+    return Seen(Sure.DELIMITER, "text with the delimiter of CSV") if "," in head.first else None
+
+
+FORMATS = (
+    Format("tsv", read_tsv, (".tsv", ".tab", ".txt"), sniff=sniff_tsv),
+    Format("csv", read_csv, (".csv",), sniff=sniff_csv),
+)

@@ -5,27 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
+from mixture.ingest.format import Format, Head, Seen, Sure
 from mixture.ingest.lines import byte_lines
+from mixture.ingest.renaming import Renaming, renamed
 from mixture.ingest.shapes import example_from
 from mixture.rows import RawExample, Reject
 
+if TYPE_CHECKING:
+    from mixture.ingest.columns import Columns
 
-def read(path: Path) -> Iterator[RawExample | Reject]:
-    """Rows of a JSON lines file, plain or gzip, one by one.
 
-    Raises StreamDamaged when the gzip data is cut or damaged.
+def read(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+    """Rows of a JSON lines file, plain or packed, one by one.
+
+    Raises StreamDamaged when the packed data is cut or damaged.
     """
     for number, line in byte_lines(path):
         try:
-            yield example(line, number)
+            yield example(line, number, columns)
         except BadRow as bad:
             yield Reject(number, str(bad), start_of(line))
 
 
-def example(line: bytes, number: int) -> RawExample:
-    """The example in one line. Raises BadRow."""
+def read_columns(path: Path) -> Iterator[Columns | RawExample | Reject]:
+    """`read` by the chunk."""
+    from mixture.ingest import chunks  # it reads single lines by this module
+
+    return chunks.read(path)
+
+
+def example(line: bytes, number: int, columns: Renaming | None = None) -> RawExample:
+    """The example in one line, or in one JSON value of an array. Raises BadRow."""
     text = check_utf8(line)
     if not text.strip():
         raise BadRow(EMPTY_LINE)
@@ -38,4 +51,23 @@ def example(line: bytes, number: int) -> RawExample:
         raise BadRow("line is not usable JSON: nested too deeply") from None
     except ValueError as error:  # a number of thousands of digits
         raise BadRow(f"line is not usable JSON: {error}") from None
-    return example_from(value, number)
+    return example_from(renamed(value, columns) if columns else value, number)
+
+
+def sniff(head: Head) -> Seen | None:
+    """Whether lines start as JSON values do. The first one may be damaged."""
+    if head.first == "{":
+        words = "the file is one JSON object over many lines; write one JSON value a line, or one array"
+        return Seen(Sure.START, words, refused=True)
+    if _is_json_line(head.first):
+        return Seen(Sure.START, "JSON lines")
+    if any(_is_json_line(line.strip()) for line in head.lines[1:]):
+        return Seen(Sure.LINE, "JSON lines after a damaged first line")
+    return None
+
+
+def _is_json_line(line: str) -> bool:
+    return line.startswith(("{", "["))
+
+
+FORMATS = (Format("jsonl", read, (".jsonl", ".ndjson"), sniff=sniff, read_columns=read_columns),)

@@ -5,6 +5,7 @@ None of these files has a header or quotes; columns stand between tabs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -12,16 +13,19 @@ from pathlib import Path
 
 from mixture.errors import UsageError
 from mixture.ingest.damage import EMPTY_LINE, BadRow, StreamDamaged, check_utf8, start_of, survive_in
+from mixture.ingest.format import Folder, Format, Head, Seen, Sure
 from mixture.ingest.formats.judged import judged_examples, text_of
 from mixture.ingest.lines import byte_lines
 from mixture.ingest.lookup import Lookup
 from mixture.ingest.renaming import Renaming
+from mixture.ingest.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS
 from mixture.ingest.splits import choose_split
 from mixture.rows import RawExample, RawPassage, Reject
 from mixture.suites.layout import PACKED
 
 LAYOUT = "collection.tsv, queries.train.tsv and qrels.train.tsv or id triples"
 HEAD_LINES = 20
+NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
 
 
 def read_triples(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
@@ -134,3 +138,32 @@ def _splits(files: list[Path]) -> dict[str, Path]:
     train = [file for file in files if "train" in file.name.split(".")]
     # Of two files for training (the small and the full triples) none is taken by chance.
     return {"train" if train == [file] else file.name: file for file in files}
+
+
+def sniff_triples(head: Head) -> Seen | None:
+    """Whether each line is three texts between tabs, and the first one no header. Triples of ids are refused."""
+    rows = [line.split("\t") for line in head.lines]
+    whole = rows[:-1] or rows  # the last line may be cut off
+    if "\t" not in head.first or any(len(fields) != 3 for fields in whole):
+        return None
+    if all(field.isdecimal() for fields in whole for field in fields):
+        layout = "collection.tsv and queries*.tsv"
+        words = f"the file is triples of ids; give the folder that holds it together with {layout}"
+        return Seen(Sure.LAYOUT, words, refused=True)
+    # A label or an id beside two texts is no negative, and a header is no row.
+    texts = not any(NUMBER.fullmatch(field) for fields in whole for field in fields)
+    passages = [[fields[side] for fields in whole] for side in (1, 2)]
+    if texts and any(map(_is_long, rows[0])) and all(any(map(_is_long, side)) for side in passages):
+        return Seen(Sure.LAYOUT, "three texts a line without a header")
+    return None
+
+
+def _is_long(text: str) -> bool:
+    """Longer than the name of a column."""
+    return len(text) > HEADER_MAX_CHARS or len(text.split()) > HEADER_MAX_WORDS
+
+
+FORMATS = (
+    Format("triples", read_triples, sniff=sniff_triples),
+    Format("msmarco", folder=Folder(is_msmarco, data_files, read_folder)),
+)

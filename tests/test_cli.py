@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from cli import app
-from mixture import Store, registry
+from mixture import Store, jobs, registry
 
 Run = Callable[..., Any]
 
@@ -245,3 +249,30 @@ def test_every_command_is_in_the_readme_and_has_help(run: Run) -> None:
         code, out, _ = run(name, "--help")
         assert code == 0
         assert len(out) > 100
+
+
+HEAVY = {"accelerate", "datasets", "datasketch", "huggingface_hub", "jinja2", "numba", "pandas", "peft", "scipy",
+         "sentence_transformers", "tokenizers", "torch", "trainers", "transformers", "vl_convert"}  # fmt: skip
+LOADED = """
+import sys
+import cli
+try:
+    cli.app(sys.argv[1:])
+finally:
+    print(*{name.split(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "list", "show mix", "sql FROM(mixtures)"])
+def test_what_answers_at_once_loads_nothing_heavy(small_store: Store, command: str) -> None:
+    jobs.create(small_store, "mix")
+    environment = os.environ | {"MIXTURE_STORE": str(small_store.root)}
+    arguments = [sys.executable, "-c", LOADED, *command.split()]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert HEAVY & set(done.stderr.split()) == set()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"mixture {version('retrieval-mixture')}\n"

@@ -268,7 +268,7 @@ def test_what_answers_at_once_loads_nothing_heavy(small_store: Store, command: s
     jobs.create(small_store, "mix")
     environment = os.environ | {"MIXTURE_STORE": str(small_store.root)}
     arguments = [sys.executable, "-c", LOADED, *command.split()]
-    done = subprocess.run(arguments, env=environment, input="FROM mixtures", capture_output=True, text=True)
+    done = subprocess.run(arguments, env=environment, input="SELECT name FROM mixtures", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert HEAVY & set(done.stderr.split()) == set()
 

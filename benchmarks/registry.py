@@ -157,7 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch) / "store"
-        took = {} if (folder / "catalog.sqlite").exists() else build(folder, arguments)
+        took = {} if (folder / "data").exists() else build(folder, arguments)
         last = f"mix{(arguments.mixtures - 1) // MIXTURES_A_NAME}"
         load = os.getloadavg()[0]
         result = {

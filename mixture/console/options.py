@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mixture.store import Store
+from mixture.store.catalog import spellings
 
-StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder [$MIXTURE_STORE]")]
+StoreOption = Annotated[str | None, typer.Option("--store", help=f"The store: {spellings()} [$MIXTURE_STORE]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 # The store named before the command's own name.
-chosen: dict[str, Path] = {}
+chosen: dict[str, str] = {}
 
 
-def open_store(store: Path | None, *, create: bool = False) -> Store:
+def open_store(store: str | None, *, create: bool = False) -> Store:
     """The store of a command: its own --store, the one named before it, $MIXTURE_STORE, or ./mixture-store."""
-    folder = store or chosen.get("store") or Path(os.environ.get("MIXTURE_STORE") or "mixture-store")
-    return Store.open(folder, create=create)
+    named = store if store is not None else chosen.get("store")
+    return Store.open(named if named is not None else os.environ.get("MIXTURE_STORE") or "mixture-store", create=create)

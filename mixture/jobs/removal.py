@@ -24,8 +24,7 @@ from mixture.errors import UsageError
 from mixture.progress import Progress, silent
 from mixture.store import Store, read
 from mixture.store.write import add_test_suites, remove_examples, restore_removed
-from mixture.suites.layout import find_suites
-from mixture.suites.lists import read_test_passages, read_test_queries
+from mixture.suites.lists import check_suite_names, read_test_passages, read_test_queries
 
 KEYS = ("pair", "query", "positive")
 DUPLICATE, TEST_QUERY, TEST_PASSAGE = "duplicate", "test query", "test passage"
@@ -224,9 +223,10 @@ def _places(
     return places
 
 
-def register_suites(store: Store, path: Path) -> list[str]:
-    """Read test queries into the store, and the passages of suites in BEIR layout. Returns the names of the suites."""
-    queries = read_test_queries(path).select(["suite", "query_id", "query"])
+def register_suites(store: Store, path: Path, queries: pa.Table) -> list[str]:
+    """Register test queries that were read from `path`, with the passages of suites in BEIR layout. Returns the names
+    of the suites."""
+    queries = queries.select(["suite", "query_id", "query"])
     prints = simhash_fingerprints(queries["query"])
     passages = read_test_passages(path) if path.is_dir() else None
     add_test_suites(store, queries.append_column("simhash", pa.array(prints, pa.uint64())), passages)
@@ -244,13 +244,13 @@ def decontaminate(
     suites registered before. Suites in BEIR layout bring the passages that their judgements call relevant.
     """
     total = len(against) + len(read.collections(store, names))
-    if folders := [path for path in (Path(given).expanduser() for given in against) if path.is_dir()]:
-        find_suites(folders)  # raises for two of one name, of which the second would replace the first
+    paths = {given: Path(given).expanduser() for given in against}
+    lists = {given: read_test_queries(path) for given, path in paths.items() if path.exists()}
+    check_suite_names({paths[given]: queries for given, queries in lists.items()})
     suites: list[str] = []
     for done, given in enumerate(against):
         progress(done, total, given)
-        path = Path(given).expanduser()
-        suites += register_suites(store, path) if path.exists() else [given]
+        suites += register_suites(store, paths[given], lists[given]) if given in lists else [given]
     found = []
     with store.reading() as snapshot:
         infos = read.collections(store, names)

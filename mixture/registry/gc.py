@@ -35,7 +35,7 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
     runs that made a mixture, of the runs these rest on, and of runs that are not finished and can go on. A reference's
     embeddings are kept for runs that are not finished alone: these must find their own to end with the same bits.
     """
-    root = store.root
+    root = store.work
     found = [*_materialised(store), *_models(store), *_runs(store), *_embeddings(store), *_leftovers(root)]
     result = [Unneeded(str(path.relative_to(root)), _size(path), why) for path, why in found]
     for path, _ in () if dry_run else found:
@@ -50,7 +50,7 @@ def _materialised(store: Store) -> Iterator[tuple[Path, str]]:
     mixtures = {row["mixture"] for row in store.rows("SELECT mixture FROM mixtures")}
     at_work = {row["mixture"] for row in store.rows("SELECT mixture FROM runs WHERE status = 'running'")}
     digests = {row["digest"] for row in store.rows("SELECT DISTINCT digest FROM mixture_weights")}
-    root = layout.materialised(store.root)
+    root = layout.materialised(store.work)
     for file in layout.specs(root):
         if file.stem not in mixtures | at_work:
             yield file, "a mixture that was not saved"
@@ -63,7 +63,7 @@ def _materialised(store: Store) -> Iterator[tuple[Path, str]]:
 
 def _models(store: Store) -> Iterator[tuple[Path, str]]:
     pinned = {layout.texts_id(c.digest for c in saved.spec.components) for saved in saved_mixtures(store)}
-    for folder, texts in layout.tiny_models(store.root).items():
+    for folder, texts in layout.tiny_models(store.work).items():
         if texts not in pinned:
             yield folder, "a model of texts that no mixture pins"
 
@@ -80,7 +80,7 @@ def _runs(store: Store) -> Iterator[tuple[Path, str]]:
             config = configs.get(run, {})
             reference = layout.run_of(str(config.get("reference") or ""))
             waiting += [*(config.get("runs") or ()), *([reference] if reference else [])]
-    for folder, run in layout.runs(store.root).items():
+    for folder, run in layout.runs(store.work).items():
         if run not in needed:
             yield folder, "a run that made no mixture"
 
@@ -88,7 +88,7 @@ def _runs(store: Store) -> Iterator[tuple[Path, str]]:
 def _embeddings(store: Store) -> Iterator[tuple[Path, str]]:
     running = [_config(row) for row in store.rows("SELECT config FROM runs WHERE status = 'running'")]
     used = {config.get("reference_embeddings") for config in running if config.get("reference")}
-    for folder in layout.kept_embeddings(store.root):
+    for folder in layout.kept_embeddings(store.work):
         # None: a run that an older version began does not say which it uses.
         if not used & {folder.name, None}:
             yield folder, "a reference's embeddings that no unfinished run uses"

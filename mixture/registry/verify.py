@@ -77,7 +77,7 @@ def verify(store: Store, mixture: SavedMixture | str | None = None, *, progress:
         everywhere = _pinned(saved_mixtures(store))
         for content, known in pinned.items():
             known.snapshots |= everywhere[content].snapshots
-    folders = _components(layout.materialised(store.root), pinned if mixture is not None else None)
+    folders = _components(layout.materialised(store.work), pinned if mixture is not None else None)
     total = len(data) + len(folders) + len(pinned)
     for done, file in enumerate(data):
         progress(done, total, file.path)

@@ -41,7 +41,8 @@ def write_report(
         raise UsageError(f"`format` is {format!r}; allowed: html, {', '.join(CHART_FORMATS)}")
     if (chart is not None) != (format in CHART_FORMATS):
         raise UsageError(f"`chart` and `format` {' or '.join(CHART_FORMATS)} go together")
-    facts = gather(store, mixture, against, steps=steps, batch_size=batch_size)
+    with store.reading():
+        facts = gather(store, mixture, against, steps=steps, batch_size=batch_size)
     drawn = charts(facts)
     if chart is not None and chart not in drawn:
         raise unknown_name("chart", chart, drawn)

@@ -1,12 +1,10 @@
-"""Opening the store: a folder with a DuckLake catalog in SQLite and Parquet data files."""
+"""Opening the store: a DuckLake, whose tables and snapshots are in a catalog and whose rows are in Parquet files."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,55 +12,57 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import duckdb
-import filelock
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
 from mixture.store import layout
+from mixture.store.catalog import Catalog, catalog_of
 from mixture.store.limits import Limits
 from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
 from mixture.store.schema import migrate, stored_version
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
-EXTENSIONS = ("ducklake", "sqlite_scanner")
 COMMIT_ATTEMPTS = 12
-PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
-CONFLICT_SIGNS = ("conflict", "database is locked", "failed to commit")
 
 
 class Store:
     """A store of collections and mixtures. Use as a context manager.
 
     `Store.open("my-store", create=True)` makes the folder where it is missing; without `create` a missing store is a
-    `UsageError`. Several processes may read and write one store at the same time.
+    `UsageError`. Several processes may read and write one store at the same time. Other catalogs than a file in the
+    store's folder are named by a URI (`mixture.store.catalog`).
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._lock = filelock.FileLock(layout.lock(root))
+    def __init__(self, catalog: Catalog, snapshot: int | None = None) -> None:
+        """snapshot: of what all reads show; None for the newest."""
+        self.catalog = catalog
+        self.root = catalog.work  # the folder that was opened
+        self._snapshot = snapshot
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False) -> Store:
-        if re.match(r"[a-z0-9]{2,}:", str(uri)):
-            raise UsageError(f"{uri}: a store is a folder for now; catalogs in PostgreSQL are not there yet")
-        root = Path(uri).expanduser().resolve()
-        exists = layout.catalog(root).is_file()
+        catalog = catalog_of(uri)
+        exists = catalog.exists()
         if not exists:
             if not create:
-                raise UsageError(f"no store at {root}; `mixture ingest` creates one, or name another in `store`")
-            # A data folder without a catalog is what a kill leaves at the very start.
-            early = (layout.data(root), layout.lock(root))
-            if root.exists() and (not root.is_dir() or any(p not in early for p in root.iterdir())):
-                raise UsageError(f"{root} is not a store and not empty; name an empty or a new folder in `store`")
-        store = cls(root)
-        if not exists:
-            layout.data(root).mkdir(parents=True, exist_ok=True)
+                raise UsageError(f"no store at {catalog}; `mixture ingest` creates one, or name another in `store`")
+            catalog.create()
+        store = cls(catalog)
         if not exists or stored_version(store.read) is None:
             store.transaction(migrate)
         return store
+
+    @property
+    def data(self) -> Path:
+        """The folder of the lake's Parquet files."""
+        return self.catalog.data
+
+    @property
+    def work(self) -> Path:
+        """The folder of what can be made again: materialised mixtures, models, runs. `layout` knows the names in it."""
+        return self.catalog.work
 
     def __enter__(self) -> Store:
         return self
@@ -87,11 +87,12 @@ class Store:
         is a `UsageError` with DuckDB's first line; one that passes the limits (default: 60 s, 2 GB) a `StoreError`.
         """
         limits = limits or Limits()
-        if self._reader is not None and self._reader.memory_bytes != limits.memory_bytes:
+        wanted = (limits.memory_bytes, self._snapshot)
+        if self._reader is not None and (self._reader.memory_bytes, self._reader.snapshot) != wanted:
             self._reader.close()
             self._reader = None
         if self._reader is None:
-            self._reader = Reader(_connect(self.root, read_only=True), layout.data(self.root), limits.memory_bytes)
+            self._reader = Reader(self._connect(read_only=True), self.data, *wanted)
         return self._reader.sql(query, params, limits)
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
@@ -109,35 +110,36 @@ class Store:
     def reading(self) -> Iterator[int]:
         """One snapshot for all reads inside, whatever other processes commit meanwhile; yields its number.
 
-        Nothing can be written inside. Without it each query reads the newest snapshot, and two of them need not agree.
+        That goes for `sql` too, which is a connection of its own. Nothing can be written inside. Without it each query
+        reads the newest snapshot, and two of them need not agree.
         """
         self.connection.execute("BEGIN")
+        before = self._snapshot
         try:
-            yield self.snapshot()
+            self._snapshot = self.snapshot()
+            yield self._snapshot
         finally:
-            _rollback(self.connection)
+            self._snapshot = before
+            if self.catalog.shared:
+                _rollback(self.connection)
+            else:  # the connection may be another one meanwhile, of that snapshot
+                self.close()
+
+    def at(self, snapshot: int) -> Store:
+        """The store as it was at a snapshot, to read; close it before this one is used again."""
+        if not self.catalog.shared:
+            self.close()
+        return Store(self.catalog, snapshot)
 
     def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """Run `work(connection)` as one transaction, after those of other processes; says so when it waits for long.
 
-        They take turns, since of two that overlap SQLite refuses one, which would have to be repeated whole. That is
-        still done where something else writes to the catalog: `work` may run several times, and must not leave anything
-        behind but what it wrote through the connection.
+        They take turns, since of two that overlap the catalog refuses one, which would have to be repeated whole. That
+        is still done where something else writes to the catalog: `work` may run several times, and must not leave
+        anything behind but what it wrote through the connection.
         """
-        with self._turn():
+        with self.catalog.turn():
             return self._transaction(work)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        try:
-            self._lock.acquire(timeout=PATIENCE)
-        except filelock.Timeout:
-            logger.warning("waiting for another process that writes to %s", self.root)
-            self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         connection = self.connection
@@ -150,7 +152,7 @@ class Store:
             except duckdb.Error as error:
                 _rollback(connection)
                 text = str(error).lower()
-                if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in CONFLICT_SIGNS):
+                if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in self.catalog.conflicts):
                     raise StoreError(f"the store refused a write: {first_lines(error)}") from error
                 # Jitter of the wait only: nothing that is stored depends on it.
                 time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
@@ -163,51 +165,55 @@ class Store:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The writing connection, opened on first use."""
         if self._writer is None:
-            self._writer = _connect(self.root, read_only=False)
+            self._writer = self._connect(read_only=self._snapshot is not None)
         return self._writer
+
+    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """A new connection; in place of those that there are, where the catalog does not bear two."""
+        if not self.catalog.shared:
+            self.close()
+        return _connect(self.catalog, self._snapshot, read_only=read_only)
 
     def snapshot(self) -> int:
         """Number of the newest snapshot, for `AT (VERSION => n)`; within a transaction that of its reads."""
+        if self._snapshot is not None:
+            return self._snapshot
         return int(self.rows("SELECT max(snapshot_id) AS n FROM lake.snapshots()")[0]["n"])
 
 
-def _connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    connection = _with_extensions()
-    # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
-    options = f"DATA_PATH {quote(f'{layout.data(root)}/')}, OVERRIDE_DATA_PATH true"
-    # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
-    # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
-    options += ", READ_ONLY" if read_only else ", META_JOURNAL_MODE 'WAL'"
+def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    connection = _with_extensions(catalog.extensions)
     try:
-        connection.execute(f"ATTACH {quote(f'ducklake:sqlite:{layout.catalog(root)}')} AS lake ({options})")
+        connection.execute(catalog.attach(read_only=read_only, snapshot=snapshot))
         connection.execute("USE lake")
     except (duckdb.Error, RuntimeError) as error:
         connection.close()
         if is_ctrl_c(error):
             raise KeyboardInterrupt from error
-        raise StoreError(f"the store at {root} does not open: {first_lines(error)}") from error
+        version = "" if snapshot is None else f"version {snapshot} of "
+        raise StoreError(f"{version}the store at {catalog} does not open: {first_lines(error)}") from error
     # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
     # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
-    connection.execute(f"SET temp_directory = {quote(str(layout.spill(root)))}")
+    connection.execute(f"SET temp_directory = {quote(str(layout.spill(catalog.work)))}")
     # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
     connection.execute("SET arrow_large_buffer_size = true")
     return connection
 
 
-def _with_extensions() -> duckdb.DuckDBPyConnection:
-    """A connection with `EXTENSIONS`, from their pinned packages; without the packages, from DuckDB's repository.
+def _with_extensions(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    """A connection with these extensions, from their pinned packages; without the packages, from DuckDB's repository.
 
     DuckDB checks signatures of what it fetched. What pip installed stands as DuckDB itself does, whose library nobody
     checks either: reading 70 MB for that made up most of opening a store.
     """
-    files = [file for name in EXTENSIONS if (file := _packaged(name))]
-    if len(files) == len(EXTENSIONS):
+    files = [file for name in extensions if (file := _packaged(name))]
+    if len(files) == len(extensions):
         connection = duckdb.connect(config={"allow_unsigned_extensions": True, "autoload_known_extensions": False})
         for file in files:
             connection.execute(f"LOAD {quote(str(file))}")
         return connection
     connection = duckdb.connect()
-    for name in EXTENSIONS:
+    for name in extensions:
         try:
             connection.execute(f"INSTALL {name}")
             connection.execute(f"LOAD {name}")

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from mixture.errors import MixtureError, StoreError
 from mixture.rows import content_ids, example_ids, passage_messages
-from mixture.store import layout, read
-from mixture.store.connect import Store, _connect
-from mixture.store.query import first_lines, quote
+from mixture.store import read
+from mixture.store.connect import Store
+from mixture.store.query import first_lines
 from mixture.store.write import append
 
 CATALOG = "__ducklake_metadata_lake.ducklake_"
@@ -63,9 +63,9 @@ def record_hashes(store: Store, collections: Sequence[str]) -> None:
     """Record the SHA-256 of the files of these collections that have none yet. Missing files are left to `fault`."""
     now = datetime.now(UTC)
     rows = [
-        {"path": file.path, "sha256": sha256(layout.data(store.root) / file.path), "hashed_at": now}
+        {"path": file.path, "sha256": sha256(store.data / file.path), "hashed_at": now}
         for file in data_files(store, collections)
-        if file.sha256 is None and (layout.data(store.root) / file.path).is_file()
+        if file.sha256 is None and (store.data / file.path).is_file()
     ]
     if rows:
         store.transaction(lambda connection: append(connection, "data_files", rows))
@@ -78,7 +78,7 @@ def sha256(file: Path) -> str:
 
 def fault(store: Store, file: DataFile) -> str | None:
     """What is wrong with a file, in words; None where nothing is."""
-    path = layout.data(store.root) / file.path
+    path = store.data / file.path
     if not path.is_file():
         return "is missing"
     size = path.stat().st_size
@@ -143,19 +143,11 @@ def at_version(store: Store, snapshot: int, selection: str | None = None) -> Ite
     chosen = None
     if selection is not None:
         chosen = store.read("SELECT * FROM selected_examples WHERE selection = ?", [selection])
-    old = Store(store.root)
-    connection = _connect(store.root, read_only=True)
-    try:
-        lake = quote(f"ducklake:sqlite:{layout.catalog(store.root)}")
-        where = f"DATA_PATH {quote(f'{layout.data(store.root)}/')}, OVERRIDE_DATA_PATH true, READ_ONLY"
-        attach = f"ATTACH {lake} AS lake ({where}, SNAPSHOT_VERSION {int(snapshot)})"
-        for statement in ("USE memory", "DETACH lake", attach, "USE lake"):
-            connection.execute(statement)
-        if chosen is not None:
-            connection.register("selected_examples", chosen)
-        old._writer = connection
-        yield old
-    except duckdb.Error as error:
-        raise StoreError(f"version {snapshot} of the store cannot be read: {first_lines(error)}") from error
-    finally:
-        connection.close()
+    with store.at(snapshot) as old:
+        try:
+            connection = old.connection
+            if chosen is not None:
+                connection.register("selected_examples", chosen)
+            yield old
+        except duckdb.Error as error:
+            raise StoreError(f"version {snapshot} of the store cannot be read: {first_lines(error)}") from error

@@ -26,8 +26,9 @@ def leftovers(root: Path) -> list[Path]:
     return [path for pattern in LEFTOVERS for path in sorted(root.glob(pattern))]
 
 
-def catalog(root: Path) -> Path:
-    return root / "catalog.sqlite"
+def catalog(root: Path, kind: str) -> Path:
+    """The lake's catalog where it is a file, by the kind of database."""
+    return root / f"catalog.{kind}"
 
 
 def lock(root: Path) -> Path:

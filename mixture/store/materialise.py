@@ -45,7 +45,7 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
 
     Raises `UsageError` where the store lacks a collection, or holds other content than the mixture pins.
     """
-    root = folder or layout.materialised(store.root)
+    root = folder or layout.materialised(store.work)
     rows = store.rows("SELECT collection, is_symmetric FROM collections")
     symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
     missing = sorted({c.collection for c in spec.components if c.collection not in symmetric})

@@ -60,10 +60,17 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 
 class Reader:
-    """A read-only connection to the lake with the views and macros of `surface`, locked. One query at a time."""
+    """A read-only connection to the lake with the views and macros of `surface`, locked. One query at a time.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, data: Path, memory_bytes: int) -> None:
+    data:     the folder that stays readable: that of the lake's own files
+    snapshot: of what the connection shows; None for the newest
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, data: Path, memory_bytes: int, snapshot: int | None
+    ) -> None:
         self.memory_bytes = memory_bytes
+        self.snapshot = snapshot
         self._connection = connection
         self._tables: frozenset[str] = frozenset()
         surface.define(connection)

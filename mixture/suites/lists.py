@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,3 +128,17 @@ def read_test_passages(path: str | Path, *, judged_only: bool = True) -> pa.Tabl
     """
     columns = _table(Path(path), _PASSAGE, partial(suite_passages, judged_only=judged_only))
     return pa.table(columns, schema=TEST_PASSAGES)
+
+
+def check_suite_names(lists: Mapping[Path, pa.Table]) -> None:
+    """Raise UsageError where two files or folders claim one suite: the second would replace what the first registered.
+
+    lists: the paths with the test queries that were read from them
+    """
+    folders = [path for path in lists if path.is_dir()]
+    claimed = {suite_name(suite): suite for suite in find_suites(folders)} if folders else {}
+    for file in (path for path in lists if path not in folders):
+        for suite in lists[file]["suite"].unique().to_pylist():
+            known = claimed.setdefault(suite, file)
+            if known.resolve() != file.resolve():
+                raise UsageError(f"two lists claim the suite {suite!r}: {known} and {file}; give one at a time")

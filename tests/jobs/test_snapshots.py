@@ -17,6 +17,7 @@ from cli import app
 from mixture import Store, jobs, registry
 from mixture.jobs import removal
 from mixture.registry.verify import verify
+from mixture.report import build, facts
 from mixture.store import read
 from mixture.store.write import remove_examples
 
@@ -240,3 +241,18 @@ def test_six_processes_on_one_store_neither_fail_nor_tear(small_store: Store, tm
     held = small_store.rows("SELECT (SELECT count(*) FROM examples) + (SELECT count(*) FROM removals) AS n")[0]["n"]
     assert held == stored
     print(f"{time.monotonic() - began:.0f} s: {counts}, {result.checked}")
+
+
+def test_a_report_beside_an_ingest_is_of_one_snapshot(
+    small_store: Store, other: Store, tmp_path: Path, between: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads through two connections; the second one is opened after the other process has committed."""
+    saved = registry.save(small_store, registry.weighted(registry.pin(small_store), {"easy": 1.0}), "one")
+    before = small_store.snapshot()
+    between(facts, "learning", _more(other, tmp_path))
+    gathered: list[facts.Facts] = []
+    monkeypatch.setattr(build, "render", lambda found, drawn: gathered.append(found) or "")
+    build.write_report(small_store, saved, tmp_path / "report.html")
+    (part,), (taken,), (epochs,) = gathered[0].components, gathered[0].taken_out, gathered[0].epochs
+    assert (part.num_today, taken.rows_read, epochs.num_examples) == (40, 40, 40)
+    assert gathered[0].snapshot == before

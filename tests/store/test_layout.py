@@ -12,12 +12,12 @@ from mixture.store import layout
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT = Path("/s")
 RUN = "0123456789ab"
-NAMES = {"catalog.sqlite", "components", "data", "materialised", "reference-", "reference-embeddings", "runs", "spill-"}
+NAMES = {"catalog.", "components", "data", "materialised", "reference-", "reference-embeddings", "runs", "spill-"}
 
 
 def test_names_are_those_of_the_stores_that_there_are() -> None:
     named = [
-        layout.catalog(ROOT), layout.data(ROOT), layout.component(layout.materialised(ROOT), "d"),
+        layout.catalog(ROOT, "sqlite"), layout.data(ROOT), layout.component(layout.materialised(ROOT), "d"),
         layout.spec(layout.materialised(ROOT), RUN), layout.run(ROOT, RUN), layout.reference(ROOT, RUN),
         layout.embeddings(layout.run(ROOT, RUN).parent, layout.embeddings_name("org/model", bf16=True)),
         layout.tiny_model(ROOT, "tiny-qwen2", ["d2", "d1"], 42),

@@ -194,3 +194,23 @@ def test_two_suites_of_one_name_do_not_replace_each_other(small_store: Store, tm
     with pytest.raises(UsageError, match="two suites are called 'same'"):
         jobs.decontaminate(small_store, [str(folder) for folder in folders])
     assert small_store.sql("FROM test_queries").num_rows == 0
+
+
+@pytest.mark.parametrize("second", ["b/same.txt", "b/other.jsonl", "b/same"])
+def test_two_lists_of_one_name_do_not_replace_each_other(small_store: Store, tmp_path: Path, second: str) -> None:
+    write(tmp_path / "b" / "same", {TEST: JUDGED})
+    lists = {
+        "a/same.txt": "what\n",
+        "b/same.txt": "why\n",
+        "b/other.jsonl": '{"_id": "1", "text": "x", "suite": "same"}\n',
+    }
+    (tmp_path / "a").mkdir()
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    first = str(tmp_path / "a/same.txt")
+    with pytest.raises(UsageError, match="two lists claim the suite 'same'") as caught:
+        jobs.decontaminate(small_store, [first, str(tmp_path / second)])
+    assert first in str(caught.value) and str(tmp_path / second) in str(caught.value)
+    assert small_store.sql("FROM test_queries").num_rows == 0
+    jobs.decontaminate(small_store, [first, f"{tmp_path}/a/../a/same.txt"])  # one file, given twice
+    assert small_store.sql("FROM test_queries").num_rows == 1

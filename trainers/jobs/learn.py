@@ -113,7 +113,7 @@ def learn_weights(
         raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave `reference` out")
     data = materialised(store, mixture.spec)
     start(data, settings)  # what does not fit is said before anything long starts
-    model = resolve_model(store.root, data, asked, seed=settings.seed)
+    model = resolve_model(store.work, data, asked, seed=settings.seed)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
     identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
@@ -131,7 +131,7 @@ def learn_weights(
                 about["reference_embeddings"] = embeddings_name(folder, one)
             with recorded(store, run, "tdro", mixture.spec.id, one, **about) as config:
                 learned = run_learner(
-                    data, model, folder, one, layout.run(store.root, run), progress=stage(title), watch=watch,
+                    data, model, folder, one, layout.run(store.work, run), progress=stage(title), watch=watch,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
                 config |= {key: getattr(learned, key) for key in FACTS}
@@ -155,7 +155,7 @@ def _reference(
     uniform = transfers.uniform(transfers.drawn_only(spec).components)
     known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
     identity = run_id("reference", uniform.id, chosen, **known_by)
-    out = layout.reference(store.root, identity)
+    out = layout.reference(store.work, identity)
     if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))

@@ -39,7 +39,7 @@ def train(
     loaded = load_suites(suites, settings)
     name = known_model(model)
     data = materialised(store, spec)
-    base = resolve_model(store.root, data, name, seed=settings.seed)
+    base = resolve_model(store.work, data, name, seed=settings.seed)
     run = identity(data, base, settings, loaded)
     trained = Trained(target, spec.id, run, settings.steps)
     if finished_config(store, run) is not None and ranks.on_main(lambda: finished(target, run)):

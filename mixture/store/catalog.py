@@ -1,0 +1,136 @@
+"""What a store's catalog can be: where it lies, how DuckDB attaches it, how the processes that write take turns.
+
+The catalog is DuckLake's database of tables, snapshots and files. `Store.open` looks up in `CATALOGS` which kind its
+URI asks for; nothing else tells the kinds apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import filelock
+
+from mixture.errors import UsageError
+from mixture.store import layout
+from mixture.store.query import quote
+
+logger = logging.getLogger(__name__)
+PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
+# Kinds by the scheme of a URI, as module:class. A class is called with what follows the scheme; its module is loaded
+# when a store of its kind is opened.
+CATALOGS = {
+    "": "mixture.store.catalog:SqliteCatalog",
+}
+
+
+class Catalog(Protocol):
+    """Where a store is, and how its database is opened and written. `str` of it names the store in messages.
+
+    data:       where the lake's Parquet files are
+    work:       the folder of what can be made again: materialised mixtures, models, runs, what queries spill
+    extensions: of DuckDB, that attaching it needs; each has a package `duckdb_extension_<name>`
+    conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
+    shared:     whether several connections can have it open at once, of this process and of others
+    """
+
+    data: Path
+    work: Path
+    extensions: ClassVar[tuple[str, ...]]
+    conflicts: ClassVar[tuple[str, ...]]
+    shared: ClassVar[bool]
+
+    def exists(self) -> bool: ...
+
+    def create(self) -> None:
+        """Make what attaching a new store needs. Raises `UsageError` for a place that holds something else."""
+
+    def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
+        """The SQL that attaches it as `lake`, of the newest version or as it was at a snapshot."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for the other processes that write, and keep them waiting; a process that is killed keeps nobody."""
+
+
+class FolderCatalog:
+    """A catalog that is one file, in the folder of everything else."""
+
+    kind: ClassVar[str]  # how the file's name ends
+    prefix: ClassVar[str]  # what stands before the file in ATTACH
+    write_options: ClassVar[tuple[str, ...]] = ()
+    extensions: ClassVar[tuple[str, ...]] = ("ducklake",)
+    conflicts: ClassVar[tuple[str, ...]] = ("conflict", "failed to commit")
+    shared: ClassVar[bool] = True
+
+    def __init__(self, folder: str) -> None:
+        self.work = Path(folder).expanduser().resolve()
+        self.data = layout.data(self.work)
+        self._file = layout.catalog(self.work, self.kind)
+        self._lock = filelock.FileLock(layout.lock(self.work))
+
+    def __str__(self) -> str:
+        return str(self.work)
+
+    def exists(self) -> bool:
+        return self._file.is_file()
+
+    def create(self) -> None:
+        # A data folder without a catalog is what a kill leaves at the very start.
+        early = (self.data, layout.lock(self.work))
+        if self.work.exists() and (not self.work.is_dir() or any(p not in early for p in self.work.iterdir())):
+            raise UsageError(f"{self} is not a store and not empty; name an empty or a new folder in `store`")
+        self.data.mkdir(parents=True, exist_ok=True)
+
+    def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
+        # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
+        options = [f"DATA_PATH {quote(f'{self.data}/')}", "OVERRIDE_DATA_PATH true"]
+        options += ("READ_ONLY",) if read_only else self.write_options
+        if snapshot is not None:
+            options.append(f"SNAPSHOT_VERSION {snapshot}")
+        return f"ATTACH {quote(f'{self.prefix}{self._file}')} AS lake ({', '.join(options)})"
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            logger.warning("waiting for another process that writes to %s", self)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+class SqliteCatalog(FolderCatalog):
+    """The usual one: several processes of one machine read and write it at the same time."""
+
+    kind = "sqlite"
+    prefix = "ducklake:sqlite:"
+    extensions = ("ducklake", "sqlite_scanner")
+    conflicts = (*FolderCatalog.conflicts, "database is locked")
+    # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
+    # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
+    write_options = ("META_JOURNAL_MODE 'WAL'",)
+
+
+def catalog_of(uri: str | Path) -> Catalog:
+    """The catalog that a URI names, which need not exist: SCHEME:PLACE, or a folder. Raises `UsageError` for a scheme
+    that is none of `CATALOGS`."""
+    # One letter before a colon is a Windows drive.
+    scheme, place = match.groups() if (match := re.fullmatch(r"([a-z0-9]{2,}):(.*)", str(uri))) else ("", str(uri))
+    if scheme not in CATALOGS:
+        # Not the URI itself: it may hold a password.
+        raise UsageError(f"`store` begins with {scheme + ':'!r}; allowed: {spellings()}")
+    catalog: Catalog = pkgutil.resolve_name(CATALOGS[scheme])(place)
+    return catalog
+
+
+def spellings() -> str:
+    """How a store can be named, for help texts and errors."""
+    return ", ".join(f"{scheme}:…" if scheme else "a folder" for scheme in CATALOGS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mixture.errors import UsageError
 from mixture.store import Store
 
 StoreOption = Annotated[Path | None, typer.Option("--store", help="The store's folder [$MIXTURE_STORE]")]
@@ -20,3 +23,21 @@ def open_store(store: Path | None, *, create: bool = False) -> Store:
     """The store of a command: its own --store, the one named before it, $MIXTURE_STORE, or ./mixture-store."""
     folder = store or chosen.get("store") or Path(os.environ.get("MIXTURE_STORE") or "mixture-store")
     return Store.open(folder, create=create)
+
+
+def assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as a dictionary. VALUE is a number or a boolean as in TOML, `none` for None, else a text.
+
+    >>> assigned(["max_ratio=0.9", "language=de", "length=none"])
+    {'max_ratio': 0.9, 'language': 'de', 'length': None}
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in values:
+            raise UsageError(f"{name!r} is given twice" if equals else f"{text!r}; write NAME=VALUE")
+        try:
+            values[name] = None if value == "none" else tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = value
+    return values

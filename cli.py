@@ -14,7 +14,7 @@ from mixture import registry
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
-from mixture.console.options import JsonOption, StoreOption
+from mixture.console.options import JsonOption, StoreOption, assigned
 from mixture.console.options import chosen as _chosen
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
@@ -128,18 +128,19 @@ def cards(
 
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would go, and change nothing")]
+EngineOption = Annotated[str, typer.Option("--engine", help="What runs the tasks: {mixture.engine:ENGINES}")]
 UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newest such command took out")]
 
 
 @app.command()
 def dedup(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all; their order is the priority")] = None,
-    method: Annotated[str, typer.Option("--method", help="simhash, minhash or exact")] = "simhash",
+    method: Annotated[str, typer.Option("--method", help="{mixture.dedup.methods:METHODS}")] = "simhash",
     distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7; --verify decides")] = 3,
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
     verify: Annotated[float, typer.Option("--verify", help="Least n-gram Jaccard similarity; 0 for none")] = 0.8,
     across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,
-    dry_run: DryRunOption = False, undo: UndoOption = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take near-equal examples out of each collection; the table removals says which and why."""
@@ -149,10 +150,11 @@ def dedup(
         raise UsageError("--undo puts back all that the newest dedup took out; leave collections and --dry-run away")
     with _open(store) as lake, bar("dedup") as progress:
         if undo:
-            results = jobs.undo(lake, [jobs.DUPLICATE])
+            results = jobs.undo(lake, "dedup")
         else:
-            settings = jobs.DedupSettings(method, distance, key, verify or None, across)
-            results = jobs.dedup(lake, collections or (), settings, dry_run=dry_run, progress=progress)
+            results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
+                                 verify=verify or None, across=across, dry_run=dry_run, engine=engine,
+                                 progress=progress)  # fmt: skip
     _show_removals(results, dry_run, as_json)
 
 
@@ -170,7 +172,7 @@ def decontaminate(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
     against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
     distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
-    dry_run: DryRunOption = False, undo: UndoOption = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take out examples whose query is a test query, or nearly, or whose positive holds most of a test passage."""
@@ -180,42 +182,38 @@ def decontaminate(
         raise UsageError(
             "--undo puts back all that the newest decontaminate took out; leave collections, --against, --dry-run away"
         )
-    if not against and not undo:
-        raise UsageError("name the test queries: --against FILE, FOLDER or SUITE, again for more")
     with _open(store) as lake, bar("decontaminate") as progress:
         if undo:
-            results = jobs.undo(lake, [jobs.TEST_QUERY, jobs.TEST_PASSAGE])
+            results = jobs.undo(lake, "decontaminate")
         else:
             results = jobs.decontaminate(lake, against or (), collections or (), distance=distance, dry_run=dry_run,
-                                         progress=progress)  # fmt: skip
+                                         engine=engine, progress=progress)  # fmt: skip
     _show_removals(results, dry_run, as_json)
 
 
 @app.command()
 def mine(
     collections: Annotated[list[str] | None, typer.Argument(help="Default: all that have no negatives")] = None,
-    miner: Annotated[str, typer.Option("--miner", help="bm25, or a sentence-transformers model")] = "bm25",
-    negatives: Annotated[int, typer.Option("--negatives", help="Negatives for each example")] = 8,
-    seed: SeedOption = None, store: StoreOption = None, as_json: JsonOption = False,
+    miner: Annotated[str, typer.Option(
+        "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense")] = "bm25",
+    per_query: Annotated[int, typer.Option("--per-query", "--negatives", help="Negatives for each example")] = 8,
+    depth: Annotated[int, typer.Option("--depth", help="Candidates looked at for each example")] = 100,
+    max_ratio: Annotated[float | None, typer.Option(
+        "--max-ratio", help="Most of the positive's score that a negative may have; 0 for any "
+        "[0.95 with a model, bm25 any]")] = None,
+    filters: Annotated[list[str] | None, typer.Option(
+        "--filter", help="NAME=VALUE, again for more; VALUE none for none: {mixture.mining:FILTERS}")] = None,
+    seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
+    import trainers
     from mixture import jobs
 
+    given = [*(filters or ()), *([] if max_ratio is None else [f"max_ratio={max_ratio or 'none'}"])]
     with _open(store) as lake, bar("mine") as progress:
-        encode = None
-        if miner != "bm25":
-            from trainers.jobs.encode import encode_with
-
-            encode = encode_with(miner)
-        results = jobs.mine(
-            lake,
-            collections or (),
-            miner=miner,
-            encode=encode,
-            per_query=negatives,
-            seed=42 if seed is None else seed,
-            progress=progress,
-        )
+        results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
+                            encoder=lambda model: trainers.encode_with(model), filters=assigned(given),
+                            seed=42 if seed is None else seed, engine=engine, progress=progress)  # fmt: skip
     print_rows([asdict(r) for r in results], as_json=as_json)
 
 

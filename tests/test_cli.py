@@ -159,6 +159,21 @@ def test_mining_with_an_encoder_through_the_command(run: Run, small_store: Store
     assert -1.001 <= rows[0]["low"] < rows[0]["high"] <= 1.001
 
 
+def test_the_options_of_mine_reach_the_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixture import jobs
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(jobs, "mine", lambda *_, **options: given.update(options) or [])
+    own = {"miner": "bm25", "per_query": 8, "depth": 100, "filters": {}, "seed": 42, "engine": "local"}
+    assert run("mine")[0] == 0
+    assert {name: given[name] for name in own} == own
+    run("mine", "--per-query", "3", "--depth", "20", "--max-ratio", "0", "--filter", "length=9", "--filter", "kind=x")
+    assert (given["per_query"], given["depth"]) == (3, 20)
+    assert given["filters"] == {"max_ratio": None, "length": 9, "kind": "x"}
+    run("mine", "--negatives", "4", "--max-ratio", "0.9")
+    assert (given["per_query"], given["filters"]) == (4, {"max_ratio": 0.9})
+
+
 MISTAKES = [
     (["frobnicate"], "frobnicate"),
     (["creat", "x"], "create"),
@@ -170,7 +185,8 @@ MISTAKES = [
     (["dedup", "esay"], "did you mean 'easy'"),
     (["dedup", "--distance", "9"], "9"),
     (["dedup", "--distance", "three"], "three"),
-    (["dedup", "--method", "simhsh"], "simhash"),
+    (["dedup", "--method", "simhsh"], "--method is 'simhsh'; allowed: exact, minhash, simhash"),
+    (["dedup", "--engine", "lokal"], "--engine is 'lokal'; allowed: local"),
     (["dedup", "--undo", "--dry-run"], "leave collections and --dry-run away"),
     (["dedup", "easy", "--undo"], "leave collections and --dry-run away"),
     (["dedup", "--verify", "7"], "verify is 7"),
@@ -178,7 +194,12 @@ MISTAKES = [
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "smoothing=0.5"], "which does not read it"),
     (["decontaminate"], "--against"),
     (["decontaminate", "--against", "no/file"], "no/file"),
-    (["mine", "--negatives", "0"], "0"),
+    (["mine", "--negatives", "0"], "--per-query is 0"),
+    (["mine", "--miner", "bm52"], "(miners: bm25, dense)"),
+    (["mine", "--max-ratio", "-1"], "--max-ratio is -1.0; allowed: numbers above 0"),
+    (["mine", "--filter", "max_ratio"], "write NAME=VALUE"),
+    (["mine", "--filter", "max_ratio=0.8", "--max-ratio", "0.9"], "'max_ratio' is given twice"),
+    (["mine", "--filter", "max_ration=0.8"], "--filter is 'max_ration'; allowed: max_ratio"),
     (["create", "x", "--uniform", "--proportional"], "give one of"),
     (["create", "x", "--temperature", "-1"], "above 0"),
     (["create", "x", "--weights", "none.json"], "none.json"),
@@ -276,3 +297,11 @@ def test_what_answers_at_once_loads_nothing_heavy(small_store: Store, command: s
 def test_the_version_is_that_of_the_package() -> None:
     done = subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True)
     assert done.stdout == f"mixture {version('retrieval-mixture')}\n"
+
+
+def test_help_lists_the_names_of_the_dictionaries(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixture.dedup.methods import METHODS
+
+    monkeypatch.setitem(METHODS, "added", METHODS["exact"])
+    _, out, _ = run("dedup", "--help")
+    assert "exact, minhash, simhash, added" in out.decode()

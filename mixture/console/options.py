@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import tomllib
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
+from mixture.errors import UsageError
 from mixture.store import Store
 from mixture.store.catalog import spellings
 
@@ -20,3 +23,21 @@ def open_store(store: str | None, *, create: bool = False) -> Store:
     """The store of a command: its own --store, the one named before it, $MIXTURE_STORE, or ./mixture-store."""
     named = store if store is not None else chosen.get("store")
     return Store.open(named if named is not None else os.environ.get("MIXTURE_STORE") or "mixture-store", create=create)
+
+
+def assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as a dictionary. VALUE is a number or a boolean as in TOML, `none` for None, else a text.
+
+    >>> assigned(["max_ratio=0.9", "language=de", "length=none"])
+    {'max_ratio': 0.9, 'language': 'de', 'length': None}
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in values:
+            raise UsageError(f"{name!r} is given twice" if equals else f"{text!r}; write NAME=VALUE")
+        try:
+            values[name] = None if value == "none" else tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = value
+    return values

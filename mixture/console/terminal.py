@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import sys
@@ -42,6 +43,12 @@ class PlainErrors(typer.core.TyperGroup):
             sys.exit(code if isinstance(code, int) else 0)
         return code
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if "--help" in rest:
+            list_choices(command)
+        return name, command, rest
+
 
 def _plain(error: Exception, arguments: list[str], commands: Mapping[str, Any]) -> int:
     if isinstance(error, MixtureError):
@@ -62,6 +69,17 @@ def _plain(error: Exception, arguments: list[str], commands: Mapping[str, Any]) 
     where = f"{Path(last.filename).name}:{last.lineno}"
     return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "
                  "this is a fault of the toolkit: run again with --debug for all of it", 1)  # fmt: skip
+
+
+def list_choices(command: Any) -> None:
+    """In the help of the options, {module:NAME} becomes the names in that dictionary. Only --help loads it."""
+    for option in command.params:
+        if getattr(option, "help", None):
+            option.help = re.sub(r"\{([\w.]+):(\w+)\}", lambda m: _names(m[1], m[2]), option.help)
+
+
+def _names(module: str, dictionary: str) -> str:
+    return ", ".join(getattr(importlib.import_module(module), dictionary))
 
 
 def as_options(message: str, command: Any) -> str:

@@ -29,6 +29,13 @@ Rows: TypeAlias = NDArray[np.int64]
 Accept: TypeAlias = Callable[[Pairs], NDArray[np.bool_]]
 
 
+def checked_distance(distance: int) -> int:
+    """The distance if it is a whole number from 0 to 7; otherwise a UsageError."""
+    if isinstance(distance, bool) or not isinstance(distance, int | np.integer) or not 0 <= distance <= MAX_DISTANCE:
+        raise UsageError(f"distance {distance!r}: allowed are the whole numbers 0 to {MAX_DISTANCE}")
+    return int(distance)
+
+
 def _checked(fingerprints: ArrayLike, distance: int) -> Fingerprints:
     values = np.asarray(fingerprints)
     if values.size == 0 and values.ndim == 1:
@@ -37,8 +44,7 @@ def _checked(fingerprints: ArrayLike, distance: int) -> Fingerprints:
         raise UsageError(
             f"fingerprints: expected a one-dimensional uint64 array, got {values.dtype} with shape {values.shape}"
         )
-    if isinstance(distance, bool) or not isinstance(distance, int | np.integer) or not 0 <= distance <= MAX_DISTANCE:
-        raise UsageError(f"distance {distance!r}: allowed are the whole numbers 0 to {MAX_DISTANCE}")
+    checked_distance(distance)
     return values
 
 

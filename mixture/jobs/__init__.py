@@ -2,20 +2,12 @@
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
 from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
+from mixture.jobs.decontaminate import decontaminate
+from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, ingest
 from mixture.jobs.mine import MiningResult, mine
-from mixture.jobs.removal import (
-    DUPLICATE,
-    TEST_PASSAGE,
-    TEST_QUERY,
-    DedupSettings,
-    RemovalResult,
-    decontaminate,
-    dedup,
-    register_suites,
-    undo,
-)
+from mixture.jobs.removals import DUPLICATE, TEST_PASSAGE, TEST_QUERY, RemovalResult, undo
 from mixture.jobs.report import report
 from mixture.registry import tag
 from mixture.registry.diff import diff
@@ -28,7 +20,6 @@ __all__ = [
     "DUPLICATE",
     "TEST_PASSAGE",
     "TEST_QUERY",
-    "DedupSettings",
     "Exported",
     "IngestResult",
     "MiningResult",
@@ -47,7 +38,6 @@ __all__ = [
     "ingest",
     "log",
     "mine",
-    "register_suites",
     "report",
     "select",
     "tag",

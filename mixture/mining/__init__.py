@@ -1,9 +1,14 @@
-"""Hard negatives: candidates by BM25 or a dense retriever, then filters. Arrow and NumPy in and out."""
+"""Hard negatives: a miner's candidates, then filters. Arrow and NumPy in and out."""
 
 from __future__ import annotations
 
+from mixture.mining import bm25 as bm25
+from mixture.mining import dense as dense
 from mixture.mining.bm25 import mine_bm25
 from mixture.mining.dense import mine_dense
-from mixture.mining.filters import MiningPool, MiningSettings
+from mixture.mining.filters import FILTERS
+from mixture.mining.miners import MINERS, Miner
+from mixture.mining.negatives import MiningSettings
+from mixture.mining.pool import MiningPool
 
-__all__ = ["MiningPool", "MiningSettings", "mine_bm25", "mine_dense"]
+__all__ = ["FILTERS", "MINERS", "Miner", "MiningPool", "MiningSettings", "mine_bm25", "mine_dense"]

@@ -7,6 +7,7 @@ ours, because a collection may be in any script.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
-from mixture.mining.filters import MiningPool, MiningSettings, NegativeTable, Progress, top_k
+from mixture.mining.filters import Candidates
+from mixture.mining.miners import MINERS, Encode, Miner, Progress, top_k
+from mixture.mining.negatives import MiningSettings
+from mixture.mining.pool import MiningPool
 from mixture.text.form import normalise_text
 
 # Scripts written without spaces between words: Han (with its iteration marks), kana, bopomofo, Thai, Lao, Burmese,
@@ -73,25 +77,29 @@ class _Index:
         return np.asarray(self._index.get_scores_from_ids(tokens), dtype=np.float32)
 
 
+def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:
+    index = _Index(pool.passages)
+    total = len(pool.queries)
+    for example, query in enumerate(pool.queries):
+        scores = index.scores(query)
+        matching = np.flatnonzero(scores > 0)
+        best = matching[top_k(scores[matching], depth)]
+        yield Candidates(best, scores[best], float(scores[pool.positives[example]].min(initial=np.inf)))
+        if (example + 1) % 256 == 0 or example + 1 == total:
+            progress(example + 1, total)
+
+
+# No positive-aware filter: BM25 scores of different passages are not shares of one another as cosines are
+# (arXiv 2407.15831).
+BM25 = MINERS["bm25"] = Miner(name="bm25", search=_search)
+
+
 def mine_bm25(
     pool: MiningPool, settings: MiningSettings | None = None, *, progress: Progress | None = None
 ) -> pa.Table:
     """Negatives of every example of the collection by BM25, as a table in the schema `NEGATIVES`, miner "bm25".
 
-    settings: default `MiningSettings()`, without the positive-aware filter: BM25 scores of different passages are not
-    shares of one another as cosines are. A passage that shares no token with the query is no candidate. Memory: the
+    settings: default `MiningSettings()`. A passage that shares no token with the query is no candidate. Memory: the
     index (8 bytes for each distinct token of a passage) and one row of m scores. Deterministic; ties by passage id.
     """
-    settings = settings or MiningSettings()
-    index = _Index(pool.passages)
-    negatives = NegativeTable(pool, settings, "bm25")
-    total = len(pool.queries)
-    for example, query in enumerate(pool.queries):
-        scores = index.scores(query)
-        matching = np.flatnonzero(scores > 0)
-        best = matching[top_k(scores[matching], settings.depth)]
-        positive = float(scores[pool.positives[example]].min(initial=np.inf))
-        negatives.add(example, best, scores[best], positive)
-        if progress and ((example + 1) % 256 == 0 or example + 1 == total):
-            progress(example + 1, total)
-    return negatives.table()
+    return BM25.mine(pool, settings or MiningSettings(), progress=progress)

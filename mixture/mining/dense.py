@@ -6,21 +6,17 @@ block only the best k so far of every query are kept, so n * k scores are held a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
-from mixture.mining.filters import MiningPool, MiningSettings, NegativeTable, Progress, top_k
-
-Kind = Literal["query", "passage"]
-Encode = Callable[[list[str], Kind], NDArray[np.floating]]
-"""Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
-
-DEFAULT_DENSE = MiningSettings(max_ratio=0.95)
+from mixture.mining.filters import Candidates, filters_of
+from mixture.mining.miners import MINERS, Encode, Kind, Miner, Progress, top_k
+from mixture.mining.negatives import MiningSettings
+from mixture.mining.pool import MiningPool
 
 _PASSAGES = 4096  # embedded and searched at a time
 _QUERIES = 1024  # rows of one score tile
@@ -68,7 +64,7 @@ def _positive_pairs(pool: MiningPool) -> tuple[NDArray[np.int64], NDArray[np.int
     return passages[order], examples[order]
 
 
-def _search(pool: MiningPool, encode: Encode, depth: int, progress: Progress | None) -> _Best:
+def _best(pool: MiningPool, encode: Encode, depth: int, progress: Progress) -> _Best:
     queries = _embed(encode, pool.queries, "query")
     best = _Best(len(queries), depth)
     answers, askers = _positive_pairs(pool)
@@ -81,15 +77,28 @@ def _search(pool: MiningPool, encode: Encode, depth: int, progress: Progress | N
         here = slice(*np.searchsorted(answers, [start, stop]))
         scores = np.einsum("ij,ij->i", queries[askers[here]], block[answers[here] - start])
         np.minimum.at(best.positive, askers[here], scores)
-        if progress:
-            progress(stop, total)
+        progress(stop, total)
     return best
+
+
+def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:
+    if encode is None:
+        raise UsageError("the dense miner needs `encode`, from texts to embeddings")
+    if not pool.queries:
+        return
+    best = _best(pool, encode, min(depth, len(pool.passages)), progress)
+    for passages, scores, positive in zip(best.passages, best.scores, best.positive, strict=True):
+        found = passages >= 0
+        yield Candidates(passages[found], scores[found], float(positive))
+
+
+DENSE = MINERS["dense"] = Miner(name="dense", search=_search, needs_encoder=True, filters={"max_ratio": 0.95})
 
 
 def mine_dense(
     pool: MiningPool,
     encode: Encode,
-    settings: MiningSettings = DEFAULT_DENSE,
+    settings: MiningSettings | None = None,
     *,
     miner: str = "dense",
     progress: Progress | None = None,
@@ -97,15 +106,9 @@ def mine_dense(
     """Negatives of every example of the collection by dot product, as a table in the schema `NEGATIVES`.
 
     encode: from texts and "query" or "passage" to embeddings (n, d); prompts and normalisation are its business, and
-    the positive-aware filter (default `max_ratio` 0.95) presumes cosines, so let it normalise. miner: the name to
-    record. Memory: n·d + n·depth numbers, a block of 4,096 passages and a tile of 1,024 times 4,096 scores. Ties by
-    passage id; on one machine the result is always the same.
+    the positive-aware filter presumes cosines, so let it normalise. settings: default `MiningSettings()` with the
+    filter `max_ratio` at 0.95. miner: the name to record. Memory: n·d + n·depth numbers, a block of 4,096 passages and
+    a tile of 1,024 times 4,096 scores. Ties by passage id; on one machine the result is always the same.
     """
-    negatives = NegativeTable(pool, settings, miner)
-    if pool.queries:
-        best = _search(pool, encode, min(settings.depth, len(pool.passages)), progress)
-        for example in range(len(pool.queries)):
-            found = best.passages[example] >= 0
-            names, scores = best.passages[example][found], best.scores[example][found]
-            negatives.add(example, names, scores, float(best.positive[example]))
-    return negatives.table()
+    settings = settings or MiningSettings(filters=filters_of(DENSE.filters))
+    return DENSE.mine(pool, settings, encode=encode, recorded=miner, progress=progress)

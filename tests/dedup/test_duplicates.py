@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixture.dedup import find_duplicates, simhash_fingerprints
-from mixture.dedup.duplicates import REMOVED, _of_equal_fingerprints
+from mixture.dedup.duplicates import REMOVED
+from mixture.dedup.methods.simhash import _of_equal_fingerprints
 from mixture.dedup.second_look import Verifier
 from mixture.errors import UsageError
 
@@ -140,7 +141,7 @@ def test_arrow_input_and_empty_input():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "lsh"}, "simhash, minhash, exact"),
+        ({"method": "lsh"}, "exact, minhash, simhash"),
         ({"distance": 8}, "0 to 7"),
         ({"distance": 8, "method": "exact"}, "0 to 7"),
         ({"verify": 80}, "0 to 1"),

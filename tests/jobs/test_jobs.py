@@ -51,9 +51,9 @@ def test_pairs_that_say_the_same_are_removed_and_other_answers_stay(store: Store
 
 def test_by_query_alone_one_answer_stays(store: Store, tmp_path: Path) -> None:
     jobs.ingest(store, [_collection(tmp_path / "raw", "c", TWINS)])
-    assert jobs.dedup(store, (), jobs.DedupSettings(key="query"))[0].removed == 2
-    with pytest.raises(UsageError, match="key 'positives'; allowed: pair, query"):
-        jobs.dedup(store, (), jobs.DedupSettings(key="positives"))
+    assert jobs.dedup(store, key="query")[0].removed == 2
+    with pytest.raises(UsageError, match="`key` is 'positives'; allowed: pair, query"):
+        jobs.dedup(store, key="positives")
 
 
 def test_survivors_do_not_depend_on_the_order_of_ingestion(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_survivors_do_not_depend_on_the_order_of_ingestion(tmp_path: Path) -> No
     for name, rows in (("a", TWINS), ("b", TWINS[::-1])):
         with Store.open(tmp_path / name, create=True) as store:
             jobs.ingest(store, [_collection(tmp_path / f"raw-{name}", "c", rows)])
-            jobs.dedup(store, (), jobs.DedupSettings(method="exact", key="query"))
+            jobs.dedup(store, method="exact", key="query")
             found.append(_queries(store, "c"))
     assert found[0] == found[1]
     assert len(found[0]) == 2
@@ -155,7 +155,7 @@ def test_removed_examples_and_answers_of_equal_queries_are_not_mined(tmp_path: P
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with Store.open(tmp_path / "s", create=True) as store:
         jobs.ingest(store, [str(tmp_path / "c.jsonl")])
-        removed = jobs.dedup(store, settings=jobs.DedupSettings(verify=0.7, key="positive"))
+        removed = jobs.dedup(store, verify=0.7, key="positive")
         assert [r.removed for r in removed] == [1]
         (result,) = jobs.mine(store, per_query=4)
         assert result.examples == 8

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from mixture import Store, jobs, registry
-from mixture.jobs import removal
+from mixture.jobs import removals
 from mixture.registry.verify import verify
 from mixture.report import build, facts
 from mixture.store import read
@@ -113,14 +113,13 @@ def test_a_duplicate_stays_where_what_it_repeats_has_gone_meanwhile(
     rows = [{"query": "what is the king of the north called", "pos": [f"his name is {name}"]} for name in "ab"]
     (tmp_path / "twins.jsonl").write_text("\n".join(map(json.dumps, rows)))
     jobs.ingest(small_store, [str(tmp_path / "twins.jsonl")])
-    settings = jobs.DedupSettings(key="query")
-    (planned,) = jobs.dedup(small_store, ["twins"], settings, dry_run=True)
+    (planned,) = jobs.dedup(small_store, ["twins"], key="query", dry_run=True)
     (kept,) = planned.removals["kept_id"].to_pylist()
     keeper = small_store.read(
         "SELECT collection, example_id, 'test query' AS reason FROM examples WHERE example_id = ?", [kept]
     )
-    between(removal, "remove_examples", lambda: remove_examples(other, keeper, other.snapshot()))
-    (found,) = jobs.dedup(small_store, ["twins"], settings)
+    between(removals, "remove_examples", lambda: remove_examples(other, keeper, other.snapshot()))
+    (found,) = jobs.dedup(small_store, ["twins"], key="query")
     assert (found.removed, planned.removed) == (0, 1)
     assert len(read.queries(small_store, "twins")) == 1
 
@@ -162,7 +161,7 @@ def test_a_mixture_names_the_snapshot_that_its_contents_are_of(
 WORKERS: dict[str, str] = {
     # Each does its command over and over until the time is up, and says what failed.
     "ingest": "jobs.ingest(store, [make()], name=random.choice(['easy', 'hard', 'new']))",
-    "dedup": "jobs.dedup(store); jobs.undo(store, [jobs.DUPLICATE]) if store.rows('FROM removals') else None",
+    "dedup": "jobs.dedup(store); jobs.undo(store, 'dedup') if store.rows('FROM removals') else None",
     "decontaminate": "jobs.decontaminate(store, [suite])",
     "create": "create()",
     "sql": "store.sql('SELECT collection, count(*), count(DISTINCT example_id) FROM examples GROUP BY ALL')",

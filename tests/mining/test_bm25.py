@@ -10,6 +10,7 @@ import pytest
 from mixture.errors import UsageError
 from mixture.mining import MiningPool, MiningSettings, mine_bm25
 from mixture.mining.bm25 import tokenize
+from mixture.mining.filters.max_ratio import MaxRatio
 from mixture.rows import NEGATIVES
 
 PASSAGES = {
@@ -116,7 +117,7 @@ def test_depth_limits_the_candidates():
 
 
 def test_positive_aware_filter_where_asked():
-    settings = MiningSettings(per_query=4, max_ratio=0.5)
+    settings = MiningSettings(per_query=4, filters=(MaxRatio(0.5),))
     queries = pool(["red red apple"], [["p0"]], {"p0": "red apple", "p1": "red apples apple", "p2": "red", "p3": "x"})
     names = [name for name, _, miner in by_example(mine_bm25(queries, settings))["e0"]]
     assert "p1" not in names

@@ -5,6 +5,7 @@ import pytest
 
 from mixture.errors import UsageError
 from mixture.mining import MiningPool, MiningSettings, dense, mine_dense
+from mixture.mining.filters.max_ratio import MaxRatio
 from mixture.rows import NEGATIVES
 
 SIZE = 64
@@ -34,13 +35,13 @@ def collection(seed, num_examples=30, num_passages=200):
     return MiningPool.build([f"e{row}" for row in range(num_examples)], queries, positives, ids, texts)
 
 
-def naive(pool, settings):
+def naive(pool, settings, max_ratio):
     """All scores at once, then the rules in the words of the documentation."""
     scores = counts(pool.queries, "query") @ counts(pool.passages, "passage").T
     found = []
     for example, row in enumerate(scores):
         order = sorted(range(len(row)), key=lambda passage: (-row[passage], passage))[: settings.depth]
-        highest = settings.max_ratio * min(row[passage] for passage in pool.positives[example])
+        highest = max_ratio * min(row[passage] for passage in pool.positives[example])
         left = [p for p in order if p not in pool.blocked[example] and row[p] <= highest]
         found.append([(pool.passage_ids[p], row[p]) for p in left[: settings.per_query]])
     return found
@@ -59,8 +60,8 @@ def test_blockwise_is_the_same_as_all_at_once(monkeypatch, passages, queries):
     monkeypatch.setattr(dense, "_PASSAGES", passages)
     monkeypatch.setattr(dense, "_QUERIES", queries)
     pool = collection(0)
-    settings = MiningSettings(per_query=5, depth=20, max_ratio=0.75)
-    expected = naive(pool, settings)
+    settings = MiningSettings(per_query=5, depth=20, filters=(MaxRatio(0.75),))
+    expected = naive(pool, settings, 0.75)
     assert sum(map(len, expected)) > 50
     assert mined(mine_dense(pool, counts, settings), 30) == expected
 
@@ -68,7 +69,7 @@ def test_blockwise_is_the_same_as_all_at_once(monkeypatch, passages, queries):
 def test_known_answer_with_the_positive_aware_filter():
     texts = {"a": "red apple pie", "b": "red apple pie recipe", "c": "red apple", "d": "blue sky", "e": "red sea"}
     pool = MiningPool.build(["e0"], ["red apple pie"], [["a"]], list(texts), list(texts.values()))
-    table = mine_dense(pool, encode, MiningSettings(per_query=2, max_ratio=0.85), miner="bag")
+    table = mine_dense(pool, encode, MiningSettings(per_query=2, filters=(MaxRatio(0.85),)), miner="bag")
     assert table.schema == NEGATIVES
     # b has cosine 0.87 with the query: above 0.85 of the positive's 1.0, taken for an answer; c has 0.82
     assert table["passage_id"].to_pylist() == ["c", "e"]
@@ -88,7 +89,7 @@ def test_the_filter_is_on_by_default():
 def test_the_lowest_positive_decides():
     texts = {"a": "red apple pie", "b": "red", "c": "red apple", "d": "blue pie", "e": "x"}
     pool = MiningPool.build(["e0"], ["red apple pie"], [["a", "b"]], list(texts), list(texts.values()))
-    table = mine_dense(pool, encode, MiningSettings(per_query=3, max_ratio=1.0))
+    table = mine_dense(pool, encode, MiningSettings(per_query=3, filters=(MaxRatio(1.0),)))
     assert table["passage_id"].to_pylist() == ["d", "e"]  # c (0.82) is above b (0.58)
 
 

@@ -5,7 +5,10 @@ from hypothesis import strategies as st
 
 from mixture.errors import UsageError
 from mixture.mining import MiningPool, MiningSettings
-from mixture.mining.filters import NegativeTable, allowed_score, random_passages, top_k
+from mixture.mining.filters import Candidates, filters_of
+from mixture.mining.filters.max_ratio import MaxRatio, allowed_score
+from mixture.mining.miners import top_k
+from mixture.mining.negatives import NegativeTable, random_passages
 from mixture.rows import NEGATIVES
 
 TEXTS = {"p1": "Paris", "p2": "London", "p3": "Rome", "p4": "Berlin", "p5": "paris!", "p6": "Madrid"}
@@ -23,7 +26,7 @@ def choose(made, example, ranked, positive=1.0, **settings):
     number = {passage: place for place, passage in enumerate(made.passage_ids)}
     table = NegativeTable(made, MiningSettings(**settings), "test")
     names = np.array([number[passage] for passage, _ in ranked], dtype=np.int64)
-    table.add(example, names, np.array([score for _, score in ranked], dtype=np.float32), positive)
+    table.add(example, Candidates(names, np.array([score for _, score in ranked], dtype=np.float32), positive))
     made_table = table.table()
     assert made_table.schema == NEGATIVES
     return [tuple(row.values())[1:] for row in made_table.to_pylist()]
@@ -53,7 +56,7 @@ def test_candidates_that_score_like_the_positive_are_dropped_for_good():
     """p2 is above 0.95 * 0.8: neither a negative nor a random one later."""
     made = pool(["Capital of France?"], [["p1"]])
     ranked = [("p2", 0.77), ("p3", 0.75), ("p4", 0.5)]
-    found = choose(made, 0, ranked, positive=0.8, per_query=5, max_ratio=0.95)
+    found = choose(made, 0, ranked, positive=0.8, per_query=5, filters=(MaxRatio(0.95),))
     assert found[:2] == [("p3", 1, 0.75, "test"), ("p4", 2, 0.5, "test")]
     assert found[2:] == [("p6", 3, None, "random")]
     kept = choose(made, 0, ranked, positive=0.8, per_query=5)
@@ -62,7 +65,7 @@ def test_candidates_that_score_like_the_positive_are_dropped_for_good():
 
 def test_an_example_without_positives_drops_nothing():
     made = pool(["Capital of France?"], [[]])
-    assert choose(made, 0, [("p2", 0.9)], positive=float("inf"), per_query=1, max_ratio=0.95)[0][0] == "p2"
+    assert choose(made, 0, [("p2", 0.9)], positive=float("inf"), per_query=1, filters=(MaxRatio(0.95),))[0][0] == "p2"
 
 
 def test_allowed_score_lies_below_the_positive_on_both_sides_of_zero():
@@ -136,7 +139,30 @@ def test_what_does_not_fit_together_is_refused(change, message):
         MiningPool.build(**arguments | change)
 
 
-@pytest.mark.parametrize("wrong", [{"per_query": 0}, {"depth": 0}, {"max_ratio": 0.0}, {"max_ratio": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"per_query": 0}, {"depth": 0}])
 def test_settings_out_of_range(wrong):
-    with pytest.raises(UsageError, match=r"must be|allowed"):
+    with pytest.raises(UsageError, match="is 0; allowed: 1 or more"):
         MiningSettings(**wrong)
+
+
+def test_every_filter_must_keep_a_candidate_and_what_one_drops_does_not_come_back_at_random():
+    made = pool(["Capital of France?"], [["p1"]])
+    ranked = [("p2", 0.9), ("p3", 0.8), ("p4", 0.7)]
+
+    def short(pool, example, candidates):
+        return np.array([len(pool.passages[number]) < 6 for number in candidates.passages])
+
+    found = choose(made, 0, ranked, per_query=4, filters=(MaxRatio(0.75), short))
+    assert found == [("p6", 1, None, "random")]  # p2 and p3 score too high, p4 is too long
+    assert [row[0] for row in choose(made, 0, ranked, per_query=4, filters=(short,))] == ["p3", "p6"]
+    assert [row[0] for row in choose(made, 0, ranked, per_query=4, filters=(MaxRatio(0.75),))] == ["p4", "p6"]
+
+
+def test_filters_are_named_and_their_values_checked():
+    assert filters_of({"max_ratio": 0.9}) == (MaxRatio(0.9),)
+    assert filters_of({"max_ratio": None}) == ()
+    with pytest.raises(UsageError, match="`filters` is 'max_ration'; allowed: max_ratio"):
+        filters_of({"max_ration": None})
+    for wrong in (0.0, float("nan"), "much", True):
+        with pytest.raises(UsageError, match=r"`max_ratio` is .*allowed: numbers above 0"):
+            filters_of({"max_ratio": wrong})

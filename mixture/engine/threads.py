@@ -1,7 +1,6 @@
-"""Where tasks run: on threads of this machine.
+"""Threads for what releases the interpreter lock: compiled kernels, parsers, file reads.
 
-What runs there are compiled kernels, parsers and file reads, which release the interpreter lock. A pool lives only as
-long as one call: no thread is left that a later fork could lose.
+A pool lives only as long as one call: no thread is left that a later fork could lose.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ def queries(store: Store) -> set[tuple[str, str]]:
 
 def test_collections_are_compared_only_when_asked_and_the_first_named_keeps(store: Store) -> None:
     assert [r.removed for r in jobs.dedup(store)] == [0, 0]
-    across = jobs.DedupSettings(across=True)
-    assert {r.collection: r.removed for r in jobs.dedup(store, (), across, dry_run=True)} == {"alpha": 0, "beta": 1}
-    results = jobs.dedup(store, ["beta", "alpha"], across)
+    assert {r.collection: r.removed for r in jobs.dedup(store, across=True, dry_run=True)} == {"alpha": 0, "beta": 1}
+    results = jobs.dedup(store, ["beta", "alpha"], across=True)
     assert {r.collection: r.removed for r in results} == {"beta": 0, "alpha": 1}
     (row,) = store.sql(
         "SELECT collection, query, reason, kept_collection, kept_query, distance FROM removals"
@@ -58,7 +57,7 @@ def test_collections_are_compared_only_when_asked_and_the_first_named_keeps(stor
 
 def test_a_dry_run_names_the_rows_and_changes_nothing(store: Store) -> None:
     before = store.snapshot()
-    results = jobs.dedup(store, (), jobs.DedupSettings(across=True), dry_run=True)
+    results = jobs.dedup(store, across=True, dry_run=True)
     assert [row["kept_collection"] for r in results for row in r.removals.to_pylist()] == ["alpha"]
     assert store.snapshot() == before
 
@@ -66,22 +65,20 @@ def test_a_dry_run_names_the_rows_and_changes_nothing(store: Store) -> None:
 def test_one_step_back_restores_examples_and_negatives_of_the_newest_command(store: Store) -> None:
     before = queries(store)
     negatives = store.sql("SELECT count(*) AS n FROM negatives")["n"][0].as_py()
-    jobs.dedup(store, ["beta", "alpha"], jobs.DedupSettings(across=True))
+    jobs.dedup(store, ["beta", "alpha"], across=True)
     after_dedup = queries(store)
     tests = Path(store.root).parent / "tests.txt"
     tests.write_text("how does a glacier move downhill\n")
     jobs.decontaminate(store, [str(tests)])
     assert len(queries(store)) == 2
-    assert [(r.collection, r.removed) for r in jobs.undo(store, [jobs.TEST_QUERY, jobs.TEST_PASSAGE])] == [
-        ("alpha", -1)
-    ]
+    assert [(r.collection, r.removed) for r in jobs.undo(store, "decontaminate")] == [("alpha", -1)]
     assert queries(store) == after_dedup
-    assert [(r.collection, r.removed) for r in jobs.undo(store, [jobs.DUPLICATE])] == [("alpha", -1)]
+    assert [(r.collection, r.removed) for r in jobs.undo(store, "dedup")] == [("alpha", -1)]
     assert queries(store) == before
     assert store.sql("SELECT count(*) AS n FROM negatives")["n"][0].as_py() == negatives
     assert store.sql("FROM removals").num_rows == 0
     with pytest.raises(UsageError, match="nothing to put back"):
-        jobs.undo(store, [jobs.DUPLICATE])
+        jobs.undo(store, "dedup")
 
 
 def test_undo_finds_what_was_ingested_while_the_command_ran(
@@ -101,7 +98,7 @@ def test_undo_finds_what_was_ingested_while_the_command_ran(
         patch.setattr(Store, "snapshot", lambda _: snapshot)  # taken before the other process committed
         found = jobs.dedup(store, ["late"])
     assert [r.removed for r in found] == [1]
-    assert [(r.collection, r.removed) for r in jobs.undo(store, [jobs.DUPLICATE])] == [("late", -1)]
+    assert [(r.collection, r.removed) for r in jobs.undo(store, "dedup")] == [("late", -1)]
     assert queries(store) == before | {("late", str(row["query"])) for row in rows}
     assert store.sql("SELECT 1 FROM negatives WHERE collection = 'late'").num_rows == 2
 
@@ -114,7 +111,7 @@ def test_only_the_newest_of_two_commands_is_undone(store: Store) -> None:
         known = len(queries(store))
         jobs.decontaminate(store, [str(tests)])
         assert len(queries(store)) < known  # and the dry run took nothing
-    jobs.undo(store, [jobs.TEST_QUERY])
+    jobs.undo(store, "decontaminate")
     assert ("beta", "what is quartz made of") in queries(store)
     assert ("alpha", "how does a glacier move downhill?") not in queries(store)
 
@@ -128,7 +125,7 @@ def test_the_key_decides_what_is_compared(tmp_path: Path) -> None:
     for key, removed in (("query", 1), ("positive", 1), ("pair", 0)):
         with Store.open(tmp_path / key, create=True) as lake:
             jobs.ingest(lake, [write(tmp_path, "c", rows)])
-            (result,) = jobs.dedup(lake, (), jobs.DedupSettings(key=key))
+            (result,) = jobs.dedup(lake, key=key)
             assert result.removed == removed, key
 
 
@@ -143,7 +140,7 @@ def test_fingerprints_of_the_store_give_what_the_texts_give(tmp_path: Path, meth
         jobs.ingest(lake, [write(tmp_path, "c", [(text, f"passage {n}") for n, text in enumerate(texts)])])
         rows = lake.sql("SELECT example_id, query FROM examples ORDER BY example_id").to_pylist()
         expected = find_duplicates([r["query"] for r in rows], [r["example_id"] for r in rows], method=method)
-        (result,) = jobs.dedup(lake, (), jobs.DedupSettings(method=method, key="query"))
+        (result,) = jobs.dedup(lake, method=method, key="query")
         assert 0 < result.removed < len(rows) - 1
         found = dict(
             zip(result.removals["example_id"].to_pylist(), result.removals["kept_id"].to_pylist(), strict=True)
@@ -163,5 +160,5 @@ def test_positives_that_hold_a_test_passage_go_and_the_suite_is_known_by_name(st
     rows = store.sql("SELECT DISTINCT reason, suite, query_id, similarity FROM removals").to_pylist()
     assert rows == [{"reason": "test passage", "suite": "cape", "query_id": "d1", "similarity": 1.0}]
     assert [r.removed for r in jobs.decontaminate(store, ["cape"])] == [0, 0]
-    jobs.undo(store, [jobs.TEST_PASSAGE])
+    jobs.undo(store, "decontaminate")
     assert [r.removed for r in jobs.decontaminate(store, ["cape"])] == [1, 1]

@@ -1,0 +1,117 @@
+"""What a dedup method is, and which there are.
+
+Groups of n rows are an array (n,): for each row the first row of its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mixture.text.columns import normalise_texts
+from mixture.text.form import Texts
+
+PART_ROWS = 200_000  # texts in memory at a time
+DEFAULT_VERIFY = 0.8
+
+Groups: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method ignores what it does not read.
+
+    distance: bits in which two fingerprints may differ
+    verify: least Jaccard similarity of the n-grams of two texts; None: the method's own choice
+    """
+
+    distance: int = 3
+    verify: float | None = DEFAULT_VERIFY
+
+
+@dataclass(frozen=True)
+class StoredTexts:
+    """n texts that stay where they are until they are asked for.
+
+    num: n
+    prints: their SimHash fingerprints, (n,) uint64
+    texts_of: from row numbers, (p,), to the texts of these rows, in this order
+    """
+
+    num: int
+    prints: Callable[[], NDArray[np.uint64]]
+    texts_of: Callable[[NDArray[np.int64]], pa.Array]
+
+    def parts(self) -> Iterator[pa.Array]:
+        """All texts, `PART_ROWS` at a time."""
+        for start in range(0, self.num, PART_ROWS):
+            yield self.texts_of(np.arange(start, min(start + PART_ROWS, self.num)))
+
+
+def anything(settings: Settings) -> None:
+    """The check of a method that reads no setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to find near-equal texts. Texts of equal normal form (`normalise_text`) are near-equal in all of them.
+
+    name: what callers write
+    link: from u distinct normal forms to their groups, (u,)
+    check: raises a UsageError for settings that the method does not allow
+    lazily: groups of texts that stay in the store, for a method that need not read them all; it must find what `link`
+        finds. Without it all texts of a collection are read at once.
+    """
+
+    name: str
+    link: Callable[[pa.Array, Settings], Groups]
+    check: Callable[[Settings], None] = anything
+    lazily: Callable[[StoredTexts, Settings], Groups] | None = None
+
+    def groups_of(self, texts: Texts, settings: Settings) -> Groups:
+        """The groups of n texts, (n,). Equal ones count once: a million of them cost no more than reading them."""
+        # Numbers texts as they first appear, so a smaller number stands for an earlier row.
+        encoded = normalise_texts(texts).combine_chunks().dictionary_encode()
+        code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        first = np.full(len(encoded.dictionary), -1, np.int64)
+        first[code[::-1]] = np.arange(len(code))[::-1]
+        groups: Groups = first[self.link(encoded.dictionary, settings)[code]]
+        return groups
+
+    def groups(self, stored: StoredTexts, settings: Settings) -> Groups:
+        """The groups of n texts of a store, (n,)."""
+        if self.lazily is not None:
+            return self.lazily(stored, settings)
+        return self.groups_of(stored.texts_of(np.arange(stored.num)), settings)
+
+    def within(self, coarse: Groups, stored: StoredTexts, settings: Settings) -> Groups:
+        """The groups of n texts of a store, (n,), where no link leaves a coarse group, (n,).
+
+        Only the texts of coarse groups of two and more are read, whole groups together, about `PART_ROWS` at a time.
+        """
+        groups = np.arange(len(coarse))
+        for part in _parts(coarse):
+            groups[part] = part[self.groups_of(stored.texts_of(part), settings)]
+        return groups
+
+
+METHODS: dict[str, Method] = {}
+"""Filled by the modules of this package."""
+
+
+def _parts(group: Groups) -> Iterator[NDArray[np.int64]]:
+    """The rows of groups of two and more, whole groups together, in ascending order, about PART_ROWS at a time."""
+    sizes = np.bincount(group, minlength=len(group))
+    rows = np.flatnonzero(sizes[group] > 1)
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(group[rows], append=-1)) + 1
+    start = 0
+    while start < len(rows):
+        later = ends[np.searchsorted(ends, min(start + PART_ROWS, len(rows)))]
+        yield np.sort(rows[start:later])
+        start = int(later)

@@ -1,0 +1,24 @@
+"""At least `verify` Jaccard similarity of the n-grams, of the pairs that MinHash proposes (`mixture.dedup.minhash`)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mixture.dedup.methods.base import DEFAULT_VERIFY, METHODS, Groups, Method, Settings
+from mixture.dedup.neighbours import connected
+from mixture.errors import UsageError
+
+
+def _check(settings: Settings) -> None:
+    if settings.verify is not None and not 0.1 <= settings.verify <= 0.95:
+        raise UsageError(f"`verify` is {settings.verify}; allowed with minhash: 0.1 to 0.95, or none for the default")
+
+
+def _link(forms: pa.Array, settings: Settings) -> Groups:
+    from mixture.dedup.minhash import minhash_pairs  # datasketch takes a while to load
+
+    verify = DEFAULT_VERIFY if settings.verify is None else settings.verify
+    return connected(minhash_pairs(forms, verify), len(forms))
+
+
+METHODS["minhash"] = Method(name="minhash", link=_link, check=_check)

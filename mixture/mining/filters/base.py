@@ -1,0 +1,39 @@
+"""What a filter is, and which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixture.arguments import named
+from mixture.mining.pool import MiningPool
+
+
+class Candidates(NamedTuple):
+    """What a miner found for one example: k passages, best first.
+
+    passages: their numbers in the pool, (k,) int64
+    scores:   (k,) float32
+    positive: the score of the example's lowest-scored positive; infinite where it has none
+    """
+
+    passages: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    positive: float
+
+
+Filter: TypeAlias = Callable[[MiningPool, int, Candidates], NDArray[np.bool_]]
+"""Which candidates of an example, given by its number in the pool, may be its negatives: (k,) bool."""
+
+FILTERS: dict[str, Callable[[Any], Filter]] = {}
+"""From the value that a caller gives, a number or a text, to the filter; a wrong value is a UsageError. Filled by the
+modules of this package."""
+
+
+def filters_of(values: Mapping[str, Any]) -> tuple[Filter, ...]:
+    """The filters of these names with these values; None for a value switches one off."""
+    builders = {name: named("filters", name, FILTERS) for name in values}
+    return tuple(build(values[name]) for name, build in builders.items() if values[name] is not None)

@@ -1,0 +1,113 @@
+"""Jobs run their tasks through an engine; a task that travels to another process reads the same snapshot there."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixture import Store, jobs
+from mixture.engine import ENGINES, Engine
+from mixture.errors import UsageError
+
+
+class Travelling:
+    """Sends work, items and results through pickle, as an engine of processes does, after all items were made.
+
+    meanwhile: done once, before the first task runs
+    """
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.meanwhile, self.tasks = meanwhile, 0
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        sent = [pickle.dumps((work, item)) for item in items]
+        self.meanwhile()
+        for task in sent:
+            self.tasks += 1
+            there, item = pickle.loads(task)
+            yield pickle.loads(pickle.dumps(there(item)))
+
+
+TEXT = "who kept the lighthouse on the northern cape in the year of the great storm"
+
+
+@pytest.fixture
+def store(small_store: Store, tmp_path: Path) -> Store:
+    """Beside the three collections one with a near-equal pair, a test query, and no negatives."""
+    rows = [{"query": TEXT, "pos": ["Three keepers and their families."]},
+            {"query": TEXT.upper() + "?", "pos": ["three keepers, and their families"]},
+            {"query": "how long does the ferry to the islands take", "pos": ["It takes four hours."]}]  # fmt: skip
+    (tmp_path / "twins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tests.txt").write_text("how long does the ferry to the islands take?\n")
+    jobs.ingest(small_store, [str(tmp_path / "twins.jsonl")])
+    return small_store
+
+
+JOBS: dict[str, Callable[..., Any]] = {
+    "dedup": lambda store, engine: jobs.dedup(store, engine=engine, dry_run=True),
+    "decontaminate": lambda store, engine: jobs.decontaminate(
+        store, store.root.parent / "tests.txt", engine=engine, dry_run=True
+    ),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_where_a_task_runs_changes_nothing(store: Store, job: str) -> None:
+    expected = JOBS[job](store, "local")
+    assert sum(result.removed for result in expected) == 1
+    with Store.open(store.root) as other:
+
+        def remove_all() -> None:
+            assert jobs.dedup(other)[3].removed == 1
+            jobs.decontaminate(other, store.root.parent / "tests.txt")
+
+        engine = Travelling(remove_all)
+        found = JOBS[job](store, engine)
+        assert store.rows("SELECT count(*) AS n FROM removals")[0]["n"] == 2
+    assert engine.tasks == 4
+    assert [(r.collection, r.removed) for r in found] == [(r.collection, r.removed) for r in expected]
+    assert [r.removals for r in found] == [r.removals for r in expected]
+
+
+def test_where_negatives_are_mined_changes_nothing(store: Store, tmp_path: Path) -> None:
+    query = "SELECT collection, example_id, passage_id, rank, score, miner FROM negatives ORDER BY ALL"
+    said: list[str] = []
+    first = jobs.mine(store, ["easy", "twins"], per_query=3, progress=lambda done, total, what: said.append(what))
+    expected = store.rows(query)
+    assert said == ["easy", "easy 40/40", "twins", "twins 3/3", "done"]
+    engine = Travelling()
+    again = jobs.mine(store, ["easy", "twins"], per_query=3, engine=engine, progress=lambda *_: None)
+    assert engine.tasks == 2
+    assert [(r.collection, r.examples, r.negatives, r.filled) for r in again] == [
+        (r.collection, r.examples, r.negatives, r.filled) for r in first
+    ]
+    assert store.rows(query) == expected
+
+
+def test_an_engine_is_named_or_given(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Engine = Travelling()
+    monkeypatch.setitem(ENGINES, "travelling", engine)
+    jobs.dedup(store, "easy", engine="travelling")
+    assert engine.tasks == 1  # type: ignore[attr-defined]
+    for job in (jobs.dedup, jobs.mine, lambda store, engine: jobs.decontaminate(store, "nq", engine=engine)):
+        with pytest.raises(UsageError, match="`engine` is 'lokal'; allowed: local, travelling"):
+            job(store, engine="lokal")  # type: ignore[operator]
+
+
+def test_local_runs_a_task_when_its_result_is_asked_for() -> None:
+    """So one collection is in memory at a time, and what one task leads to is stored before the next one reads."""
+    seen: list[str] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            seen.append(f"item {number}")
+            yield number
+
+    for result in ENGINES["local"].map(lambda number: number * 10, items()):
+        seen.append(f"result {result}")
+    assert seen == ["item 0", "result 0", "item 1", "result 10", "item 2", "result 20"]

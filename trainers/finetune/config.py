@@ -21,9 +21,9 @@ class FinetuneSettings(TrainingSettings):
     keep_best: bool = False  # the best step's model is saved too, in the folder best/ of the final one
     final: str = "last"  # which step becomes the final model: last, or best by mean nDCG@10
 
-    def _violations(self) -> list[tuple[str, str]]:
+    def violations(self) -> list[tuple[str, str]]:
         return (
-            super()._violations()
+            super().violations()
             + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
             + [("symmetric_loss", "false without in_batch")] * (self.symmetric_loss and not self.in_batch)
             + [("matryoshka_dims", "1 or more, each once")]

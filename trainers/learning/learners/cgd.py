@@ -31,7 +31,7 @@ class Cgd(WeightLearner):
     needs_group_gradients = True
     options: Options
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         if batch.products is None:
             raise UsageError("cgd needs the inner products of the collections' gradients")
         self.measured = batch.means

@@ -47,7 +47,7 @@ class Cvar(WeightLearner):
         chosen = BatchCvar if isinstance(options, CvarOptions) and options.unit == "example" else cls
         return chosen(num_groups, options, lr)
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         newest = self.options.newest
         self._losses = running_losses(self._losses, self._seen, batch.means, batch.present, newest=newest)
         self._seen = self._seen | batch.present

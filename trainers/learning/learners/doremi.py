@@ -31,7 +31,7 @@ class DoReMi(WeightLearner):
         super().__init__(num_groups, options, lr)
         self._scores = torch.zeros(num_groups, dtype=torch.float64)
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         scores = measure(batch.proxy, batch.reference, batch.groups, self.num_groups, "excess").double()
         self._scores = torch.where(batch.present, scores, self._scores)
         self.measured = self._scores

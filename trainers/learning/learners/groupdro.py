@@ -14,7 +14,7 @@ class GroupDro(WeightLearner):
     name = "groupdro"
     rate = 1e-2
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         self.measured = batch.means
         return groupdro_step(weights, self.measured, lr=self.lr)
 

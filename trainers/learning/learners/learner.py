@@ -117,11 +117,15 @@ class WeightLearner(ABC):
             self.num_groups,
         )
         with torch.no_grad():
-            return self._step(weights.detach().double().cpu(), batch)
+            return self.step(weights.detach().double().cpu(), batch)
 
     @abstractmethod
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
-        """`update` after its checks, everything on the CPU."""
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
+        """`update` after its checks: the weights after this batch, (G,), from those before it, (G,) float64 on the CPU.
+
+        It sets `measured`. A learner that remembers something returns it from `state`, by the names of its attributes
+        without their underscore.
+        """
 
     def example_weights(self, weights: Tensor, proxy_loss: Tensor, group_ids: Tensor) -> Tensor:
         """What each example counts in the proxy's loss, (B,), sum 1: the loss is the dot product with `proxy_loss`.

@@ -56,7 +56,7 @@ class Tdro(WeightLearner):
         super().__init__(num_groups, options, lr)
         self.needs_reference = self.options.measurement in NEEDS_REFERENCE
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         floor = self.options.reference_floor or REFERENCE_FLOOR
         self.measured = measure(
             batch.proxy, batch.reference, batch.groups, self.num_groups, self.options.measurement, floor=floor

@@ -21,7 +21,7 @@ class BatchWorstCase(WeightLearner):
     average = "mean"
     current_is_a_result = False
 
-    def _step(self, weights: Tensor, batch: Losses) -> Tensor:
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
         if not len(batch.proxy):
             return weights
         mass = self.worst_case(batch.proxy.double())

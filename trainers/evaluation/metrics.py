@@ -61,8 +61,8 @@ def score_run(
         best = {query: ranking[: metric.depth] for query, ranking in rankings.items()}
         if isinstance(metric.measure, str):
             evaluator = package.RelevanceEvaluator({q: dict(grades) for q, grades in qrels.items()}, {metric.measure})
-            found = evaluator.evaluate({q: {d: run[q][d] for d in ranking} for q, ranking in best.items()})
-            values = {query: measured[metric.measure] for query, measured in found.items()}
+            measured = evaluator.evaluate({q: {d: run[q][d] for d in ranking} for q, ranking in best.items()})
+            values = {query: of_query[metric.measure] for query, of_query in measured.items()}
         else:
             values = {query: metric.measure(qrels[query], ranking) for query, ranking in best.items()}
         for query, of_query in scores.items():

@@ -31,13 +31,17 @@ class FinetuneSettings(TrainingSettings):
             + [("matryoshka_dims", "1 or more, each once")]
             * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
             + [("final", "last, best")] * (self.final not in ("last", "best"))
-            + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._beyond_the_loss())
+            + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._without_form())
         )
 
-    def _beyond_the_loss(self) -> list[tuple[str, str]]:
-        asked = {name: getattr(self, name) for name in LOSSES[self.loss].cannot}
-        return [(name, f"{type(value)()} with {self.loss}, which has no such form") for name, value in asked.items()
-                if value]  # fmt: skip
+    def _without_form(self) -> list[tuple[str, str]]:
+        """Settings that are on and that the loss has no form for."""
+        values = {name: getattr(self, name) for name in LOSSES[self.loss].cannot}
+        return [
+            (name, f"{type(value)()} with {self.loss}, which has no such form")
+            for name, value in values.items()
+            if value
+        ]
 
     @property
     def needs_best(self) -> bool:

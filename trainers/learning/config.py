@@ -14,7 +14,6 @@ from trainers.settings import TrainingSettings, later
 FIRST = ("weights_max_norm", "measurement", "reference_floor", "smoothing", "exponent", "cgd_memory", "fraction",
          "newest", "unit", "radius")  # fmt: skip
 
-
 # Setting -> the algorithms that read it, of those that not all do.
 READERS: dict[str, list[str]] = {
     "weights_learning_rate": [name for name, learner in LEARNERS.items() if learner.rate is not None]
@@ -67,43 +66,43 @@ class LearningSettings(EveryOption, TrainingSettings):
         super().__post_init__()
 
     def violations(self) -> list[tuple[str, str]]:
-        found = super().violations()
+        faults = super().violations()
         if self.algorithm not in LEARNERS:
-            return [*found, ("algorithm", ", ".join(LEARNERS))]
-        found += self._unread()
+            return [*faults, ("algorithm", ", ".join(LEARNERS))]
+        faults += self._unread()
         learner = self.learner(1)
         if learner.rate is not None and not 0 < (self.weights_learning_rate or 0.0) < float("inf"):
-            found.append(("weights_learning_rate", "above 0"))
+            faults.append(("weights_learning_rate", "above 0"))
         if self.average not in (*WEIGHT_COLUMNS, "all"):
-            found.append(("average", "current, mean, ema or all"))
+            faults.append(("average", "current, mean, ema or all"))
         elif self.average == "current" and not learner.current_is_a_result:
-            found.append(("average", f"mean, ema or all with {self.algorithm}, whose current weights are one batch's"))
+            faults.append(("average", f"mean, ema or all with {self.algorithm}, whose current weights are one batch's"))
         if not 0 <= self.min_weight < 1:
-            found.append(("min_weight", "0 to below 1"))
+            faults.append(("min_weight", "0 to below 1"))
         if not 0 <= self.max_epochs < float("inf"):
-            found.append(("max_epochs", "0 or more"))
+            faults.append(("max_epochs", "0 or more"))
         if self.max_epochs > 0 and self.epoch_budget < 1:
-            found.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
+            faults.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
         if self.max_epochs == 0 and self.epoch_budget != 0:
-            found.append(("epoch_budget", "0 without max_epochs"))
+            faults.append(("epoch_budget", "0 without max_epochs"))
         if self.fsdp and learner.needs_group_gradients:
-            found.append(("fsdp", f"false with {self.algorithm}, which compares the gradients of collections"))
+            faults.append(("fsdp", f"false with {self.algorithm}, which compares the gradients of collections"))
         if self.seeds < 1:
-            found.append(("seeds", "1 or more"))
+            faults.append(("seeds", "1 or more"))
         if self.reference_cache_mb < 0:
-            found.append(("reference_cache_mb", "0 or more"))
-        return found
+            faults.append(("reference_cache_mb", "0 or more"))
+        return faults
 
     def _unread(self) -> list[tuple[str, str]]:
         """Settings that were changed and that the algorithm does not read."""
-        found = []
+        faults = []
         for field in fields(self):
             readers = READERS.get(field.name, [self.algorithm])
             if self.algorithm not in readers and getattr(self, field.name) != field.default:
                 usual = "nothing" if field.default is None else field.default
                 read = f"{', '.join(readers)} {'do' if len(readers) > 1 else 'does'}"
-                found.append((field.name, f"{usual} with {self.algorithm}, which does not read it ({read})"))
-        return found
+                faults.append((field.name, f"{usual} with {self.algorithm}, which does not read it ({read})"))
+        return faults
 
     @property
     def options(self) -> LearnerOptions:
@@ -116,7 +115,7 @@ class LearningSettings(EveryOption, TrainingSettings):
         return LEARNERS[self.algorithm].of(num_groups, self.options, self.weights_learning_rate)
 
     @property
-    def asked(self) -> str:
+    def described(self) -> str:
         """The algorithm and what was changed of its options, such as tdro with measurement=loss."""
         options = self.options
         changed = [

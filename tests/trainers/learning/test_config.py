@@ -92,7 +92,7 @@ def test_a_learner_gets_the_options_that_were_set() -> None:
     settings = LearningSettings(algorithm="doremi", smoothing=0.2, weights_learning_rate=0.3)
     learner = settings.learner(4)
     assert (learner.num_groups, learner.options.smoothing, learner.lr) == (4, 0.2, 0.3)  # type: ignore[attr-defined]
-    assert settings.asked == "doremi with smoothing=0.2"
+    assert settings.described == "doremi with smoothing=0.2"
     assert LearningSettings(batch_size=64).learner(2).options.reference_floor == 8e-4  # type: ignore[attr-defined]
 
 

@@ -21,12 +21,12 @@ class CvarOptions(LearnerOptions):
     newest: float = 0.1  # with unit=collection: share of the newest loss in a collection's running loss
 
     def violations(self) -> list[tuple[str, str]]:
-        found = [("fraction", "above 0 to 1")] * (not 0 < self.fraction <= 1)
-        found += [("unit", " or ".join(UNITS))] * (self.unit not in UNITS)
-        found += [("newest", "above 0 to 1")] * (not 0 < self.newest <= 1)
+        faults = [("fraction", "above 0 to 1")] * (not 0 < self.fraction <= 1)
+        faults += [("unit", " or ".join(UNITS))] * (self.unit not in UNITS)
+        faults += [("newest", "above 0 to 1")] * (not 0 < self.newest <= 1)
         if self.unit == "example" and self.newest != CvarOptions.newest:
-            found.append(("newest", f"{CvarOptions.newest} with cvar and unit=example, which does not read it"))
-        return found
+            faults.append(("newest", f"{CvarOptions.newest} with cvar and unit=example, which does not read it"))
+        return faults
 
 
 class Cvar(WeightLearner):

@@ -33,15 +33,15 @@ class Tdro(WeightLearner):
         reference_floor: float | None = None  # share of the batch's reference loss; None: see RELEASE_GATHERED
 
         def violations(self) -> list[tuple[str, str]]:
-            found = [("measurement", ", ".join(MEASUREMENTS))] * (self.measurement not in MEASUREMENTS)
-            found += [("weights_max_norm", "above 0")] * (not self.weights_max_norm > 0)
+            faults = [("measurement", ", ".join(MEASUREMENTS))] * (self.measurement not in MEASUREMENTS)
+            faults += [("weights_max_norm", "above 0")] * (not self.weights_max_norm > 0)
             if self.reference_floor is not None and self.measurement not in HAVE_FLOOR:
-                found.append(
+                faults.append(
                     ("reference_floor", f"nothing with tdro and measurement={self.measurement}, which does not read it")
                 )
             elif not 0 < (REFERENCE_FLOOR if self.reference_floor is None else self.reference_floor) < 1:
-                found.append(("reference_floor", "above 0 to below 1"))
-            return found
+                faults.append(("reference_floor", "above 0 to below 1"))
+            return faults
 
         def completed(self, batch_size: int) -> Self:
             if self.reference_floor is not None or self.measurement not in HAVE_FLOOR:

@@ -12,6 +12,7 @@ import typer
 
 from mixture import registry
 from mixture.console.create import app as making_commands
+from mixture.console.late_help import LateHelp
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
@@ -217,14 +218,14 @@ def mine(
     print_rows([asdict(r) for r in results], as_json=as_json)
 
 
-@app.command("learn-weights")
+@app.command("learn-weights", cls=LateHelp)
 def learn_weights(
     mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
     proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
     algorithm: Annotated[str | None, typer.Option(
-        "--algorithm", help="tdro, groupdro, doremi, cgd, cvar or chi2 [tdro]")] = None,
+        "--algorithm", help="{trainers.learning.learners.LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
         "--weights", help="Which become the mixture: current, mean, ema or all [the algorithm's own]")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs; the mixture is their mean [1]")] = None,
@@ -298,7 +299,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Texts encoded at once")] = 64,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Score a model on suites: nDCG@10 and Recall@100, kept in the table evaluations."""
+    """Score a model on suites; the scores are kept in the table evaluations."""
     if not suite:
         raise UsageError("name the suites: --suite FOLDER, again for more")
     from rich.console import Console

@@ -39,7 +39,7 @@ from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as plain_step
 from trainers.learning.averages import WeightState
 from trainers.learning.config import LearningSettings
-from trainers.learning.learners import make_learner
+from trainers.learning.learners import Tdro
 from trainers.learning.loop import Reference, Run
 from trainers.loop.steps import TrainingLoop
 from trainers.model.encoder import load_encoder
@@ -97,7 +97,7 @@ def measure(root: Path, data: MaterialisedMixture, model: str, batch_size: int, 
         groups = len(data.sizes)
         runs[name] = Run(
             loop,
-            make_learner("tdro", groups),
+            Tdro(groups),
             reference,
             WeightState.start(torch.full((groups,), 1 / groups, dtype=torch.float64)),
             None,

@@ -46,7 +46,7 @@ from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import step as train_step
 from trainers.learning.averages import WeightState
 from trainers.learning.config import LearningSettings
-from trainers.learning.learners import make_learner
+from trainers.learning.learners import Tdro
 from trainers.learning.loop import Reference, Run
 from trainers.loop.steps import TrainingLoop
 from trainers.model.encoder import load_encoder
@@ -142,7 +142,7 @@ def tdro(model: str, batches: list[TextBatch], options: argparse.Namespace, work
     groups = len(batches[0].names)
     run = Run(
         loop,
-        make_learner("tdro", groups),
+        Tdro(groups),
         Reference(loop, model, work),
         WeightState.start(torch.full((groups,), 1 / groups, dtype=torch.float64)),
         None,

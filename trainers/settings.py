@@ -9,9 +9,9 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from mixture.errors import UsageError, unknown_name
 from trainers.recipes import read_recipe
@@ -27,9 +27,30 @@ CHOICES = {
 BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker", "tokens_per_pass", "tokens_kept"})
 
 
+def later(default: Any) -> Any:
+    """The field of a setting that the first runs did not have: at its default it stays out of run ids, so that a run
+    from before is found again."""
+    return field(default=default, metadata={"later": True})
+
+
+class Checked:
+    """A dataclass that refuses values out of range, all at once."""
+
+    def __post_init__(self) -> None:
+        faults = [f"{name} is {getattr(self, name)}; allowed: {rule}" for name, rule in self.violations()]
+        if faults:
+            raise UsageError("; ".join(faults))
+
+    def violations(self) -> list[tuple[str, str]]:
+        """All values out of range, as (name, what is allowed)."""
+        return []
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Checked):
     """What fine-tuning and tDRO share. Values are the paper's (Table 6), but for batch size and steps: see below."""
+
+    renamed: ClassVar[Mapping[str, str]] = {}  # former name -> name; run ids are hashed from the former
 
     steps: int = 1000
     batch_size: int = 64  # the paper: 2048, on 8 GPUs
@@ -59,13 +80,7 @@ class TrainingSettings:
     tracker: str = "auto"  # none, tensorboard, wandb, ... (accelerate's); auto: tensorboard where it is installed
     seed: int = 42
 
-    def __post_init__(self) -> None:
-        faults = [f"{name} is {getattr(self, name)}; allowed: {rule}" for name, rule in self._violations()]
-        if faults:
-            raise UsageError("; ".join(faults))
-
-    def _violations(self) -> list[tuple[str, str]]:
-        """All values out of range at once, as (name, what is allowed)."""
+    def violations(self) -> list[tuple[str, str]]:
         at_least_one = ("steps", "batch_size", "negatives", "max_query_tokens", "max_passage_tokens",
                         "checkpoint_every", "keep_checkpoints")  # fmt: skip
         above_zero = ("learning_rate", "temperature", "max_gradient_norm")
@@ -85,6 +100,17 @@ class TrainingSettings:
     def num_warmup_steps(self) -> int:
         return min(self.warmup_steps, self.steps // 10)
 
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides what a run makes, by the names that run ids are hashed from."""
+        former = {name: old for old, name in self.renamed.items()}
+        return {
+            former.get(f.name, f.name): value
+            for f in fields(self)
+            if f.name not in BOOKKEEPING
+            and ((value := getattr(self, f.name)) != f.default or not f.metadata.get("later"))
+        }
+
 
 def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:
     """Settings from a recipe (`recipes.read_recipe`), overridden by the options that are not None, and these by
@@ -99,6 +125,8 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
     hints = typing.get_type_hints(kind)
     known = {field.name for field in fields(kind)}
     for name, value in values.items():
+        if name in kind.renamed:
+            raise UsageError(f"the setting {name} is called {kind.renamed[name]}")
         if name not in known:
             raise unknown_name("setting", name, known)
         values[name] = _typed(name, value, hints[name])
@@ -131,6 +159,5 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
 
 def run_id(kind: str, mixture: str, settings: TrainingSettings, **more: str) -> str:
     """The identity of a run: the same command finds its own checkpoints again. 12 hexadecimal digits."""
-    deciding = {name: value for name, value in asdict(settings).items() if name not in BOOKKEEPING}
-    body = {"kind": kind, "mixture": mixture, "settings": deciding, **more}
+    body = {"kind": kind, "mixture": mixture, "settings": settings.deciding, **more}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.errors import UsageError
 from mixture.suites.suite import Suite
-from trainers.evaluation.metrics import DEEPEST_CUT, mean_scores, require_pytrec_eval, score_run
+from trainers.evaluation.metrics import METRICS, deepest, mean_scores, require_pytrec_eval, score_run
 from trainers.evaluation.search import merge_top_k, top_k
 
 # Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
@@ -63,10 +63,11 @@ def evaluate_suite(
     prompt: str | None,
     document_prompt: str | None = None,
     batch_size: int = 64,
-    top: int = DEEPEST_CUT,
+    top: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SuiteResult:
-    """Rank the suite's whole corpus for each of its queries and score the `top` best.
+    """Rank the suite's whole corpus for each of its queries and score the `top` best, by default as many as the
+    metrics need.
 
     Queries are encoded with `prompt`, documents with `document_prompt`; None is plain text, also where the model has a
     default prompt. A document is its title and text joined by a space (one alone where the other is empty).
@@ -78,11 +79,13 @@ def evaluate_suite(
 
     The model is left in evaluation mode, as sentence-transformers leaves it.
 
-    Raises UsageError for `top` below 100, another similarity, or a missing pytrec_eval; MixtureError where embeddings
+    Raises UsageError for `top` below that, another similarity, or a missing pytrec_eval; MixtureError where embeddings
     are not finite.
     """
-    if top < DEEPEST_CUT:
-        raise UsageError(f"top must be {DEEPEST_CUT} or more, because recall@{DEEPEST_CUT} is reported; got {top}")
+    needed, metric = deepest()
+    top = needed if top is None else top
+    if top < needed:
+        raise UsageError(f"top must be {needed} or more, because {metric} is reported; got {top}")
     check_similarity(model)
     require_pytrec_eval()
     started = time.perf_counter()
@@ -139,8 +142,9 @@ def caption(results: Sequence[SuiteResult]) -> str:
     """What a reader must know to compare the numbers of the table."""
     searched = sorted({result.corpus for result in results})
     notes = [f"searched: {', '.join(searched)}"] if searched else []
-    if any(result.num_documents <= DEEPEST_CUT for result in results):
-        notes.append(f"with {DEEPEST_CUT} documents or fewer recall@{DEEPEST_CUT} says nothing")
+    smallest = min((result.num_documents for result in results), default=0)
+    notes += [f"with {metric.depth} documents or fewer {name} says nothing" for name, metric in METRICS.items()
+              if results and not metric.ordered and smallest <= metric.depth]  # fmt: skip
     missing = sum(result.missing_documents for result in results)
     if missing:
         notes.append(f"{missing} judgements name documents that no corpus holds; they count as not found")

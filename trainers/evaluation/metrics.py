@@ -1,17 +1,44 @@
-"""nDCG@10 and Recall@100 as trec_eval computes them, through pytrec_eval."""
+"""The metrics that models are scored by, and their values for a run; trec_eval's through pytrec_eval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
+
+import numpy as np
 
 from mixture.errors import UsageError
 
-# Our name -> the name that trec_eval gives the same number.
-TREC_NAMES = {"ndcg@10": "ndcg_cut_10", "recall@100": "recall_100"}
+# Of a query's grades (document id -> grade; 1 and more: relevant) and its ranking (document ids, the best first).
+OfRanking = Callable[[Mapping[str, int], Sequence[str]], float]
 
-# A run shorter than this would report a recall at less than 100 under the name recall@100.
-DEEPEST_CUT = 100
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, within 0 to 1.
+
+    measure: trec_eval's name for it, or a function of a query's grades and its ranking
+    depth:   how many documents of a ranking it is given
+    ordered: whether their order counts; where not, it says nothing on a corpus of `depth` documents or fewer
+    """
+
+    measure: str | OfRanking
+    depth: int
+    ordered: bool = True
+
+
+# Name -> metric: the columns of tables, the rows of `evaluations`. What this package's __init__ imports may add to it.
+METRICS = {
+    "ndcg@10": Metric("ndcg_cut_10", 10),
+    "recall@100": Metric("recall_100", 100, ordered=False),
+}
+
+
+def deepest() -> tuple[int, str]:
+    """How many documents of a ranking the metrics need, and the first one that needs so many."""
+    name = max(METRICS, key=lambda name: METRICS[name].depth)
+    return METRICS[name].depth, name
 
 
 def score_run(
@@ -27,14 +54,25 @@ def score_run(
 
     Raises UsageError where pytrec_eval is not installed.
     """
-    evaluator = _pytrec_eval().RelevanceEvaluator(
-        {query_id: dict(grades) for query_id, grades in qrels.items()}, set(TREC_NAMES.values())
-    )
-    scored = evaluator.evaluate({query_id: dict(run[query_id]) for query_id in qrels if run.get(query_id)})
-    return {
-        query_id: {ours: float(scored.get(query_id, {}).get(trec, 0.0)) for ours, trec in TREC_NAMES.items()}
-        for query_id in qrels
-    }
+    package = _pytrec_eval()
+    rankings = {query: _ranking(run[query]) for query in qrels if run.get(query)}
+    scores: dict[str, dict[str, float]] = {query: {} for query in qrels}
+    for name, metric in METRICS.items():
+        best = {query: ranking[: metric.depth] for query, ranking in rankings.items()}
+        if isinstance(metric.measure, str):
+            evaluator = package.RelevanceEvaluator({q: dict(grades) for q, grades in qrels.items()}, {metric.measure})
+            measured = evaluator.evaluate({q: {d: run[q][d] for d in ranking} for q, ranking in best.items()})
+            values = {query: of_query[metric.measure] for query, of_query in measured.items()}
+        else:
+            values = {query: metric.measure(qrels[query], ranking) for query, ranking in best.items()}
+        for query, of_query in scores.items():
+            of_query[name] = float(values.get(query, 0.0))
+    return scores
+
+
+def _ranking(scores: Mapping[str, float]) -> list[str]:
+    """Document ids as trec_eval ranks them: by score in single precision, of equal ones the larger id first."""
+    return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
 
 
 def mean_scores(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -45,7 +83,7 @@ def mean_scores(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float
     """
     if not per_query:
         raise UsageError("no judged query, so there is no mean")
-    return {name: sum(scores[name] for scores in per_query.values()) / len(per_query) for name in TREC_NAMES}
+    return {name: sum(scores[name] for scores in per_query.values()) / len(per_query) for name in METRICS}
 
 
 def require_pytrec_eval() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainers.settings import TrainingSettings
+from trainers.losses import LOSSES
+from trainers.settings import TrainingSettings, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +13,7 @@ class FinetuneSettings(TrainingSettings):
     """`TrainingSettings`, whether the other examples' passages are negatives too (equation 7), and evaluation during
     training."""
 
+    loss: str = later("info_nce")  # of trainers.losses.LOSSES
     in_batch: bool = True
     cross_device: bool = True  # with in_batch: passages of the other ranks' examples too
     hard_only: tuple[str, ...] = ()  # collections whose examples see their own passages only, in_batch or not
@@ -21,15 +23,25 @@ class FinetuneSettings(TrainingSettings):
     keep_best: bool = False  # the best step's model is saved too, in the folder best/ of the final one
     final: str = "last"  # which step becomes the final model: last, or best by mean nDCG@10
 
-    def _violations(self) -> list[tuple[str, str]]:
+    def violations(self) -> list[tuple[str, str]]:
         return (
-            super()._violations()
+            super().violations()
             + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
             + [("symmetric_loss", "false without in_batch")] * (self.symmetric_loss and not self.in_batch)
             + [("matryoshka_dims", "1 or more, each once")]
             * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
             + [("final", "last, best")] * (self.final not in ("last", "best"))
+            + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._without_form())
         )
+
+    def _without_form(self) -> list[tuple[str, str]]:
+        """Settings that are on and that the loss has no form for."""
+        values = {name: getattr(self, name) for name in LOSSES[self.loss].cannot}
+        return [
+            (name, f"{type(value)()} with {self.loss}, which has no such form")
+            for name, value in values.items()
+            if value
+        ]
 
     @property
     def needs_best(self) -> bool:

@@ -28,7 +28,7 @@ from trainers.loop.checkpoints import fill
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
-from trainers.losses import info_nce, matryoshka
+from trainers.losses import LOSSES, matryoshka
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import load_for_training, model_identity, to_device
 from trainers.parallel import ranks
@@ -116,7 +116,7 @@ def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> floa
 
 
 def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
-    """Equation 7 on a batch, (B,) float32, in the forms that the settings ask for.
+    """The loss on a batch (equation 7 by default), (B,) float32, in the forms that the settings ask for.
 
     Every rank has the whole batch, so passages are negatives across ranks.
     """
@@ -128,9 +128,11 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         rank = ranks.rank_of_each(len(batch.queries))
         others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
         masked = masked | others
+    passages = passages.unflatten(0, (len(query), -1))
     loss = partial(
-        info_nce, temperature=settings.temperature, in_batch=in_batch, symmetric=settings.symmetric_loss and in_batch,
+        LOSSES[settings.loss].function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
+        symmetric=settings.symmetric_loss and in_batch,
     )  # fmt: skip
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)

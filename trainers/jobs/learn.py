@@ -109,8 +109,7 @@ def learn_weights(
     asked = known_model(proxy)
     registry.check_name("mixture name", name)
     if given is not None and not uses_reference(settings):
-        measured = f" with measurement={settings.measurement}" if settings.algorithm == "tdro" else ""
-        raise UsageError(f"{settings.algorithm}{measured} uses no reference model; leave `reference` out")
+        raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
     data = materialised(store, mixture.spec)
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)

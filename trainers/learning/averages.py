@@ -1,4 +1,4 @@
-"""The three averages of the weights that tDRO keeps, and whether they have come to rest."""
+"""The weights of a run: within their bounds, their three averages, and whether they have come to rest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from mixture.weights import bounded
 
 EMA_FACTOR = 0.1
 
@@ -51,6 +53,17 @@ class WeightState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in vars(self):
             setattr(self, name, state[name])
+
+
+def constrain(weights: Tensor, floor: float = 0.0, caps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weights (G,) between a floor and caps (G,), as `mixture.weights.bounded` has it, and which were bound.
+
+    Returns the weights (G,) float64, sum 1, and (G,) int8: −1 at the floor, 1 at the cap, 0 free. Caps for a number of
+    epochs: `mixture.weights.epoch_caps`. Raises `UsageError` where no weights fit.
+    """
+    limits = None if caps is None else caps.detach().double().cpu().numpy()
+    result, bound = bounded(weights.detach().double().cpu().numpy(), floor, limits)
+    return torch.from_numpy(result), torch.from_numpy(bound)
 
 
 def hard_for_both(

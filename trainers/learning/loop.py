@@ -25,16 +25,16 @@ from trainers.batch.embedding import Tokens
 from trainers.batch.feed import Feed
 from trainers.batch.reference_cache import EmbeddingCache
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts
-from trainers.learning.averages import WeightState, drift, hard_for_both
+from trainers.learning.averages import WeightState, constrain, drift, hard_for_both
 from trainers.learning.config import LearningSettings
-from trainers.learning.learners import WeightLearner, constrain, make_learner
+from trainers.learning.learners import WeightLearner
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
 from trainers.model.encoder import load_for_training, model_identity
 from trainers.parallel import ranks
-from trainers.tdro.objective import REFERENCE_FLOOR, group_mean
+from trainers.tdro.objective import group_mean
 
 # Called with all rows of the history so far, at each checkpoint.
 Record = Callable[[list[dict[str, Any]]], None]
@@ -82,7 +82,7 @@ def run_learner(
     encoder = load_for_training(proxy, settings)
     check_prompts(encoder, mixture, settings)
     add_lora(encoder, settings)
-    history, learner = History(), _learner(settings, len(names))
+    history, learner = History(), settings.learner(len(names))
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
     # Before `resume` sets the random state: an adapter draws numbers while it is loaded.
     frozen = None if reference is None else Reference(loop, reference, folder.parent)
@@ -129,8 +129,8 @@ def start(mixture: MaterialisedMixture, settings: LearningSettings) -> tuple[Wei
 
 
 def uses_reference(settings: LearningSettings) -> bool:
-    """Whether the algorithm and its measurement read the losses of a reference model."""
-    return _learner(settings, 1).needs_reference
+    """Whether the learner reads the losses of a reference model."""
+    return settings.learner(1).needs_reference
 
 
 def embeddings_name(model: str, settings: LearningSettings) -> str:
@@ -258,18 +258,6 @@ class _LearnerState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state(state)
-
-
-def _learner(settings: LearningSettings, num_groups: int) -> WeightLearner:
-    return make_learner(
-        settings.algorithm,
-        num_groups,
-        lr=settings.weights_learning_rate,
-        max_norm=settings.weights_max_norm,
-        measurement=settings.measurement,
-        floor=settings.reference_floor or REFERENCE_FLOOR,
-        options=settings,
-    )
 
 
 def _found(weights: WeightState, history: History, names: tuple[str, ...], average: str) -> Learned:

@@ -23,7 +23,7 @@ from trainers.batch.memory import bytes_kept, token_budget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
-from trainers.learning.learners import make_learner
+from trainers.learning.learners import Tdro
 from trainers.loop.steps import TrainingLoop
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
@@ -68,9 +68,7 @@ def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     batch = source.mixed(0)
     losses = info_nce(*loop.embed(loop.encoder, batch), temperature=loop.settings.temperature)
     weights = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    return (
-        losses * make_learner("tdro", 3).example_weights(weights, losses, torch.from_numpy(batch.collections))
-    ).sum()
+    return (losses * Tdro(3).example_weights(weights, losses, torch.from_numpy(batch.collections))).sum()
 
 
 @pytest.mark.parametrize("loss_of", [_finetuning_loss, _proxy_loss])

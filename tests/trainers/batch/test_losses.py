@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses
 from trainers.loop.steps import TrainingLoop
-from trainers.losses import info_nce
+from trainers.losses import LOSSES, Loss, info_nce
 from trainers.model.encoder import load_encoder
 from trainers.settings import resolve
 
@@ -53,6 +54,44 @@ def test_settings_choose_the_form_of_the_loss(
     torch.testing.assert_close(found["half"], (expected(32) + expected()) / 2)
     different = [found[what] for what in ("plain", "hard", "symmetric", "half")]
     assert all(not torch.allclose(a, b, rtol=1e-3) for i, a in enumerate(different) for b in different[:i])
+
+
+def test_the_loss_that_is_named_is_the_one_that_counts(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another loss is asked in the forms that the settings say, and its values come back."""
+    asked: list[tuple[Any, ...]] = []
+
+    def norms(query: torch.Tensor, passages: torch.Tensor, **forms: Any) -> torch.Tensor:
+        asked.append((tuple(passages.shape), forms["temperature"], forms["in_batch"], forms["symmetric"]))
+        assert (forms["masked"] is None) == (not forms["in_batch"])
+        return query.norm(dim=1)
+
+    monkeypatch.setitem(LOSSES, "norms", Loss(norms))
+    plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 8, 1, positives=mixture_data.positives())
+    batch = BatchSource(mixture_data, plan, negatives=2).homogeneous(0)
+    encoder = load_encoder(str(tiny_model)).eval()
+    for changes in ({"symmetric_loss": True}, {"in_batch": False}, {"matryoshka_dims": (16, 32)}):
+        settings = replace(SETTINGS, loss="norms", **changes)
+        loop = TrainingLoop(encoder, settings, tmp_path)
+        with torch.no_grad():
+            found, query = batch_losses(loop, batch), loop.embed(encoder, batch)[0]
+        means = torch.stack([query[:, :d].norm(dim=1) for d in settings.matryoshka_dims or (64,)]).mean(dim=0)
+        torch.testing.assert_close(found, means)
+    assert asked == [((8, 3, 64), 0.05, True, True), ((8, 3, 64), 0.05, False, False),
+                     ((8, 3, 16), 0.05, True, False), ((8, 3, 32), 0.05, True, False)]  # fmt: skip
+
+
+def test_an_unknown_loss_and_what_a_loss_has_no_form_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="loss is infonce; allowed: info_nce"):
+        replace(SETTINGS, loss="infonce")
+    monkeypatch.setitem(LOSSES, "own", Loss(info_nce, cannot=("in_batch", "symmetric_loss", "matryoshka_dims")))
+    with pytest.raises(UsageError) as caught:
+        replace(SETTINGS, loss="own", symmetric_loss=True, matryoshka_dims=(8,))
+    for fault in ("in_batch is True; allowed: False", "symmetric_loss is True; allowed: False",
+                  r"matryoshka_dims is (8,); allowed: ()"):  # fmt: skip
+        assert f"{fault} with own, which has no such form" in str(caught.value)
+    assert replace(SETTINGS, loss="own", in_batch=False).loss == "own"
 
 
 def test_a_collection_that_the_mixture_lacks_is_a_mistake(

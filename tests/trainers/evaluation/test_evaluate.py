@@ -24,6 +24,7 @@ from trainers.evaluation.evaluate import (
     evaluate_suite,
     prompt_for,
 )
+from trainers.evaluation.metrics import METRICS, Metric
 
 pytest.importorskip("pytrec_eval")
 
@@ -216,7 +217,25 @@ def test_the_table_shows_each_suite_and_their_mean():
     assert "37.50" in rows["mean"]
     assert "87.50" in rows["mean"]
     assert "searched: full corpus of the suite" in text
-    assert "recall@100 says nothing" in text.replace("\n", " ")
+    assert "with 100 documents or fewer recall@100 says nothing" in text.replace("\n", " ")
+
+
+def test_a_metric_more_is_searched_for_shown_and_noted(monkeypatch):
+    monkeypatch.setitem(METRICS, "success@3", Metric("success_3", 3, ordered=False))
+    monkeypatch.setitem(METRICS, "map", Metric("map", 150))
+    documents = {f"d{place:03}": "tea" for place in range(200)}
+    suite = make_suite(documents, {"q": "tea"}, {"q": {"d149": 1, "d150": 1}})
+    result = evaluate_suite(bag_of_words(), suite, prompt=None)
+    assert result.metrics["map"] == pytest.approx((1 / 1) / 2)  # 150 were found, and the largest id is first
+    assert list(result.metrics) == ["ndcg@10", "recall@100", "success@3", "map"]
+    with pytest.raises(UsageError, match="top must be 150 or more, because map is reported; got 100"):
+        evaluate_suite(bag_of_words(), suite, prompt=None, top=100)
+    small = replace(result, num_documents=3)
+    assert "success@3" in printed([result])
+    assert "says nothing" not in evaluate.caption([result])
+    assert "with 100 documents or fewer recall@100 says nothing" in evaluate.caption([result, small])
+    assert "with 3 documents or fewer success@3 says nothing" in evaluate.caption([result, small])
+    assert "success@3 says" not in evaluate.caption([replace(result, num_documents=4)])
 
 
 def test_the_table_of_one_suite_has_no_mean_and_names_missing_documents():

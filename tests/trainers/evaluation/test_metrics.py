@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mixture.errors import UsageError
-from trainers.evaluation.metrics import mean_scores, score_run
+from trainers.evaluation.metrics import METRICS, Metric, deepest, mean_scores, score_run
 
 pytest.importorskip("pytrec_eval")
 
@@ -40,6 +40,42 @@ def test_judged_queries_without_results_count_zero_and_unjudged_ones_do_not_coun
     assert list(scores) == list(qrels)
     assert [scores[query]["ndcg@10"] for query in qrels] == [1.0, 0.0, 0.0, 0.0]
     assert mean_scores(scores) == {"ndcg@10": 0.25, "recall@100": 0.25}
+
+
+@pytest.mark.parametrize(("rank", "value"), [(1, 1.0), (4, 0.25), (10, 0.1), (11, 0.0)])
+def test_a_metric_of_trec_eval_without_a_cut_gets_one_by_its_depth(monkeypatch, rank, value):
+    monkeypatch.setitem(METRICS, "mrr@10", Metric("recip_rank", 10))
+    run = {"q": {("hit" if place == rank else f"miss{place}"): -float(place) for place in range(1, 120)}}
+    scores = score_run({"q": {"hit": 1}}, run)
+    assert scores["q"]["mrr@10"] == pytest.approx(value)
+    assert list(mean_scores(scores)) == ["ndcg@10", "recall@100", "mrr@10"]
+
+
+def test_documents_of_equal_score_are_cut_as_trec_eval_ranks_them(monkeypatch):
+    """The larger id first, and scores that are equal in single precision are equal."""
+    run = {"q": {"a": 1.0 + 1e-12, "b": 1.0, "c": 0.5}}
+    for metric in (Metric("recip_rank", 1), Metric("recip_rank", 3)):
+        monkeypatch.setitem(METRICS, "mrr", metric)
+        assert score_run({"q": {"b": 1}}, run)["q"]["mrr"] == 1.0
+
+
+def test_a_metric_of_our_own_sees_grades_and_ranking_to_its_depth(monkeypatch):
+    seen = []
+
+    def worst_grade(grades, ranking):
+        seen.append((dict(grades), list(ranking)))
+        return 0.5
+
+    monkeypatch.setitem(METRICS, "own@2", Metric(worst_grade, 2))
+    scores = score_run({"q": {"a": 3}, "empty": {"a": 1}}, {"q": {"b": 0.1, "a": 0.9, "c": 0.5}, "other": {"a": 1.0}})
+    assert seen == [({"a": 3}, ["a", "c"])]
+    assert [scores[query]["own@2"] for query in ("q", "empty")] == [0.5, 0.0]
+
+
+def test_the_deepest_metric_says_how_far_to_search(monkeypatch):
+    assert deepest() == (100, "recall@100")
+    monkeypatch.setitem(METRICS, "map", Metric("map", 1000))
+    assert deepest() == (1000, "map")
 
 
 def test_no_retrieval_at_all_scores_zero():

@@ -172,7 +172,11 @@ def test_a_reference_that_nothing_uses_is_refused(small_store: Store, mix: Saved
         ),
         ({"algorithm": "doremi", "reference_floor": 0.1}, "reference_floor is 0.1; allowed: nothing with doremi"),
         ({"measurement": "loss", "reference_floor": 0.1}, "nothing with tdro and measurement=loss, which does not"),
-        ({"smoothing": 0.5}, "smoothing is 0.5; allowed: 0.001 with tdro and measurement=relative, which does not"),
+        ({"smoothing": 0.5}, r"smoothing is 0.5; allowed: 0.001 with tdro, which does not read it \(doremi does\)"),
+        (
+            {"algorithm": "chi2", "weights_learning_rate": 0.1},
+            r"nothing with chi2, which does not read it \(cgd, doremi, groupdro, tdro do\)",
+        ),
         ({"algorithm": "cvar", "unit": "example", "newest": 0.5}, "newest is 0.5; allowed: 0.1 with cvar"),
         ({"epoch_budget": 100}, "epoch_budget is 100; allowed: 0 without max_epochs"),
         ({"weights_learning_rate": float("inf")}, "weights_learning_rate is inf; allowed: above 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,13 @@ import torch
 from torch import Tensor
 
 from mixture.errors import MixtureError, UsageError
-from trainers.learning.learners import ALGORITHMS, RATES, AlgorithmOptions, WeightLearner, constrain, make_learner
-from trainers.learning.updates import cgd_step, chi2_weights, cvar_weights, doremi_step, groupdro_step, running_losses
+from trainers.learning.averages import constrain
+from trainers.learning.learners import LEARNERS, Cgd, Chi2, Cvar, DoReMi, GroupDro, Tdro, WeightLearner
+from trainers.learning.learners.cgd import cgd_step
+from trainers.learning.learners.chi2 import chi2_weights
+from trainers.learning.learners.cvar import BatchCvar, cvar_weights, running_losses
+from trainers.learning.learners.doremi import doremi_step
+from trainers.learning.learners.groupdro import groupdro_step
 from trainers.tdro import update_weights
 from trainers.tdro.objective import example_shares
 
@@ -25,8 +31,7 @@ def _tensor(values: object) -> Tensor:
 
 
 def _learners() -> list[WeightLearner]:
-    by_name = [make_learner(name, GROUPS) for name in ALGORITHMS]
-    return [*by_name, make_learner("cvar", GROUPS, options=AlgorithmOptions(unit="example"))]
+    return [*(learner(GROUPS) for learner in LEARNERS.values()), BatchCvar(GROUPS)]
 
 
 def _batches(steps: int, size: int = 16, seed: int = 0) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -91,7 +96,7 @@ def test_losses_that_are_not_finite_stop_every_algorithm(learner: WeightLearner)
 
 @pytest.mark.parametrize("measurement", ["relative", "relative_group", "excess", "loss"])
 def test_tdro_gives_the_bits_of_update_weights(measurement: str) -> None:
-    learner, ours, theirs = make_learner("tdro", GROUPS, measurement=measurement), _uniform(), _uniform()
+    learner, ours, theirs = Tdro(GROUPS, Tdro.Options(measurement=measurement)), _uniform(), _uniform()
     for proxy, reference, groups, _ in _batches(50):
         losses = proxy.float(), reference.float(), groups
         ours = learner.update(ours, *losses)
@@ -104,7 +109,7 @@ def test_tdro_gives_the_bits_of_update_weights(measurement: str) -> None:
 
 def test_the_group_mean_objective() -> None:
     """Group DRO's loss is Σ α_g · mean loss_g over the collections of the batch, α scaled to sum 1 over these."""
-    learner = make_learner("groupdro", 3)
+    learner = GroupDro(3)
     losses, groups = _tensor([1.0, 3.0, 8.0]), torch.tensor([0, 0, 2])
     multipliers = learner.example_weights(_tensor([0.2, 0.5, 0.3]), losses, groups)
     shares = np.array([0.2 / 2, 0.2 / 2, 0.3])
@@ -121,7 +126,7 @@ def test_group_dro_against_the_formula() -> None:
 
 def test_doremi_against_the_authors_algorithm() -> None:
     """Clipped excess, the last score for an absent collection, α ∝ α e^{ηλ}, then smoothing."""
-    learner, ours = make_learner("doremi", GROUPS, lr=0.5, options=AlgorithmOptions(smoothing=0.05)), _uniform()
+    learner, ours = DoReMi(GROUPS, DoReMi.Options(smoothing=0.05), lr=0.5), _uniform()
     theirs, scores = np.full(GROUPS, 1 / GROUPS), np.zeros(GROUPS)
     for proxy, reference, groups, _ in _batches(40):
         ours = learner.update(ours, proxy, reference, groups)
@@ -241,7 +246,7 @@ def test_running_losses_take_the_first_whole_and_keep_the_absent() -> None:
 
 
 def test_topic_cvar_remembers_what_a_batch_lacks() -> None:
-    learner = make_learner("cvar", 4, options=AlgorithmOptions(fraction=0.5))
+    learner = Cvar(4, Cvar.Options(fraction=0.5))
     first = learner.update(_tensor([0.25] * 4), _tensor([4.0, 3.0, 2.0, 1.0]), None, torch.arange(4))
     assert first.tolist() == [0.5, 0.5, 0, 0]
     second = learner.update(first, _tensor([0.0, 0.0]), None, torch.tensor([2, 3]))
@@ -254,9 +259,9 @@ def test_topic_cvar_remembers_what_a_batch_lacks() -> None:
 
 def test_batch_worst_cases_weigh_a_collection_by_its_examples() -> None:
     losses, groups = _tensor([5.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])
-    cvar = make_learner("cvar", 3, options=AlgorithmOptions(unit="example", fraction=0.25))
+    cvar = Cvar.of(3, Cvar.Options(unit="example", fraction=0.25), None)
     assert cvar.update(_tensor([1 / 3] * 3), losses, None, groups).tolist() == pytest.approx([0.5, 0.5, 0])
-    chi2 = make_learner("chi2", 3, options=AlgorithmOptions(radius=0.1))
+    chi2 = Chi2(3, Chi2.Options(radius=0.1))
     new = chi2.update(_tensor([1 / 3] * 3), losses, None, groups)
     q = chi2_weights(losses, radius=0.1)
     assert new.tolist() == pytest.approx([float(q[groups == g].sum()) for g in range(3)])
@@ -265,9 +270,11 @@ def test_batch_worst_cases_weigh_a_collection_by_its_examples() -> None:
 
 def test_the_papers_step_sizes_are_the_defaults() -> None:
     proxy, reference, groups, products = _batches(1)[0]
-    for name, rate in RATES.items():
-        given, default = make_learner(name, GROUPS, lr=rate), make_learner(name, GROUPS)
-        other = make_learner(name, GROUPS, lr=2 * rate)
+    rates = {name: learner.rate for name, learner in LEARNERS.items() if learner.rate is not None}
+    assert rates == {"tdro": 2e-2, "groupdro": 1e-2, "doremi": 1.0, "cgd": 5e-2}
+    for name, rate in rates.items():
+        given, default = LEARNERS[name](GROUPS, lr=rate), LEARNERS[name](GROUPS)
+        other = LEARNERS[name](GROUPS, lr=2 * rate)
         arguments = (_uniform(), proxy, reference, groups, products)
         assert torch.equal(given.update(*arguments), default.update(*arguments))
         assert not torch.equal(given.update(*arguments), other.update(*arguments))
@@ -275,21 +282,29 @@ def test_the_papers_step_sizes_are_the_defaults() -> None:
 
 def test_mistakes_are_said() -> None:
     losses, groups = torch.ones(2), torch.tensor([0, 1])
-    with pytest.raises(UsageError, match="no algorithm 'grupdro'; did you mean 'groupdro'"):
-        make_learner("grupdro", 2)
-    with pytest.raises(UsageError, match="no measurement 'relativ'; did you mean 'relative'"):
-        make_learner("tdro", 2, measurement="relativ")
+    with pytest.raises(UsageError, match="measurement is relativ; allowed: relative, relative_group, excess, loss"):
+        Tdro.Options(measurement="relativ")
     with pytest.raises(UsageError, match="0 collections"):
-        make_learner("tdro", 0)
+        Tdro(0)
     with pytest.raises(UsageError, match="doremi needs the losses of a reference model"):
-        make_learner("doremi", 2).update(_tensor([0.5, 0.5]), losses, None, groups)
+        DoReMi(2).update(_tensor([0.5, 0.5]), losses, None, groups)
     with pytest.raises(UsageError, match="cgd needs the inner products"):
-        make_learner("cgd", 2).update(_tensor([0.5, 0.5]), losses, None, groups)
+        Cgd(2).update(_tensor([0.5, 0.5]), losses, None, groups)
     with pytest.raises(UsageError, match="3 weights; this learner has 2"):
-        make_learner("cvar", 2).update(_tensor([0.5, 0.5, 0.0]), losses, None, groups)
-    for option in ({"smoothing": 2.0}, {"fraction": 0.0}, {"radius": -1.0}, {"newest": 0.0}, {"unit": "token"}):
-        with pytest.raises(UsageError, match=f"{next(iter(option))} is .*; allowed: "):
-            make_learner("tdro", 2, options=AlgorithmOptions(**option))
+        Cvar(2).update(_tensor([0.5, 0.5, 0.0]), losses, None, groups)
+
+
+@pytest.mark.parametrize(
+    ("learner", "option"),
+    [
+        (Tdro, {"weights_max_norm": 0.0}), (Tdro, {"reference_floor": 1.0}), (DoReMi, {"smoothing": 2.0}),
+        (Cgd, {"exponent": -1.0}), (Cgd, {"cgd_memory": 1.5}), (Cvar, {"fraction": 0.0}), (Cvar, {"newest": 0.0}),
+        (Cvar, {"unit": "token"}), (Chi2, {"radius": -1.0}),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_said(learner: type[WeightLearner], option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(option))} is .*; allowed: "):
+        learner.Options(**option)
 
 
 def test_constrain_takes_and_gives_tensors() -> None:

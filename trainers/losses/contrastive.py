@@ -1,11 +1,9 @@
-"""Contrastive losses: pure functions of embeddings.
+"""InfoNCE, a pure function of embeddings.
 
 Shape legend: B examples, N = 1 + H passages an example (the positive first, then H hard negatives), D dimensions.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from mixture.errors import UsageError
+from trainers.losses.loss import LOSSES, Loss
 
 # Scores held at once, and as much again for each of half a dozen intermediate results: 4 MB, within a processor's
 # caches; on a GPU 256 MB, where small blocks would leave it waiting for the next.
@@ -65,6 +64,9 @@ def info_nce(
     return losses
 
 
+LOSSES["info_nce"] = Loss(info_nce)
+
+
 def _in_batch(query: Tensor, candidates: Tensor, own: Tensor, masked: Tensor | None, temperature: float) -> Tensor:
     """Each of B queries among M candidates, (B,); in blocks of queries, scored again when the gradient is computed.
 
@@ -88,18 +90,3 @@ def _cross_entropy(scores: Tensor, wanted: Tensor, masked: Tensor | None) -> Ten
         others = masked.scatter(1, wanted[:, None], torch.zeros_like(wanted, dtype=torch.bool)[:, None])
         scores = scores.masked_fill(others, float("-inf"))
     return torch.logsumexp(scores, dim=1) - scores.gather(1, wanted[:, None]).squeeze(1)
-
-
-def matryoshka(
-    loss: Callable[[Tensor, Tensor], Tensor], query: Tensor, passages: Tensor, dims: Sequence[int]
-) -> Tensor:
-    """The mean of a loss of embeddings over their first d dimensions, for each d of `dims` (Kusupati et al. 2022,
-    2205.13147, equation 1 with equal weights); (B,).
-
-    loss:            of (B, d) and (..., d)
-    query, passages: (B, D) and (..., D), every d at most D
-    """
-    longer = [d for d in dims if d > query.shape[-1]]
-    if longer:
-        raise UsageError(f"matryoshka_dims has {longer[0]}; the model's embeddings have {query.shape[-1]} dimensions")
-    return torch.stack([loss(query[..., :d], passages[..., :d]) for d in dims]).mean(dim=0)

@@ -1,0 +1,36 @@
+"""Settings of fine-tuning: the ids that older runs have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trainers.finetune import FinetuneSettings
+from trainers.losses import LOSSES
+from trainers.settings import resolve, run_id
+
+# As they were before there was a setting `loss`.
+IDS = [
+    (None, {}, "63789b872bfe"),
+    ("paper", {}, "e3871163fcb9"),
+    (None, {"in_batch": False}, "afa452e7a683"),
+    (
+        "laptop",
+        {"symmetric_loss": True, "matryoshka_dims": (32, 64), "hard_only": ("nq",), "cross_device": False},
+        "811c6503b136",
+    ),
+    (None, {"evaluate_every": 10, "final": "best", "keep_best": True}, "38b70a6eeaec"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "options", "known"), IDS)
+def test_run_ids_are_those_of_older_runs(recipe: str | None, options: dict[str, Any], known: str) -> None:
+    assert run_id("finetune", "0123456789ab", resolve(FinetuneSettings, recipe, options), model="m") == known
+
+
+def test_another_loss_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "other", LOSSES["info_nce"])
+    other = replace(FinetuneSettings(), loss="other")
+    assert run_id("finetune", "0123456789ab", other, model="m") != IDS[0][2]

@@ -1,0 +1,13 @@
+"""The algorithms that learn weights: tDRO and what it stands against, a module each.
+
+Each module puts its learner into `LEARNERS`; the choices of `algorithm`, its options and its errors come from there.
+"""
+
+# ruff: noqa: F401
+from trainers.learning.learners.cgd import Cgd
+from trainers.learning.learners.chi2 import Chi2
+from trainers.learning.learners.cvar import Cvar
+from trainers.learning.learners.doremi import DoReMi
+from trainers.learning.learners.groupdro import GroupDro
+from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.learning.learners.tdro import Tdro

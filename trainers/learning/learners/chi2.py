@@ -1,0 +1,67 @@
+"""The worst case in a χ² ball, example by example (Levy et al. 2020, arXiv 2010.05893)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixture.errors import UsageError
+from trainers.learning.learners.learner import LEARNERS, LearnerOptions
+from trainers.learning.learners.worst_case import BatchWorstCase
+
+
+class Chi2(BatchWorstCase):
+    """Levy et al. 2020 (arXiv 2010.05893), in a χ² set."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(LearnerOptions):
+        radius: float = 1.0  # ρ, how far the worst case may be from equal weights
+
+        def violations(self) -> list[tuple[str, str]]:
+            return [("radius", "0 or more")] * (not 0 <= self.radius < math.inf)
+
+    name = "chi2"
+    options: Options
+
+    def worst_case(self, losses: Tensor) -> Tensor:
+        return chi2_weights(losses, radius=self.options.radius)
+
+
+LEARNERS[Chi2.name] = Chi2
+
+
+def chi2_weights(losses: Tensor, *, radius: float) -> Tensor:
+    """The worst case in a χ² ball: maximise q · ℓ over Σ q = 1, q ≥ 0, Σ (N q_i − 1)² / 2N ≤ ρ; (N,).
+
+    The batch estimator of the constrained χ² set, without a regulariser (Levy et al. 2020, arXiv 2010.05893; its code
+    searches η by bisection). The answer has the form q ∝ (ℓ − η)₊. Here η is exact: with the k greatest losses kept,
+    η = mean_k − σ_k / √(t k − 1), t = (1 + 2ρ) / N, and k by sorting. Where the ball holds all mass on the greatest
+    loss (N ≤ 1 + 2ρ, for one), that is the answer; equal losses share it.
+
+    >>> chi2_weights(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), radius=0.0).tolist() == [1 / 3] * 3
+    True
+    """
+    if not 0 <= radius < float("inf"):
+        raise UsageError(f"the χ² radius is {radius}; allowed: 0 or more")
+    size = len(losses)
+    if radius == 0 or size == 0:
+        return torch.full_like(losses, 1.0 / max(size, 1))
+    target = (1 + 2 * radius) / size  # Σ q² at the border of the ball
+    ordered = losses.max() - losses.sort(descending=True).values  # 0 first: how far each is below the greatest
+    counts = torch.arange(size, dtype=losses.dtype)
+    sums, squares = ordered.cumsum(0) - ordered, (ordered**2).cumsum(0) - ordered**2
+    first = counts * ordered - sums  # Σ (ℓ_i − ℓ_k) over the greater ones
+    second = counts * ordered**2 - 2 * ordered * sums + squares
+    # Σ q² falls as η goes down from the greatest loss; a loss is kept while the ball is not yet reached at η = ℓ_k.
+    above = ordered[(second > target * first**2) | (first <= 0)]
+    kept = len(above)
+    mean, spread = above.mean(), above.std(correction=0)
+    if not spread > 0 or target * kept <= 1:
+        top = (losses == losses.max()).to(losses.dtype)
+        return top / top.sum()
+    eta = mean + spread / math.sqrt(target * kept - 1)
+    q = (eta - (losses.max() - losses)).clamp(min=0)
+    return q / q.sum()

@@ -1,0 +1,71 @@
+"""tDRO (Ma et al. 2024, arXiv 2408.10613); its mathematics is in `trainers.tdro.objective`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.tdro.objective import (
+    MEASUREMENTS,
+    NEEDS_REFERENCE,
+    REFERENCE_FLOOR,
+    example_shares,
+    measure,
+    step_weights,
+)
+
+# The release's floor is a share of the loss summed over what it gathers at once, 64 examples of 8 GPUs (a step of
+# 2048 is four of these): a twentieth of the mean. Left to itself the floor stays that share at any batch size.
+RELEASE_GATHERED = 512
+HAVE_FLOOR = ("relative", "relative_group")
+
+
+class Tdro(WeightLearner):
+    """Ma et al. 2024 (arXiv 2408.10613), with any measurement; bit for bit what `update_weights` gives."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(LearnerOptions):
+        measurement: str = "relative"  # what the weights climb: relative, relative_group, excess or loss
+        weights_max_norm: float = 1.0  # the weights' gradient is scaled down to this norm
+        reference_floor: float | None = None  # share of the batch's reference loss; None: see RELEASE_GATHERED
+
+        def violations(self) -> list[tuple[str, str]]:
+            faults = [("measurement", ", ".join(MEASUREMENTS))] * (self.measurement not in MEASUREMENTS)
+            faults += [("weights_max_norm", "above 0")] * (not self.weights_max_norm > 0)
+            if self.reference_floor is not None and self.measurement not in HAVE_FLOOR:
+                faults.append(
+                    ("reference_floor", f"nothing with tdro and measurement={self.measurement}, which does not read it")
+                )
+            elif not 0 < (REFERENCE_FLOOR if self.reference_floor is None else self.reference_floor) < 1:
+                faults.append(("reference_floor", "above 0 to below 1"))
+            return faults
+
+        def completed(self, batch_size: int) -> Self:
+            if self.reference_floor is not None or self.measurement not in HAVE_FLOOR:
+                return self
+            return replace(self, reference_floor=REFERENCE_FLOOR * RELEASE_GATHERED / batch_size)
+
+    name = "tdro"
+    rate = 2e-2
+    options: Options
+
+    def __init__(self, num_groups: int, options: LearnerOptions | None = None, lr: float | None = None) -> None:
+        super().__init__(num_groups, options, lr)
+        self.needs_reference = self.options.measurement in NEEDS_REFERENCE
+
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
+        floor = self.options.reference_floor or REFERENCE_FLOOR
+        self.measured = measure(
+            batch.proxy, batch.reference, batch.groups, self.num_groups, self.options.measurement, floor=floor
+        )
+        return step_weights(weights, self.measured, lr=self.lr, max_norm=self.options.weights_max_norm)
+
+    def example_weights(self, weights: Tensor, proxy_loss: Tensor, group_ids: Tensor) -> Tensor:
+        """As the release: α of the example's collection over the sum of these in the batch."""
+        return example_shares(weights.to(proxy_loss), group_ids).detach()
+
+
+LEARNERS[Tdro.name] = Tdro

@@ -1,0 +1,37 @@
+"""The worst case over the examples of one batch, which chi2 and cvar with `unit=example` have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from trainers.learning.learners.learner import Losses, WeightLearner
+
+
+class BatchWorstCase(WeightLearner):
+    """Levy et al. 2020 (arXiv 2010.05893): the worst case over the examples of the batch, within a set around equal
+    weights.
+
+    The paper weighs examples and has no weights of collections. These are read off: the mass that a collection's
+    examples get in the batch. Batches are drawn uniformly over collections, so the mean over steps is the mixture that
+    the worst case asked for; the current weights are those of one batch, with all its noise.
+    """
+
+    average = "mean"
+    current_is_a_result = False
+
+    def step(self, weights: Tensor, batch: Losses) -> Tensor:
+        if not len(batch.proxy):
+            return weights
+        mass = self.worst_case(batch.proxy.double())
+        self.measured = weights.new_zeros(self.num_groups).index_add(0, batch.groups, mass)
+        return self.measured / self.measured.sum()
+
+    def example_weights(self, weights: Tensor, proxy_loss: Tensor, group_ids: Tensor) -> Tensor:
+        """The worst case itself, whatever the weights."""
+        return self.worst_case(proxy_loss.detach().cpu().double()).to(proxy_loss)
+
+    @abstractmethod
+    def worst_case(self, losses: Tensor) -> Tensor:
+        """The mass of each example, (B,), sum 1, from the losses (B,), float64 on the CPU."""

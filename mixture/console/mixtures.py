@@ -64,9 +64,9 @@ def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: Jso
     if as_json:
         print_json(found.to_dict())
         return
-    columns = ["collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change"]
+    columns = ("collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change")
     title = f"a: {found.a.reference}, b: {found.b.reference}"
-    print_rows(found.components.select(columns).to_pylist(), as_json=False, title=title)
+    print_rows([{name: row[name] for name in columns} for row in found.rows], as_json=False, title=title)
     sys.stdout.writelines(line + "\n" for line in found.lines())
 
 

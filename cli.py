@@ -12,7 +12,6 @@ import typer
 
 from mixture import registry
 from mixture.console.create import app as making_commands
-from mixture.console.late_help import LateHelp
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
@@ -21,7 +20,6 @@ from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
-from mixture.ingest.formats import FORMATS
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
@@ -75,7 +73,7 @@ def ingest(
     card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
     fmt: Annotated[str | None, typer.Option(
-        "--format", help=f"{', '.join(sorted(FORMATS))}; default: what the content looks like")] = None,
+        "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
@@ -218,14 +216,14 @@ def mine(
     print_rows([asdict(r) for r in results], as_json=as_json)
 
 
-@app.command("learn-weights", cls=LateHelp)
+@app.command("learn-weights")
 def learn_weights(
     mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
     proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
     algorithm: Annotated[str | None, typer.Option(
-        "--algorithm", help="{trainers.learning.learners.LEARNERS} [tdro]")] = None,
+        "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
         "--weights", help="Which become the mixture: current, mean, ema or all [the algorithm's own]")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs; the mixture is their mean [1]")] = None,

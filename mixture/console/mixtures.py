@@ -15,7 +15,8 @@ from mixture.console.output import print_json, print_rows
 from mixture.console.terminal import bar
 from mixture.store import Store
 
-# What a list needs is imported here, the rest by the command that needs it.
+# What a list needs is imported here, the rest by the command that needs it; what answers at once goes past
+# `mixture.jobs`, which loads kernels.
 app = typer.Typer()
 # A table of a thousand takes longer to draw than to find, and nobody reads it.
 LISTED = 100
@@ -56,16 +57,16 @@ def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> 
 @app.command()
 def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Compare two mixtures: weights, contents, prompts, and how each was made."""
-    from mixture import jobs
+    from mixture.registry.diff import diff
 
     with open_store(store) as lake:
-        found = jobs.diff(lake, a, b)
+        found = diff(lake, a, b)
     if as_json:
         print_json(found.to_dict())
         return
-    columns = ["collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change"]
+    columns = ("collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change")
     title = f"a: {found.a.reference}, b: {found.b.reference}"
-    print_rows(found.components.select(columns).to_pylist(), as_json=False, title=title)
+    print_rows([{name: row[name] for name in columns} for row in found.rows], as_json=False, title=title)
     sys.stdout.writelines(line + "\n" for line in found.lines())
 
 
@@ -85,11 +86,11 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
     """Show where a mixture comes from, as a tree: parents, runs, imports."""
     from rich.console import Console
 
-    from mixture import jobs
     from mixture.console.tree import as_tree
+    from mixture.registry.lineage import log
 
     with open_store(store) as lake:
-        found = jobs.log(lake, ref)
+        found = log(lake, ref)
     if as_json:
         print_json(asdict(found))
     else:

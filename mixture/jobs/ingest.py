@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote as url_quote
 
+from mixture.arguments import Name, Names, listed
 from mixture.cards import UNKNOWN, DataCard, card_for, load_cards
 from mixture.dedup import simhash_fingerprints
 from mixture.errors import UsageError
@@ -32,8 +33,8 @@ class IngestResult:
 
 
 def ingest(
-    store: Store, sources: Sequence[str], *, name: str | None = None, card: str | None = None,
-    cards: Path | None = None, format: str | None = None, max_rejects: str | None = None, progress: Progress = silent,
+    store: Store, sources: Names = (), *, name: str | None = None, card: str | None = None,
+    cards: Name | None = None, format: str | None = None, max_rejects: str | None = None, progress: Progress = silent,
 ) -> list[IngestResult]:  # fmt: skip
     """Read files, folders or a folder of collections into the store, one transaction a file.
 
@@ -47,10 +48,10 @@ def ingest(
 
     Files whose content the collection has are passed over, so a killed command goes on when called again.
     """
-    known = load_cards(cards)
+    known = load_cards(None if cards is None else Path(cards).expanduser())
     chosen = card_for(card, known) if card is not None else None
     limit = RejectLimit.parse(max_rejects) if max_rejects is not None else None
-    units = discover(_sources(sources, chosen), name or (chosen.name if chosen else None), format=format)
+    units = discover(_sources(listed(sources), chosen), name or (chosen.name if chosen else None), format=format)
     for collection in {unit.collection for unit in units}:
         _check_name(collection)
     results: dict[str, IngestResult] = {}

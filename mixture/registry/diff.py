@@ -31,7 +31,7 @@ class Difference:
     """Two saved mixtures side by side.
 
     distance:   total variation between the weights, 0 to 1: the share of the draws that goes elsewhere
-    components: a row a collection or slice, the largest change of weight first. `change` is what changed: added,
+    rows:       one a collection or slice, the largest change of weight first. `change` is what changed: added,
                 dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
     prompts:    the collections whose prompts differ, where both are known: collection, a, b
     settings:   of the runs that made them, those that differ: setting, a, b
@@ -40,9 +40,14 @@ class Difference:
     a: SavedMixture
     b: SavedMixture
     distance: float
-    components: pa.Table
+    rows: tuple[dict[str, Any], ...]
     prompts: tuple[dict[str, Any], ...]
     settings: tuple[dict[str, Any], ...]
+
+    @property
+    def components(self) -> pa.Table:
+        """`rows` as a table."""
+        return pa.Table.from_pylist(list(self.rows), COMPONENTS)
 
     @property
     def equal(self) -> bool:
@@ -60,7 +65,7 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """As plain values: what `mixture diff --json` prints."""
         return {"a": _head(self.a), "b": _head(self.b), "equal": self.equal, "distance": self.distance,
-                "components": self.components.to_pylist(), "prompts": list(self.prompts),
+                "components": list(self.rows), "prompts": list(self.prompts),
                 "run": list(self.settings)}  # fmt: skip
 
 
@@ -72,8 +77,7 @@ def diff(store: Store, a: SavedMixture | str, b: SavedMixture | str) -> Differen
         settings = _settings(_run(store, a), _run(store, b))
     rows = _components(a, b, *facts)
     distance = math.fsum(abs(row["difference"]) for row in rows) / 2
-    table = pa.Table.from_pylist(rows, COMPONENTS)
-    return Difference(a, b, distance, table, tuple(_prompts(*facts)), tuple(settings))
+    return Difference(a, b, distance, tuple(rows), tuple(_prompts(*facts)), tuple(settings))
 
 
 def _head(mixture: SavedMixture) -> dict[str, Any]:

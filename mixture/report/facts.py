@@ -181,7 +181,7 @@ def _components(
     today = registry.facts_today(store, mixture.spec.components)
     declared = {row["collection"]: row for row in store.sql("FROM mixture($ref)", {"ref": mixture.spec.id}).to_pylist()}
     pinned = registry.pinned_facts(store, mixture.spec)
-    sides = {} if compared is None else {row["collection"]: row for row in compared.components.to_pylist()}
+    sides = {} if compared is None else {row["collection"]: row for row in compared.rows}
     own = {c.name: c for c in mixture.spec.components}
     spread = learned.spread if learned is not None and learned.own else {}
     found = []

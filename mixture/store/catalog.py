@@ -76,6 +76,10 @@ class FolderCatalog:
     def __str__(self) -> str:
         return str(self.work)
 
+    def __reduce__(self) -> tuple[type[FolderCatalog], tuple[str]]:
+        """A catalog travels to another process as the place that it is; a lock does not."""
+        return type(self), (str(self.work),)
+
     def exists(self) -> bool:
         return self._file.is_file()
 

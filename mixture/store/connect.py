@@ -38,6 +38,7 @@ class Store:
         self.catalog = catalog
         self.root = catalog.work  # the folder that was opened
         self._snapshot = snapshot
+        self._reading: int | None = None  # the snapshot of `reading`, within it
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
 
@@ -111,15 +112,18 @@ class Store:
         """One snapshot for all reads inside, whatever other processes commit meanwhile; yields its number.
 
         That goes for `sql` too, which is a connection of its own. Nothing can be written inside. Without it each query
-        reads the newest snapshot, and two of them need not agree.
+        reads the newest snapshot, and two of them need not agree. Within another one it is that one.
         """
+        if self._reading is not None:
+            yield self._reading
+            return
         self.connection.execute("BEGIN")
         before = self._snapshot
         try:
-            self._snapshot = self.snapshot()
-            yield self._snapshot
+            self._snapshot = self._reading = self.snapshot()
+            yield self._reading
         finally:
-            self._snapshot = before
+            self._snapshot, self._reading = before, None
             if self.catalog.shared:
                 _rollback(self.connection)
             else:  # the connection may be another one meanwhile, of that snapshot

@@ -109,7 +109,7 @@ def test_mixtures_are_made_written_out_verified_and_cleaned_up(
         assert (verified.faults, verified.checked["materialised"]) == ([], 1)
         assert ["version" in finding.says for finding in verified.findings] == [True]
         assert verified.checked["data files"] == len(list(store.data.rglob("*.parquet"))) > 0
-        assert gc.collect(store) == []
+        assert gc.gc(store) == []
         first = files.data_files(store, ["easy"])[0].path
         (store.data / first).unlink()
         assert (first, "is missing") in {(finding.name, finding.says) for finding in verify(store).faults}

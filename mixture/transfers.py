@@ -111,7 +111,7 @@ def without(spec: MixtureSpec, names: Collection[str]) -> MixtureSpec:
     _known(spec, names)
     kept = {name: weight for name, weight in spec.weights.items() if name not in names}
     if not any(kept.values()):
-        raise UsageError(f"nothing with a weight is left without {', '.join(sorted(names))}")
+        raise UsageError(f"dropping {', '.join(sorted(names))} leaves no collection with weight above 0")
     scaled = normalise(kept)
     return MixtureSpec(tuple(replace(c, weight=scaled[c.name]) for c in spec.components if c.name in scaled))
 

@@ -187,7 +187,7 @@ def _read_own(text: str, body: Mapping[str, Any]) -> _Read:
         )
         parents = tuple(map(str, about.get("parents") or ()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"what stands under about is not as the export writes it: {error}") from error
+        raise UsageError(f"the file's `about` section is damaged: {error}") from error
     _check_listed(spec, listed)
     return _Read({c.name: c for c in spec.components}, facts, slices=listed, parents=parents,
                  run_id=about.get("run_id"), note=about.get("note"))  # fmt: skip

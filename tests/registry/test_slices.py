@@ -541,7 +541,7 @@ MISTAKES = [
     (["--from", "base", *(f for n in LANGUAGES for f in ("--drop", f"poly[language={n}]")), "--set", "mono=0.5"],
      "nothing with a weight is left to share the other 0.5"),
     (["--from", "base", "--drop", "mono", *(f for n in LANGUAGES for f in ("--drop", f"poly[language={n}]"))],
-     "nothing with a weight is left without"),
+     "leaves no collection with weight above 0"),
     (["--from", "base", "--blend", "sliced"], "as tdro:0.3 or tdro:2:0.3"),
     (["--from", "base", "--drop", "mono", "--uniform"], "--from REF takes --set, --drop and --blend only"),
     (["--from", "base", "--drop", "mono", "--slice", "poly:language"], "takes --set, --drop and --blend only"),

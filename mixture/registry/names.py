@@ -174,24 +174,24 @@ def save(
     return resolve(store, f"{name}:{version}")
 
 
-def tag(store: Store, reference: str, name: str) -> SavedMixture:
+def tag(store: Store, mixture: SavedMixture | str, name: str) -> SavedMixture:
     """Let the tag `name` refer to a mixture, from now on; where it referred before stays in the table mixture_tags.
 
     Raises `UsageError` for a tag that could not be referred to, or that is a mixture's name.
     """
     check_name("tag", name)
-    mixture = resolve(store, reference)
+    saved = resolve(store, mixture)
 
     def work(connection: Any) -> None:
         if connection.execute("SELECT 1 FROM mixtures WHERE name = ?", [name]).fetchone():
             raise UsageError(f"{name!r} is the name of a mixture; choose another tag")
         newest = connection.execute(_newest_of(name)).fetchone()
-        if newest is None or newest[0] != mixture.spec.id:
-            row = {"tag": name, "mixture": mixture.spec.id, "set_at": datetime.now(UTC)}
+        if newest is None or newest[0] != saved.spec.id:
+            row = {"tag": name, "mixture": saved.spec.id, "set_at": datetime.now(UTC)}
             append(connection, "mixture_tags", [row])
 
     store.transaction(work)
-    return mixture
+    return saved
 
 
 def _newest_of(tag: str) -> str:

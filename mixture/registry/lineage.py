@@ -12,7 +12,7 @@ from mixture.store import Store, layout
 
 # Generations shown; a pipeline that makes each mixture from the last one comes to thousands.
 MOST_GENERATIONS = 50
-BESIDE = ("name", "version", "parents", "run_id", "created_at", "note", "imported_from")
+COLUMNS = ("name", "version", "parents", "run_id", "created_at", "note", "imported_from")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def log(store: Store, mixture: SavedMixture | str) -> Ancestor:
     saved = resolve(store, mixture)
     by_id: dict[str, dict[str, Any]] = {}
     with store.reading():
-        for row in store.rows(f"SELECT mixture, {', '.join(BESIDE)} FROM mixtures ORDER BY created_at"):
+        for row in store.rows(f"SELECT mixture, {', '.join(COLUMNS)} FROM mixtures ORDER BY created_at"):
             by_id.setdefault(row["mixture"], row)
         runs = {row["run_id"]: row for row in store.rows("SELECT run_id, kind, status, mixture, config FROM runs")}
-    by_id[saved.spec.id] = {name: getattr(saved, name) for name in BESIDE}
+    by_id[saved.spec.id] = {name: getattr(saved, name) for name in COLUMNS}
     return _ancestor(saved.spec.id, by_id, runs, set(), MOST_GENERATIONS)
 
 

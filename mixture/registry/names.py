@@ -23,7 +23,7 @@ ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
 # Values are written into the queries on the way of `mixture show`: for a parameter DuckDB imports pandas where it is
 # installed, which takes longer than all the rest; for times with a zone pyarrow does, hence the number.
 # Without the specs, which together are large, and which the lake reads all of to find one.
-BESIDE = """mixture, name, version, parents, run_id, snapshot, epoch_us(created_at) AS microseconds, note,
+COLUMNS = """mixture, name, version, parents, run_id, snapshot, epoch_us(created_at) AS microseconds, note,
             imported_from"""
 
 
@@ -215,7 +215,7 @@ def resolve(store: Store, reference: str | SavedMixture) -> SavedMixture:
     if isinstance(reference, SavedMixture):
         return reference
     (row,) = store.rows(
-        f"SELECT {BESIDE}, problem FROM ({meant(quote(reference))}) LEFT JOIN mixtures USING (mixture, name, version)"
+        f"SELECT {COLUMNS}, problem FROM ({meant(quote(reference))}) LEFT JOIN mixtures USING (mixture, name, version)"
     )
     if row["problem"] is not None:
         raise UsageError(row["problem"])
@@ -233,7 +233,7 @@ def tags(store: Store) -> dict[str, list[str]]:
 
 def saved_mixtures(store: Store) -> list[SavedMixture]:
     """Every version of every mixture, in the order in which they were saved."""
-    rows = store.rows(f"SELECT {BESIDE}, spec FROM mixtures ORDER BY created_at, name, version")
+    rows = store.rows(f"SELECT {COLUMNS}, spec FROM mixtures ORDER BY created_at, name, version")
     return [_saved(row, MixtureSpec.from_json(row["spec"])) for row in rows]
 
 

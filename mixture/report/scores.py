@@ -21,7 +21,7 @@ RESAMPLES = 9_999
 # Of a suite. With fewer the t distribution of the mean is in doubt.
 FEWEST_QUERIES = 20
 # Settings that say where a run was written, not how it trained; the mixture is what is compared.
-BESIDE = frozenset({"checkpoint_every", "name", "out"})
+NOT_ASKED = frozenset({"checkpoint_every", "name", "out"})
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _models(store: Store, mixture: str | None) -> list[dict[str, Any]]:
 
 
 def _differs(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = sorted((a["config"].keys() | b["config"].keys()) - BESIDE)
+    names = sorted((a["config"].keys() | b["config"].keys()) - NOT_ASKED)
     pairs = [(n, without_folder(a["config"].get(n)), without_folder(b["config"].get(n))) for n in names]
     return [pair for pair in pairs if pair[1] != pair[2]]
 

@@ -209,8 +209,8 @@ def test_the_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run("learned", "--format", "svg", "--chart", body["charts"][0]).exit_code == 0
     assert Path("report-learned-1-weights.svg").read_text("utf-8").startswith("<svg")
     mistakes = [
-        (("learned", "--format", "gif"), "--format 'gif'; allowed: html, png, svg"),
-        (("learned", "--format", "png"), "--chart NAME and --format png or svg go together"),
+        (("learned", "--format", "gif"), "--format is 'gif'; allowed: html, png, svg"),
+        (("learned", "--format", "png"), "--chart and --format png or svg go together"),
         (("learned", "--format", "png", "--chart", "wieghts"), "no chart 'wieghts'; did you mean 'weights'?"),
         (("learned", "--out", "no/x.html"), "there is no folder no"),
         (("lerned",), "no mixture 'lerned'; did you mean 'learned'?"),

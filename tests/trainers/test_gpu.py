@@ -34,7 +34,7 @@ from mixture.errors import MixtureError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.specs import Component, MixtureSpec
-from trainers.batch.embedding import embed, tokenise
+from trainers.batch.embedding import embed_across_ranks, tokenise
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.search import top_k
@@ -186,7 +186,7 @@ def _passed(
     """Embeddings (N, D) and the gradient (P,) of a contrastive loss of them, both float32 on the CPU."""
     tokens = tokenise(encoder.tokenizer, texts, [LIMIT] * len(texts))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
-        out = embed(encoder, tokens, budget).float()
+        out = embed_across_ranks(encoder, tokens, budget).float()
     scores = out[::4] @ out.T / 0.05
     loss = (torch.logsumexp(scores, dim=1) - scores[:, 0]).sum()
     return out.detach().cpu(), _gradient(encoder, loss)
@@ -276,10 +276,10 @@ def test_bf16_points_where_float32_does_and_its_losses_are_float32(
         )
         loop = TrainingLoop(encoder, replace(SETTINGS, bf16=bf16), tmp_path / str(bf16))
         batch = _batch(data, SETTINGS)
-        query, passages = loop.embed(loop.encoder, batch)
+        query, passages = loop.embed_batch(loop.encoder, batch)
         losses = batch_losses(loop, batch)
         with torch.no_grad():
-            frozen = loop.embed(other, batch)[0]
+            frozen = loop.embed_batch(other, batch)[0]
         assert {query.dtype, passages.dtype, losses.dtype, frozen.dtype} == {torch.float32}
         assert query.device.type == losses.device.type == device.type
         embeddings.append(torch.cat([query, passages]).detach().cpu())

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from trainers.batch.gradient_cache import TokenBudget, embed_tokens
+from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
 from trainers.model.encoder import to_device
 from trainers.parallel import ranks
 
@@ -57,12 +57,12 @@ def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int], known:
     return Tokens(own, [ids[i] for i in own], len(distinct), torch.tensor([place[item] for item in limited]))
 
 
-def embed(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
+def embed_across_ranks(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
     """Embeddings (N, D) with gradients where the encoder has them; a collective of all ranks.
 
     All ranks get all embeddings, of which a rank's own carry gradients.
     """
-    own = embed_tokens(encoder, tokens.ids, budget)
+    own = embed_within_budget(encoder, tokens.ids, budget)
     return ranks.gather(own, tokens.num_distinct).index_select(0, to_device(tokens.places, own.device))
 
 

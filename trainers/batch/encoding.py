@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers.batch.embedding import token_ids
-from trainers.batch.gradient_cache import TokenBudget, embed_tokens
+from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
 from trainers.batch.memory import PER_PASS
 from trainers.model.encoder import to_device
 
@@ -44,7 +44,9 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
     with torch.inference_mode():
         for start in range(0, len(order), AT_ONCE):
             some = [(prompt + texts[i], limit) for i in order[start : start + AT_ONCE]]
-            parts.append(embed_tokens(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass)))
+            parts.append(
+                embed_within_budget(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass))
+            )
         back = torch.empty(len(order), dtype=torch.long)
         back[order] = torch.arange(len(order))
         return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))

@@ -33,7 +33,7 @@ class TokenBudget:
     kept: int
 
 
-def embed_tokens(
+def embed_within_budget(
     encoder: SentenceTransformer, ids: Sequence[Sequence[int] | np.ndarray], budget: TokenBudget
 ) -> Tensor:
     """Embeddings (len(ids), D) of texts given as token ids, with gradients where the encoder has them.

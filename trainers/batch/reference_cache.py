@@ -51,7 +51,7 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._places)
 
-    def embed(self, texts: Sequence[str], limits: Sequence[int], embed: Embed) -> Tensor:
+    def embeddings(self, texts: Sequence[str], limits: Sequence[int], embed: Embed) -> Tensor:
         """(len(texts), D) float32 on CPU; what is not known goes to `embed`, each text once, and is kept."""
         wanted = dict(zip(map(_key, texts, limits), zip(texts, limits, strict=True), strict=True))
         missing = [key for key in wanted if key not in self._places]

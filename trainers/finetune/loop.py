@@ -108,7 +108,7 @@ def encoder_of(mixture: MaterialisedMixture, model: str, settings: FinetuneSetti
 
 def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> float:
     """One step of fine-tuning on a batch; returns its loss, loss weight included."""
-    with loop.memory(batch):
+    with loop.explaining_oom(batch):
         losses = batch_losses(loop, batch)
         value = loop.check(losses * loss_weight, batch)
         loop.descend(losses.mean() * loss_weight, batch)
@@ -121,7 +121,7 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
     Every rank has the whole batch, so passages are negatives across ranks.
     """
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
-    query, passages = loop.embed(loop.encoder, batch)
+    query, passages = loop.embed_batch(loop.encoder, batch)
     in_batch = settings.in_batch and batch.names[int(batch.collections[0])] not in settings.hard_only
     masked = batch.masked if in_batch else None
     if masked is not None and not settings.cross_device:

@@ -157,7 +157,7 @@ class Reference:
         texts, limits = self._loop.limited(batch)
         tokens = batch.tokens if self._as_proxy else None
         with torch.no_grad():
-            known = self.cache.embed(texts, limits, partial(self._embed, tokens))
+            known = self.cache.embeddings(texts, limits, partial(self._embed, tokens))
         query, passages = known[: len(batch.queries)], known[len(batch.queries) :]
         return info_nce(query, passages, temperature=self._loop.settings.temperature)
 
@@ -188,9 +188,9 @@ class Run:
     def step(self, batch: TextBatch) -> list[dict[str, Any]]:
         """Weights first (equation 4), then the proxy with the new weights (equation 6). Returns the history's rows."""
         settings: LearningSettings = self.loop.settings  # type: ignore[assignment]
-        with self.loop.memory(batch):
+        with self.loop.explaining_oom(batch):
             groups = torch.from_numpy(batch.collections)
-            proxy_loss = info_nce(*self.loop.embed(self.loop.encoder, batch), temperature=settings.temperature)
+            proxy_loss = info_nce(*self.loop.embed_batch(self.loop.encoder, batch), temperature=settings.temperature)
             self.loop.check(proxy_loss, batch)
             reference_loss = None
             if self.reference is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from mixture.errors import MixtureError, UsageError
-from trainers.batch.embedding import Tokens, embed, tokenise
+from trainers.batch.embedding import Tokens, embed_across_ranks, tokenise
 from trainers.batch.memory import token_budget
 from trainers.batch.texts import TextBatch
 from trainers.loop import stopping
@@ -132,7 +132,7 @@ class TrainingLoop:
             sharding.shard(encoder, self.accelerator.device, bf16=self.settings.bf16)
         return encoder
 
-    def embed(self, encoder: SentenceTransformer, batch: TextBatch) -> tuple[Tensor, Tensor]:
+    def embed_batch(self, encoder: SentenceTransformer, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Queries (B, D) and passages (B·N, D) in float32: a loss in bf16 would be off by a nat at τ = 0.002."""
         both = self.embed_tokens(encoder, batch.tokens or self.tokens(encoder, *self.limited(batch)))
         return both[: len(batch.queries)], both[len(batch.queries) :]
@@ -159,7 +159,7 @@ class TrainingLoop:
         """(N, D) float32; a collective of all ranks."""
         # A sharded model has its precision built in.
         with nullcontext() if sharding.is_sharded(encoder) else self.accelerator.autocast():
-            return embed(encoder, tokens, self.budget).float()
+            return embed_across_ranks(encoder, tokens, self.budget).float()
 
     def descend(self, loss: Tensor, batch: TextBatch) -> None:
         """One optimiser step on a scalar loss, the same on all ranks; counts it."""
@@ -195,7 +195,7 @@ class TrainingLoop:
         return MixtureError(f"{what} at step {self.step} ({where}); lower `learning_rate`, or look at these rows")
 
     @contextmanager
-    def memory(self, batch: TextBatch) -> Iterator[None]:
+    def explaining_oom(self, batch: TextBatch) -> Iterator[None]:
         """Around the work on a batch: where memory runs out, says at which step, on what, and what to change."""
         try:
             yield

@@ -11,7 +11,7 @@ import torch
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers.batch.embedding import embed, tokenise
+from trainers.batch.embedding import embed_across_ranks, tokenise
 from trainers.batch.feed import Feed
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.batch.texts import BatchSource, TextBatch
@@ -27,7 +27,7 @@ PLENTY = TokenBudget(1_000, 1_000)
 def test_embedding_in_groups_equals_encode(tiny_model: Path, tokens_per_pass: int) -> None:
     encoder = load_encoder(str(tiny_model)).eval()
     tokens = tokenise(encoder.tokenizer, TEXTS, [64] * 5)
-    got = embed(encoder, tokens, TokenBudget(tokens_per_pass, 20))
+    got = embed_across_ranks(encoder, tokens, TokenBudget(tokens_per_pass, 20))
     np.testing.assert_allclose(got.detach().numpy(), encoder.encode(TEXTS), atol=1e-6)
     assert got.requires_grad
     assert tokens.num_distinct == 4
@@ -55,13 +55,13 @@ def test_equal_texts_are_encoded_once_and_gradients_add_up(tiny_model: Path) -> 
     encoder = load_encoder(str(tiny_model)).eval()
     seen: list[int] = []
     encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]["input_ids"])))
-    repeated = embed(encoder, tokenise(encoder.tokenizer, ["the king"] * 6, [8] * 6), PLENTY)
+    repeated = embed_across_ranks(encoder, tokenise(encoder.tokenizer, ["the king"] * 6, [8] * 6), PLENTY)
     assert sum(seen) == 1
     weights = torch.arange(6.0)[:, None]
     (repeated * weights).sum().backward()
     together = encoder.transformers_model.embed_tokens.weight.grad.clone()  # type: ignore[union-attr, operator]
     encoder.zero_grad()
-    (embed(encoder, tokenise(encoder.tokenizer, ["the king"], [8]), PLENTY) * 15.0).sum().backward()
+    (embed_across_ranks(encoder, tokenise(encoder.tokenizer, ["the king"], [8]), PLENTY) * 15.0).sum().backward()
     alone = encoder.transformers_model.embed_tokens.weight.grad  # type: ignore[union-attr]
     torch.testing.assert_close(together, alone)
 
@@ -101,7 +101,7 @@ def test_batches_are_prepared_in_another_thread_and_are_the_same(
         assert (batch.queries, batch.passages) == (plain.queries, plain.passages)
         assert batch.tokens is not None
         with torch.no_grad():
-            for one, two in zip(loop.embed(encoder, batch), loop.embed(encoder, plain), strict=True):
+            for one, two in zip(loop.embed_batch(encoder, batch), loop.embed_batch(encoder, plain), strict=True):
                 assert torch.equal(one, two)
 
 

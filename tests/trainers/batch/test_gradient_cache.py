@@ -17,8 +17,8 @@ from sentence_transformers import SentenceTransformer
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from trainers.batch import gradient_cache, memory
-from trainers.batch.embedding import embed, tokenise
-from trainers.batch.gradient_cache import TokenBudget, embed_tokens, micro_batches
+from trainers.batch.embedding import embed_across_ranks, tokenise
+from trainers.batch.gradient_cache import TokenBudget, embed_within_budget, micro_batches
 from trainers.batch.memory import bytes_kept, token_budget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
@@ -66,7 +66,7 @@ def _finetuning_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
 def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     """tDRO's: examples weigh as their collection's weight."""
     batch = source.mixed(0)
-    losses = info_nce(*loop.embed(loop.encoder, batch), temperature=loop.settings.temperature)
+    losses = info_nce(*loop.embed_batch(loop.encoder, batch), temperature=loop.settings.temperature)
     weights = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     return (losses * Tdro(3).example_weights(weights, losses, torch.from_numpy(batch.collections))).sum()
 
@@ -101,7 +101,7 @@ def test_dropout_drops_the_same_in_both_passes(model: str, lora: int) -> None:
     found = []
     for kept in (10_000, 1):
         torch.manual_seed(7)
-        got = embed(encoder, tokenise(encoder.tokenizer, texts, [32] * 5), TokenBudget(20, kept))
+        got = embed_across_ranks(encoder, tokenise(encoder.tokenizer, texts, [32] * 5), TokenBudget(20, kept))
         after = torch.rand(1)  # the random numbers of the next step are not touched either
         scores = got[:1] @ got[1:].T / 0.05
         found.append((_gradients(encoder, torch.logsumexp(scores, dim=1).sum()), after))
@@ -123,7 +123,7 @@ def test_duplicates_encoded_once_have_the_gradient_of_all_encoded(
     seen: list[int] = []
     hook = encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]["input_ids"])))
     with torch.no_grad():
-        loop.embed(encoder, repeated)
+        loop.embed_batch(encoder, repeated)
     hook.remove()
     assert sum(seen) == 10
     once = _gradients(encoder, batch_losses(loop, repeated).mean())
@@ -148,7 +148,7 @@ def _held(encoder: SentenceTransformer, num_texts: int, kept: int) -> tuple[int,
 
     hook = encoder[0].register_forward_hook(lambda *_: passes.append(1))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        got = embed_tokens(encoder, ids, TokenBudget(64, kept))
+        got = embed_within_budget(encoder, ids, TokenBudget(64, kept))
     held = sum(sizes)
     got.sum().backward()
     hook.remove()
@@ -226,7 +226,7 @@ def test_what_is_encoded_again_names_its_device_to_torch(tiny_model: Path, monke
     monkeypatch.setattr(gradient_cache, "checkpoint", noted)
     encoder = load_encoder(str(tiny_model))
     ids = [np.arange(5, 9 + n) for n in range(6)]
-    gradient_cache.embed_tokens(encoder, ids, gradient_cache.TokenBudget(per_pass=20, kept=20)).sum().backward()
+    gradient_cache.embed_within_budget(encoder, ids, gradient_cache.TokenBudget(per_pass=20, kept=20)).sum().backward()
     assert given
     for arguments in given:
         assert any(isinstance(a, torch.Tensor) and a.device == encoder.device for a in arguments)

@@ -40,7 +40,7 @@ def test_settings_choose_the_form_of_the_loss(
                 "half": {"matryoshka_dims": (32, 64)},
             }.items()
         }  # fmt: skip
-        query, passages = TrainingLoop(encoder, SETTINGS, tmp_path).embed(encoder, batch)
+        query, passages = TrainingLoop(encoder, SETTINGS, tmp_path).embed_batch(encoder, batch)
 
     def expected(dims: int = 64, *, in_batch: bool = True, symmetric: bool = False) -> torch.Tensor:
         return info_nce(query[:, :dims], passages[:, :dims], temperature=0.05, in_batch=in_batch,
@@ -75,7 +75,7 @@ def test_the_loss_that_is_named_is_the_one_that_counts(
         settings = replace(SETTINGS, loss="norms", **changes)
         loop = TrainingLoop(encoder, settings, tmp_path)
         with torch.no_grad():
-            found, query = batch_losses(loop, batch), loop.embed(encoder, batch)[0]
+            found, query = batch_losses(loop, batch), loop.embed_batch(encoder, batch)[0]
         means = torch.stack([query[:, :d].norm(dim=1) for d in settings.matryoshka_dims or (64,)]).mean(dim=0)
         torch.testing.assert_close(found, means)
     assert asked == [((8, 3, 64), 0.05, True, True), ((8, 3, 64), 0.05, False, False),

@@ -29,26 +29,26 @@ class Encoder:
 def test_each_text_is_encoded_once_also_by_another_process(tmp_path: Path) -> None:
     encoder = Encoder()
     cache = EmbeddingCache(tmp_path, max_bytes=100 * ROW)
-    first = cache.embed(["aa", "b", "aa"], [8, 8, 8], encoder)
+    first = cache.embeddings(["aa", "b", "aa"], [8, 8, 8], encoder)
     assert first.tolist() == [[2, 8, 97, 1], [1, 8, 98, 1], [2, 8, 97, 1]]
-    again = cache.embed(["b", "ccc"], [8, 8], encoder)
+    again = cache.embeddings(["b", "ccc"], [8, 8], encoder)
     assert again.tolist() == [[1, 8, 98, 1], [3, 8, 99, 1]]
     assert encoder.asked == ["aa", "b", "ccc"]
     assert (cache.encoded, cache.found) == (3, 1)
     # A text cut at another length is another text.
-    assert cache.embed(["b"], [4], encoder)[0, 1] == 4
+    assert cache.embeddings(["b"], [4], encoder)[0, 1] == 4
     cache.close()
     other = EmbeddingCache(tmp_path, max_bytes=100 * ROW)
     assert len(other) == 4
     silent = Encoder()
-    torch.testing.assert_close(other.embed(["aa", "b", "ccc"], [8, 8, 8], silent)[:2], first[:2], rtol=0, atol=0)
+    torch.testing.assert_close(other.embeddings(["aa", "b", "ccc"], [8, 8, 8], silent)[:2], first[:2], rtol=0, atol=0)
     assert silent.asked == []
 
 
 def test_a_file_cut_off_anywhere_gives_its_whole_batches(tmp_path: Path) -> None:
     encoder, cache = Encoder(), EmbeddingCache(tmp_path / "whole", max_bytes=100 * ROW)
     for text in "abc":
-        cache.embed([text, text * 2], [8, 8], encoder)
+        cache.embeddings([text, text * 2], [8, 8], encoder)
     # Not closed: as a kill leaves it.
     content = next((tmp_path / "whole").iterdir()).read_bytes()
     sizes = set()
@@ -65,12 +65,12 @@ def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
     encoder, cache = Encoder(), EmbeddingCache(tmp_path, max_bytes=3 * ROW + 1)
     texts = ["a", "b", "c", "d", "e"]
     for _ in range(2):
-        assert cache.embed(texts, [8] * 5, encoder)[:, 2].tolist() == [97, 98, 99, 100, 101]
+        assert cache.embeddings(texts, [8] * 5, encoder)[:, 2].tolist() == [97, 98, 99, 100, 101]
     assert encoder.asked == [*texts, "d", "e"]
     cache.close()
     assert len(EmbeddingCache(tmp_path, max_bytes=100 * ROW)) == 3
     nothing = EmbeddingCache(tmp_path, max_bytes=0)
-    assert nothing.embed(["a"], [8], encoder).shape == (1, DIMENSIONS)
+    assert nothing.embeddings(["a"], [8], encoder).shape == (1, DIMENSIONS)
     assert len(nothing) == 0
 
 
@@ -78,8 +78,8 @@ def test_two_runs_may_have_written_the_same_text(tmp_path: Path) -> None:
     encoder = Encoder()
     caches = [EmbeddingCache(tmp_path, max_bytes=100 * ROW) for _ in range(2)]
     for cache in caches:
-        cache.embed(["a", "b"], [8, 8], encoder)
+        cache.embeddings(["a", "b"], [8, 8], encoder)
         cache.close()
     both = EmbeddingCache(tmp_path, max_bytes=100 * ROW)
     assert len(both) == 2
-    assert both.embed(["c", "b"], [8, 8], encoder)[:, 2].tolist() == [99, 98]
+    assert both.embeddings(["c", "b"], [8, 8], encoder)[:, 2].tolist() == [99, 98]

@@ -200,9 +200,7 @@ def test_a_folder_of_an_older_version_is_not_symmetric_until_materialised_again(
 def test_a_prompt_that_leaves_no_room_for_the_query_is_an_error(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    message = (
-        r"max_query_tokens is 6, .* fills in collections easy, hard, middle \((\d+) tokens in easy\); --set max_query"
-    )
+    message = r"max_query_tokens is 6, .* fills in collections easy, hard, middle \((\d+) tokens in easy\); `max_query"
     few = {"max_query_tokens": 6, "max_passage_tokens": 32, "steps": 1, "batch_size": 4, "negatives": 1}
     with pytest.raises(UsageError, match=message) as error:
         finetune(mixture_data, str(tiny_model), FinetuneSettings(**few), tmp_path / "out")
@@ -229,7 +227,7 @@ def test_a_prompt_that_costs_queries_their_end_is_said_once_a_collection(
     check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=prefix + 3))
     assert [record.message.split(":")[0] for record in caplog.records] == ["easy", "hard", "middle"]
     assert f"easy: the prompt takes {prefix} of the {prefix + 3} tokens of a query, and 100 %" in caplog.text
-    room = int(caplog.records[0].message.rpartition("max_query_tokens=")[2].split()[0])
+    room = int(caplog.records[0].message.rpartition("max_query_tokens=")[2].partition("`")[0])
     caplog.clear()
     check_prompts(encoder, mixture_data, TrainingSettings(max_query_tokens=max(room, prefix + longest)))
     assert not caplog.records

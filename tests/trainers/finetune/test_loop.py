@@ -19,7 +19,7 @@ from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import load_suite
-from trainers.batch.embedding import embed, tokenise
+from trainers.batch.embedding import embed_across_ranks, tokenise
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.evaluate import document_prompt_for
@@ -160,15 +160,15 @@ def test_running_out_of_memory_says_where_and_what_to_change(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
     loop, batch = _loop_and_batch(mixture_data, tiny_model, tmp_path)
-    with pytest.raises(MixtureError) as caught, loop.memory(batch):
+    with pytest.raises(MixtureError) as caught, loop.explaining_oom(batch):
         torch.empty(2**60)  # the allocator itself refuses
     assert caught.value.exit_code == 1
     text = str(caught.value)
     assert text.startswith("out of memory at step 0 (collection ")
     assert batch.examples[0] in text
-    half = f"--set tokens_kept={loop.budget.kept // 2} --set tokens_per_pass={loop.budget.per_pass // 2}"
+    half = f"`tokens_kept={loop.budget.kept // 2}` and `tokens_per_pass={loop.budget.per_pass // 2}`"
     assert half in text
-    with pytest.raises(RuntimeError, match="something else"), loop.memory(batch):
+    with pytest.raises(RuntimeError, match="something else"), loop.explaining_oom(batch):
         raise RuntimeError("something else")
 
 
@@ -191,7 +191,7 @@ def test_an_exploding_loss_stops_the_run_and_names_the_worst(
             loop.check(wild, batch)
     assert "the loss exploded to 28.75 from 1 at the start at step 0" in str(caught.value)
     assert f"examples {batch.examples[5]}, " in str(caught.value)
-    loss = torch.cat(loop.embed(loop.encoder, batch)).sum()
+    loss = torch.cat(loop.embed_batch(loop.encoder, batch)).sum()
     before = [p.detach().clone() for p in loop.parameters]
     with pytest.raises(MixtureError, match="the gradient became"):
         loop.descend(loss * float("inf"), batch)
@@ -294,7 +294,7 @@ def test_a_model_that_left_prompts_out_of_its_pooling_is_scored_as_it_is_trained
     prompt = encoder.prompts["query"]
     scored = torch.from_numpy(encoder.encode(["who wrote it"], prompt=prompt))
     tokens = tokenise(encoder.tokenizer, [f"{prompt}who wrote it"], [96])
-    trained = embed(encoder, tokens, TokenBudget(1000, 1000)).detach()
+    trained = embed_across_ranks(encoder, tokens, TokenBudget(1000, 1000)).detach()
     torch.testing.assert_close(trained, scored, atol=1e-5, rtol=0)
 
 

@@ -234,7 +234,7 @@ def test_losses_are_float32_whatever_the_model_computes_in(
     loop = TrainingLoop(load_encoder(str(tiny_model)), settings, tmp_path)
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 12, 1)
     batch = BatchSource(mixture_data, plan, negatives=2).mixed(0)
-    losses = info_nce(*loop.embed(loop.encoder, batch), temperature=settings.temperature)
+    losses = info_nce(*loop.embed_batch(loop.encoder, batch), temperature=settings.temperature)
     AcceleratorState._reset_state(True)
     assert losses.dtype == torch.float32
     assert losses.max() > 1  # there is something to lose precision on
@@ -358,7 +358,7 @@ def test_group_gradients_are_those_of_each_collection_alone(
     groups[groups == 1] = 0  # the second collection is absent
 
     def losses() -> torch.Tensor:
-        return info_nce(*loop.embed(loop.encoder, batch), temperature=0.05)
+        return info_nce(*loop.embed_batch(loop.encoder, batch), temperature=0.05)
 
     products = gradient_products(losses(), groups, 3, loop.parameters)
     alone = {}

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from mixture.errors import UsageError
-from trainers.batch.embedding import embed, tokenise
+from trainers.batch.embedding import embed_across_ranks, tokenise
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import (
@@ -274,7 +274,7 @@ def test_activation_checkpointing_computes_layers_twice_and_gradients_alike(
         count: list[None] = []
         layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(None))
         torch.manual_seed(0)
-        out = embed(encoder, tokenise(encoder.tokenizer, TEXTS, [16] * len(TEXTS)), budget)
+        out = embed_across_ranks(encoder, tokenise(encoder.tokenizer, TEXTS, [16] * len(TEXTS)), budget)
         (out * torch.arange(out.numel()).reshape(out.shape)).sum().backward()
         gradients.append([p.grad for p in encoder.parameters() if p.grad is not None])
         calls.append(len(count))

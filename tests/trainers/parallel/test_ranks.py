@@ -50,7 +50,7 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     apart = TrainingLoop(load_encoder(model), replace(SETTINGS, cross_device=False), out.parent)
     with torch.no_grad():
         own_rank_only = batch_losses(apart, batch)
-        embeddings = loop.embed(loop.encoder, batch)
+        embeddings = loop.embed_batch(loop.encoder, batch)
     if ranks.is_main():
         found = torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None])
         torch.save(

@@ -26,7 +26,7 @@ from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import load_suite
-from trainers.batch.gradient_cache import TokenBudget, embed_tokens, micro_batches
+from trainers.batch.gradient_cache import TokenBudget, embed_within_budget, micro_batches
 from trainers.batch.texts import BatchSource
 from trainers.evaluation.evaluate import evaluate_suite
 from trainers.finetune import FinetuneSettings, finetune
@@ -107,7 +107,7 @@ def gradients(data: MaterialisedMixture, model: str, settings: FinetuneSettings,
     batches = len(micro_batches(lengths, loop.budget.per_pass))
     losses = batch_losses(loop, batch)
     with torch.no_grad():
-        embeddings = torch.cat(loop.embed(loop.encoder, batch))
+        embeddings = torch.cat(loop.embed_batch(loop.encoder, batch))
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
     gradient = torch.cat([sharding.whole(p.grad).flatten() for p in loop.parameters if p.grad is not None])
@@ -125,7 +125,7 @@ def bf16_embeddings(model: str) -> Tensor:
     if ranks.state().num_processes > 1:
         sharding.shard(encoder, encoder.device, bf16=True)
     ids = encoder.tokenizer(["the king of the north", "the river"])["input_ids"]
-    return embed_tokens(encoder, ids, TokenBudget(100, 100)).detach()
+    return embed_within_budget(encoder, ids, TokenBudget(100, 100)).detach()
 
 
 def with_dense(model: str) -> SentenceTransformer:

@@ -9,6 +9,7 @@ A fenced block says what it is in its first line after the language:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -85,18 +86,39 @@ def _add_lines(file: Path, text: str) -> None:
     file.write_text("\n".join(lines) + "\n", "utf-8")
 
 
+# Runs commands, `mixture` and `python`, in one process, so that what they load is loaded once; prints what each printed.
+RUNNER = """
+import contextlib, io, json, runpy, sys
+import cli
+answers = []
+for program, *arguments in json.load(sys.stdin):
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            if program == "mixture":
+                cli.app(arguments)
+            elif arguments[0] == "-c":
+                exec(arguments[1], {})
+            else:
+                runpy.run_path(arguments[0])
+        except SystemExit:
+            pass
+    out.flush()
+    answers.append(out.buffer.getvalue().decode())
+print(json.dumps(answers))
+"""
+
+
 def _run(text: str, code: Path, work: Path) -> int:
     """Run the block's commands one after the other; `mixture` is the copy of the code."""
-    steps = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+    steps = [step.partition("\n") for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
+    commands = [shlex.split(step[0]) for step in steps]
+    assert {command[0] for command in commands} <= {"mixture", "python"}
     environment = os.environ | {"PYTHONPATH": str(code), "MIXTURE_STORE": str(work / "store"), "COLUMNS": "200"}
-    for step in steps:
-        command, _, expected = step.partition("\n")
-        program, *arguments = shlex.split(command)
-        start = {"mixture": ["-m", "cli"], "python": []}[program]
-        done = subprocess.run(
-            [sys.executable, *start, *arguments], cwd=work, env=environment, capture_output=True, text=True
-        )
-        printed = done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", RUNNER], cwd=work, env=environment, input=json.dumps(commands),
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for (command, _, expected), printed in zip(steps, json.loads(done.stdout.splitlines()[-1]), strict=True):
         pattern = ".*".join(re.escape(part.strip()) for part in expected.split("…"))
-        assert re.search(pattern, printed, re.DOTALL), f"$ {command}\n{printed}"
+        assert re.search(pattern, printed, re.DOTALL), f"$ {command}\n{printed}\n{done.stderr}"
     return len(steps)

@@ -83,6 +83,7 @@ def test_the_page_shows_what_the_result_has() -> None:
     assert tables.filled(page, tables.recorded()) == page  # else: python benchmarks/gpu_tables.py
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_leaves_the_others_and_what_it_had(prepared: Path, tmp_path: Path) -> None:
     few = {"PYTEST_ADDOPTS": "-k no_test_is_called_so"}
     done = _run(tmp_path, "--data", prepared, "--shape", "tiny", "--steps", "tests", "search", **few)

@@ -87,6 +87,7 @@ app(sys.argv[6:])
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_compute_what_one_computes(
     small_store: Store,
     mixture_data: MaterialisedMixture,

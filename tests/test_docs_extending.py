@@ -86,7 +86,7 @@ def _add_lines(file: Path, text: str) -> None:
     file.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-# Runs commands, `mixture` and `python`, in one process, so that what they load is loaded once; prints what each printed.
+# Runs commands, `mixture` and `python`, in one process, so that what they load is loaded once; prints their answers.
 RUNNER = """
 import contextlib, io, json, runpy, sys
 import cli

@@ -109,8 +109,6 @@ def select(
     """Make a mixture from another one, in one way."""
     from mixture import jobs
 
-    if sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight != 1:
-        raise UsageError("give one of --top, --temperature, --reweight, --loss-reweight, --blend, --floor")
     with open_store(store) as lake:
         made = jobs.select(
             lake, ref, name, top=top, temperature=temperature, reweight=reweight, loss_reweight=loss_reweight,

@@ -174,8 +174,7 @@ def report(
         result = jobs.report(
             lake, ref, out, against=against, steps=steps, batch_size=batch_size, format=fmt, chart=chart
         )
-        mixture = registry.resolve(lake, ref).spec.id
-    row = {"mixture": mixture, "against": result.against, "file": str(result.file)}
+    row = {"mixture": result.mixture, "against": result.against, "file": str(result.file)}
     if as_json:
         print_json(row | {"charts": list(result.charts)})
     else:

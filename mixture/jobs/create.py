@@ -91,12 +91,8 @@ def select(
     blend:         another mixture and its share
     floor:         the least weight of a collection
     """
-    ways = sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight
-    if ways != 1:
-        raise UsageError(
-            "give one of `top`, `temperature`, `reweight`, `loss_reweight`, `blend`, `floor`"
-            + f"; got {ways}" * (ways > 1)
-        )
+    if sum(given is not None for given in (top, temperature, reweight, blend, floor)) + loss_reweight != 1:
+        raise UsageError("give one of `top`, `temperature`, `reweight`, `loss_reweight`, `blend`, `floor`")
     parent, other = registry.resolve(store, mixture), None
     if reweight is not None:
         other = registry.resolve(store, reweight)

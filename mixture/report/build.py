@@ -22,9 +22,10 @@ PICTURE_SCALE = 2.0
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the file, the mixture that it was held against, the charts that the mixture has."""
+    """What was written: the file, the mixture's id, what it was held against, the charts that the mixture has."""
 
     file: Path
+    mixture: str
     against: str | None
     charts: tuple[str, ...]
 
@@ -49,7 +50,7 @@ def write_report(
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}")
     out.write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], format))
-    return Report(out, facts.against.reference if facts.against else None, tuple(drawn))
+    return Report(out, mixture.spec.id, facts.against.reference if facts.against else None, tuple(drawn))
 
 
 def picture(chart: Chart, fmt: str) -> bytes:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.errors import UsageError
+from mixture.rows import joined
 from mixture.sampling import Lists, Positives
 from mixture.specs import MixtureSpec
 from mixture.store import layout
@@ -57,8 +58,7 @@ class ComponentData:
 
     def passage(self, row: int) -> str:
         """Title and text joined by a space, as the tDRO release does."""
-        title, text = self._passages["title"][row].as_py(), self._passages["text"][row].as_py()
-        return f"{title} {text}" if title else text
+        return joined(self._passages["title"][row].as_py(), self._passages["text"][row].as_py())
 
     def positives(self) -> Lists:
         """For every example the row numbers of its positives: num_examples lists."""

@@ -12,16 +12,17 @@ from typing import Annotated
 import typer
 
 from mixture.console.output import print_rows
-from mixture.console.terminal import PlainErrors, stages
+from mixture.console.terminal import PlainCommand, stages
+from mixture.progress import silent
 from trainers.finetune import FinetuneSettings
 from trainers.jobs.folder import open_folder, train_on_folder
 from trainers.parallel import ranks
 from trainers.settings import resolve
 
-app = typer.Typer(cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def train(
     folder: Annotated[Path, typer.Argument(help="What `mixture export REF --materialised FOLDER` wrote")],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
@@ -39,7 +40,7 @@ def train(
     resolved = resolve(FinetuneSettings, config, options, settings or ())
     data = open_folder(folder, mix)
     with stages() as stage:
-        progress = stage("training") if ranks.is_main() else None
+        progress = stage("training") if ranks.is_main() else silent
         made = train_on_folder(data, model, out=out, settings=resolved, suites=suite or (), progress=progress)
     if ranks.is_main():
         print_rows([asdict(made)], as_json=as_json)

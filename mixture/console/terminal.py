@@ -7,7 +7,7 @@ import itertools
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mixture.errors import MixtureError
 from mixture.progress import Progress
 
 
-class PlainErrors(typer.core.TyperGroup):
+class _Plain:
     """Mistakes as one or two plain lines: exit code 2 for the caller's, 1 for a failure of data or machine."""
 
     def main(
@@ -32,16 +32,32 @@ class PlainErrors(typer.core.TyperGroup):
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+            run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
+            code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
                 _fail("stopped; the same command goes on from its last checkpoint or file", 130)
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise
-            code = _plain(error, arguments, self.commands)
+            code = _plain(error, arguments, self.command_of(arguments))
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
+
+    def command_of(self, arguments: list[str]) -> Any:
+        """The command that these arguments mean; None for none."""
+        return self
+
+
+class PlainCommand(_Plain, typer.core.TyperCommand):
+    """A command that stands alone, with plain mistakes."""
+
+
+class PlainErrors(_Plain, typer.core.TyperGroup):
+    """A group of commands with plain mistakes, and with the names of dictionaries in its helps."""
+
+    def command_of(self, arguments: list[str]) -> Any:
+        return next((self.commands[word] for word in arguments if word in self.commands), None)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -50,9 +66,8 @@ class PlainErrors(typer.core.TyperGroup):
         return name, command, rest
 
 
-def _plain(error: Exception, arguments: list[str], commands: Mapping[str, Any]) -> int:
+def _plain(error: Exception, arguments: list[str], command: Any) -> int:
     if isinstance(error, MixtureError):
-        command = next((commands[word] for word in arguments if word in commands), None)
         return _fail(as_options(str(error), command), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
         message = error.format_message()

@@ -7,7 +7,7 @@ from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, ingest
 from mixture.jobs.mine import MiningResult, mine
-from mixture.jobs.removals import DUPLICATE, TEST_PASSAGE, TEST_QUERY, RemovalResult, undo
+from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
 from mixture.registry import tag
 from mixture.registry.diff import diff
@@ -17,9 +17,6 @@ from mixture.registry.lineage import log
 from mixture.registry.verify import verify
 
 __all__ = [
-    "DUPLICATE",
-    "TEST_PASSAGE",
-    "TEST_QUERY",
     "Exported",
     "IngestResult",
     "MiningResult",

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mixture import registry, transfers
-from mixture.arguments import Names, listed
-from mixture.errors import UsageError, unknown_name
-from mixture.registry import Pins, SavedMixture, slices
+from mixture.arguments import Names, listed, named
+from mixture.errors import UsageError
+from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
 from mixture.store import Store
 from mixture.weights import temperature_weights, unimax_weights
-
-Mixture: TypeAlias = SavedMixture | str
-"""A mixture that was saved, or what names it: an id or its beginning, a name, name:version, a tag."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Sql:
 
 
 Weights: TypeAlias = str | Mapping[str, float] | Path | Temperature | UniMax | Sql
-"""uniform, proportional, collection -> weight, a JSON file of such, or a rule."""
+"""A name of `RULES`, collection -> weight, a JSON file of such, or a rule."""
+RULES = {"uniform": Temperature(math.inf), "proportional": Temperature(1.0)}
 
 
 def create(
@@ -119,36 +117,28 @@ def _made(
     min_examples: int,
 ) -> SavedMixture:  # fmt: skip
     collections, columns, conditions, files = given
-    explicit = _explicit(store, weights)
+    rule = named("weights", weights, RULES) if isinstance(weights, str) else weights
+    explicit = {} if isinstance(rule, Temperature | UniMax) else _explicit(store, rule)
     sliced = [part for text in columns for part in slices.by_column(store, text)]
     sliced += [part for text in conditions for part in slices.by_predicate(store, text)]
     sliced += [part for file in files for part in slices.from_file(store, Path(file).expanduser())]
     pins = _pinned(store, collections, sliced, explicit, min_examples)
-    chosen = _by_rule(weights, pins.sizes) if explicit is None else explicit
+    chosen = _by_rule(rule, pins.sizes) if isinstance(rule, Temperature | UniMax) else explicit
     return registry.save(store, registry.weighted(pins.components, chosen), name, note=_note(weights), pins=pins)
 
 
-def _explicit(store: Store, weights: Weights) -> Mapping[str, float] | None:
-    """The weights that are given one by one; None where a rule makes them of the sizes."""
+def _explicit(store: Store, weights: Mapping[str, float] | Path | Sql) -> Mapping[str, float]:
     if isinstance(weights, Sql):
         return _query_weights(store, weights.query)
     if isinstance(weights, Path):
         return _read_weights(weights.expanduser())
-    if isinstance(weights, Temperature | UniMax):
-        return None
-    if isinstance(weights, str):
-        if weights not in ("uniform", "proportional"):
-            raise unknown_name("weights", weights, ("uniform", "proportional"))
-        return None
     return weights
 
 
-def _by_rule(weights: Weights, sizes: Mapping[str, int]) -> dict[str, float]:
-    if isinstance(weights, UniMax):
-        return unimax_weights(sizes, weights.budget, weights.max_epochs)
-    if isinstance(weights, Temperature):
-        return temperature_weights(sizes, weights.value)
-    return temperature_weights(sizes, 1.0 if weights == "proportional" else math.inf)
+def _by_rule(rule: Temperature | UniMax, sizes: Mapping[str, int]) -> dict[str, float]:
+    if isinstance(rule, UniMax):
+        return unimax_weights(sizes, rule.budget, rule.max_epochs)
+    return temperature_weights(sizes, rule.value)
 
 
 def _note(weights: Weights) -> str | None:
@@ -160,7 +150,7 @@ def _note(weights: Weights) -> str | None:
 
 
 def _pinned(
-    store: Store, collections: Sequence[str], sliced: Sequence[Slice], weights: Mapping[str, float] | None,
+    store: Store, collections: Sequence[str], sliced: Sequence[Slice], weights: Mapping[str, float],
     min_examples: int,
 ) -> Pins:  # fmt: skip
     """Slices, and whole collections beside them. Without slices, the collections that are weighed, or all."""
@@ -168,7 +158,7 @@ def _pinned(
     if sliced and not large:
         raise UsageError(f"no slice has {min_examples} examples or more")
     own = slices.names_of(store, large)
-    named = list(collections) or [name for name in weights or () if name not in own]
+    named = list(collections) or [name for name in weights if name not in own]
     return registry.pin_all(store, named, large, min_examples=min_examples)
 
 

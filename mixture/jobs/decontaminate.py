@@ -54,7 +54,7 @@ def decontaminate(
     suites: list[str] = []
     for done, given in enumerate(against):
         progress(done, total, given)
-        suites += register_suites(store, paths[given], lists[given]) if given in lists else [given]
+        suites += _register(store, paths[given], lists[given]) if given in lists else [given]
     with store.reading() as snapshot:
         infos = read.collections(store, names)
         queries, passages = read.test_queries(store, suites), read.test_passages(store, suites)
@@ -72,7 +72,7 @@ def decontaminate(
     return results
 
 
-def register_suites(store: Store, path: Path, queries: pa.Table) -> list[str]:
+def _register(store: Store, path: Path, queries: pa.Table) -> list[str]:
     """Register test queries that were read from `path`, with the passages of suites in BEIR layout. Returns the names
     of the suites."""
     queries = queries.select(["suite", "query_id", "query"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixture.arguments import Names, listed, named
 from mixture.dedup import simhash_fingerprints
 from mixture.dedup.duplicates import fingerprint_distances
-from mixture.dedup.methods import METHODS, Settings, StoredTexts
+from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
 from mixture.dedup.methods.base import DEFAULT_VERIFY, Groups
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
@@ -50,7 +50,8 @@ def dedup(
     named("key", key, dict.fromkeys(KEYS))
     if verify is not None and not 0 < verify <= 1:
         raise UsageError(f"`verify` is {verify}; allowed: above 0 to 1, or none")
-    named("method", method, METHODS).check(settings)
+    chosen = named("method", method, METHODS)
+    chosen.check(settings)
     runs = engine_of(engine)
     with store.reading() as snapshot:
         infos = read.collections(store, listed(collections))
@@ -62,14 +63,14 @@ def dedup(
                 progress(done, len(groups), ", ".join(names[:3]))
                 yield names
 
-        work = partial(_duplicates, Snapshot(store.catalog, snapshot, store), method=method, settings=settings, key=key)
+        work = partial(_duplicates, Snapshot(store.catalog, snapshot, store), method=chosen, settings=settings, key=key)
         duplicates = list(runs.map(work, tasks()))
     results = take_out(store, infos, duplicates, snapshot, dry_run)
     progress(len(groups), len(groups), "done")
     return results
 
 
-def _duplicates(source: Snapshot, names: list[str], *, method: str, settings: Settings, key: str) -> pa.Table:
+def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings: Settings, key: str) -> pa.Table:
     with source.opened() as store:
         rows = read.query_prints(store, names)
         keys = [] if key == "positive" else [_groups(store, "query", rows, method, settings)]
@@ -97,7 +98,7 @@ def _duplicates(source: Snapshot, names: list[str], *, method: str, settings: Se
     )
 
 
-def _groups(store: Store, kind: str, rows: pa.Table, method: str, settings: Settings) -> Groups:
+def _groups(store: Store, kind: str, rows: pa.Table, method: Method, settings: Settings) -> Groups:
     """For each row the first row of its group of near-equal texts; (n,)."""
 
     def prints() -> NDArray[np.uint64]:
@@ -109,7 +110,7 @@ def _groups(store: Store, kind: str, rows: pa.Table, method: str, settings: Sett
     def texts_of(wanted: NDArray[np.int64]) -> pa.Array:
         return read.texts_of(store, kind, rows.take(pa.array(wanted)))
 
-    return METHODS[method].groups(StoredTexts(rows.num_rows, prints, texts_of), settings)
+    return method.groups(StoredTexts(rows.num_rows, prints, texts_of), settings)
 
 
 def _positive_keys(

@@ -8,7 +8,7 @@ from pathlib import Path
 from mixture import registry
 from mixture.arguments import Name
 from mixture.errors import UsageError
-from mixture.registry import SavedMixture, files, folders
+from mixture.registry import Mixture, files, folders
 from mixture.store import Store
 
 
@@ -23,7 +23,7 @@ class Exported:
 
 
 def export(
-    store: Store, mixture: SavedMixture | str, *, format: str | None = None, out: Name | None = None,
+    store: Store, mixture: Mixture, *, format: str | None = None, out: Name | None = None,
     materialised: Name | None = None, hf_dataset: Name | None = None, batches: int | None = None,
     batch_size: int = 64, seed: int = 42,
 ) -> Exported:  # fmt: skip

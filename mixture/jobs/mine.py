@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
 from mixture.engine import Engine, engine_of
@@ -16,7 +17,9 @@ from mixture.jobs.tasks import ProgressHere
 from mixture.mining import MINERS, Miner, MiningPool, MiningSettings
 from mixture.mining.filters import filters_of
 from mixture.mining.miners import Encode
+from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
+from mixture.rows import whole_texts
 from mixture.store import Store, read
 from mixture.store.write import add_negatives
 
@@ -73,7 +76,7 @@ def mine(
                    progress=ProgressHere(progress))  # fmt: skip
     results = []
     for result, negatives in runs.map(work, tasks()):
-        add_negatives(store, result.collection, negatives, replace=[miner, "random"] if names else [])
+        add_negatives(store, result.collection, negatives, replace=[miner, RANDOM] if names else [])
         results.append(result)
     progress(len(todo), len(todo), "done")
     return results
@@ -131,8 +134,7 @@ def _mined(
         task.pairs["query"].to_pylist(),
         task.pairs["positives"].to_pylist(),
         task.texts["passage_id"].to_pylist(),
-        [f"{title} {text}" if title else text for title, text in zip(
-            task.texts["title"].to_pylist(), task.texts["text"].to_pylist(), strict=True)],
+        whole_texts(task.texts["title"], task.texts["text"]).to_pylist(),
         task.wanted,
     )  # fmt: skip
 
@@ -140,5 +142,5 @@ def _mined(
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
     negatives = miner.mine(pool, settings, encode=encode, recorded=recorded, progress=report)
-    filled = negatives["miner"].to_pylist().count("random")
+    filled = pc.sum(pc.equal(negatives["miner"], RANDOM)).as_py() or 0
     return MiningResult(task.collection, len(pool.example_ids), negatives.num_rows, filled, task.snapshot), negatives

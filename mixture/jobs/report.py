@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mixture import registry
 from mixture.arguments import Name
-from mixture.registry import SavedMixture
+from mixture.registry import Mixture
 from mixture.report.build import Report, write_report
 from mixture.store import Store
 
 
 def report(
-    store: Store, mixture: SavedMixture | str, out: Name | None = None, *, against: SavedMixture | str | None = None,
+    store: Store, mixture: Mixture, out: Name | None = None, *, against: Mixture | None = None,
     steps: int = 1000, batch_size: int = 64, format: str = "html", chart: str | None = None,
 ) -> Report:  # fmt: skip
     """Write a mixture's report: one page of charts and tables that opens anywhere, or one chart as a picture.

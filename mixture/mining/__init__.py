@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from mixture.mining import bm25 as bm25
 from mixture.mining import dense as dense
-from mixture.mining.bm25 import mine_bm25
-from mixture.mining.dense import mine_dense
 from mixture.mining.filters import FILTERS
 from mixture.mining.miners import MINERS, Miner
 from mixture.mining.negatives import MiningSettings
 from mixture.mining.pool import MiningPool
 
-__all__ = ["FILTERS", "MINERS", "Miner", "MiningPool", "MiningSettings", "mine_bm25", "mine_dense"]
+__all__ = ["FILTERS", "MINERS", "Miner", "MiningPool", "MiningSettings"]

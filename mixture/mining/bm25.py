@@ -1,7 +1,8 @@
 """Hard negatives by BM25, over one collection.
 
 The index is bm25s (arXiv 2407.03618), which computes every term's share of every score beforehand; the tokenizer is
-ours, because a collection may be in any script.
+ours, because a collection may be in any script. A passage that shares no token with the query is no candidate. Memory:
+the index (8 bytes for each distinct token of a passage) and one row of m scores. Deterministic; ties by passage id.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
 from mixture.mining.miners import MINERS, Encode, Miner, Progress, top_k
-from mixture.mining.negatives import MiningSettings
 from mixture.mining.pool import MiningPool
 from mixture.text.form import normalise_text
 
@@ -91,15 +90,4 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
 
 # No positive-aware filter: BM25 scores of different passages are not shares of one another as cosines are
 # (arXiv 2407.15831).
-BM25 = MINERS["bm25"] = Miner(name="bm25", search=_search)
-
-
-def mine_bm25(
-    pool: MiningPool, settings: MiningSettings | None = None, *, progress: Progress | None = None
-) -> pa.Table:
-    """Negatives of every example of the collection by BM25, as a table in the schema `NEGATIVES`, miner "bm25".
-
-    settings: default `MiningSettings()`. A passage that shares no token with the query is no candidate. Memory: the
-    index (8 bytes for each distinct token of a passage) and one row of m scores. Deterministic; ties by passage id.
-    """
-    return BM25.mine(pool, settings or MiningSettings(), progress=progress)
+MINERS["bm25"] = Miner(search=_search)

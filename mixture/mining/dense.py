@@ -1,7 +1,10 @@
 """Hard negatives by a dense retriever, over one collection; exact search in bounded memory.
 
 Shapes: n queries, m distinct passages, d dimensions, k = depth. Passages are embedded once, block by block; of each
-block only the best k so far of every query are kept, so n * k scores are held and never n * m.
+block only the best k so far of every query are kept, so n * k scores are held and never n * m. Memory: n·d + n·k
+numbers, a block of 4,096 passages and a tile of 1,024 times 4,096 scores. Ties by passage id; on one machine the
+result is always the same. Prompts and normalisation are the encoder's business. The positive-aware filter presumes
+cosines, so let it normalise.
 """
 
 from __future__ import annotations
@@ -9,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
-from mixture.mining.filters import Candidates, filters_of
+from mixture.mining.filters import Candidates
 from mixture.mining.miners import MINERS, Encode, Kind, Miner, Progress, top_k
-from mixture.mining.negatives import MiningSettings
 from mixture.mining.pool import MiningPool
 
 _PASSAGES = 4096  # embedded and searched at a time
@@ -92,23 +93,4 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
         yield Candidates(passages[found], scores[found], float(positive))
 
 
-DENSE = MINERS["dense"] = Miner(name="dense", search=_search, needs_encoder=True, filters={"max_ratio": 0.95})
-
-
-def mine_dense(
-    pool: MiningPool,
-    encode: Encode,
-    settings: MiningSettings | None = None,
-    *,
-    miner: str = "dense",
-    progress: Progress | None = None,
-) -> pa.Table:
-    """Negatives of every example of the collection by dot product, as a table in the schema `NEGATIVES`.
-
-    encode: from texts and "query" or "passage" to embeddings (n, d); prompts and normalisation are its business, and
-    the positive-aware filter presumes cosines, so let it normalise. settings: default `MiningSettings()` with the
-    filter `max_ratio` at 0.95. miner: the name to record. Memory: n·d + n·depth numbers, a block of 4,096 passages and
-    a tile of 1,024 times 4,096 scores. Ties by passage id; on one machine the result is always the same.
-    """
-    settings = settings or MiningSettings(filters=filters_of(DENSE.filters))
-    return DENSE.mine(pool, settings, encode=encode, recorded=miner, progress=progress)
+MINERS["dense"] = Miner(search=_search, needs_encoder=True, filters={"max_ratio": 0.95})

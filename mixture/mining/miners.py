@@ -26,17 +26,19 @@ Search: TypeAlias = Callable[[MiningPool, int, Encode | None, Progress], Iterato
 each example, in the order of the pool. At most depth of them, positives included, best first, ties by passage id."""
 
 
+def silent(done: int, total: int) -> None:
+    """No progress shown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Miner:
     """A way to find candidates for hard negatives.
 
-    name:          what callers write
     search:        finds the candidates
     needs_encoder: callers name a model along with it
     filters:       values of the filters that it has by itself, by name
     """
 
-    name: str
     search: Search
     needs_encoder: bool = False
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -46,26 +48,22 @@ class Miner:
         pool: MiningPool,
         settings: MiningSettings,
         *,
+        recorded: str,
         encode: Encode | None = None,
-        recorded: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> pa.Table:
         """Negatives of every example of the pool, as a table in the schema `NEGATIVES`.
 
-        recorded: the miner's name in the table; default: `name`
+        recorded: the miner's name in the table
         """
-        negatives = NegativeTable(pool, settings, recorded or self.name)
-        for example, candidates in enumerate(self.search(pool, settings.depth, encode, progress or _silent)):
+        negatives = NegativeTable(pool, settings, recorded)
+        for example, candidates in enumerate(self.search(pool, settings.depth, encode, progress)):
             negatives.add(example, candidates)
         return negatives.table()
 
 
 MINERS: dict[str, Miner] = {}
 """Filled by the modules of this package."""
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress shown."""
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -16,6 +16,8 @@ from mixture.mining.filters import Candidates, Filter
 from mixture.mining.pool import MiningPool
 from mixture.rows import NEGATIVES
 
+RANDOM = "random"  # the miner of what fills up
+
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
@@ -84,7 +86,7 @@ class NegativeTable:
             filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))
         for rank, (number, score_or_none) in enumerate(chosen.items(), start=1):
-            miner = "random" if score_or_none is None else self._miner
+            miner = RANDOM if score_or_none is None else self._miner
             self._rows.append((example_id, pool.passage_ids[number], rank, score_or_none, miner))
 
     def table(self) -> pa.Table:

@@ -1,6 +1,7 @@
 """Mixtures as artifacts: saved, named, compared, exported, verified."""
 
 from mixture.registry.names import (
+    Mixture,
     Origin,
     PinnedFacts,
     Pins,
@@ -21,6 +22,7 @@ from mixture.registry.names import (
 )
 
 __all__ = [
+    "Mixture",
     "Origin",
     "PinnedFacts",
     "Pins",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixture.registry.names import PinnedFacts, SavedMixture, pinned_facts, resolve
+from mixture.registry.names import Mixture, PinnedFacts, SavedMixture, pinned_facts, resolve
 from mixture.specs import Component
 from mixture.store import Store
 
@@ -69,7 +69,7 @@ class Difference:
                 "run": list(self.settings)}  # fmt: skip
 
 
-def diff(store: Store, a: SavedMixture | str, b: SavedMixture | str) -> Difference:
+def diff(store: Store, a: Mixture, b: Mixture) -> Difference:
     """What differs between two mixtures: weights, contents, prompts, and how each was made."""
     a, b = resolve(store, a), resolve(store, b)
     with store.reading():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mixture.registry.names import SavedMixture, resolve
+from mixture.registry.names import Mixture, resolve
 from mixture.store import Store, layout
 
 # Generations shown; a pipeline that makes each mixture from the last one comes to thousands.
@@ -46,7 +46,7 @@ class Ancestor:
     parents: tuple[Ancestor, ...] = ()
 
 
-def log(store: Store, mixture: SavedMixture | str) -> Ancestor:
+def log(store: Store, mixture: Mixture) -> Ancestor:
     """Where a mixture comes from: the tree of its parents, and of the runs between them."""
     saved = resolve(store, mixture)
     by_id: dict[str, dict[str, Any]] = {}

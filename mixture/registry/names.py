@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from mixture.errors import UsageError, unknown_name
 from mixture.registry import slices
@@ -44,6 +44,10 @@ class SavedMixture:
     @property
     def reference(self) -> str:
         return f"{self.name}:{self.version}"
+
+
+Mixture: TypeAlias = SavedMixture | str
+"""A mixture that was saved, or what names it: an id or its beginning, a name, name:version, a tag."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def save(
     return resolve(store, f"{name}:{version}")
 
 
-def tag(store: Store, mixture: SavedMixture | str, name: str) -> SavedMixture:
+def tag(store: Store, mixture: Mixture, name: str) -> SavedMixture:
     """Let the tag `name` refer to a mixture, from now on; where it referred before stays in the table mixture_tags.
 
     Raises `UsageError` for a tag that could not be referred to, or that is a mixture's name.
@@ -207,7 +211,7 @@ def check_name(kind: str, name: str) -> None:
         )
 
 
-def resolve(store: Store, reference: str | SavedMixture) -> SavedMixture:
+def resolve(store: Store, reference: Mixture) -> SavedMixture:
     """The mixture that a REF means, by the rules of `mixture.store.surface.meant`; a saved one means itself.
 
     Raises `UsageError` where it means none.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mixture.errors import StoreError
 from mixture.progress import Progress, silent
-from mixture.registry.names import SavedMixture, resolve, saved_mixtures
+from mixture.registry.names import Mixture, SavedMixture, resolve, saved_mixtures
 from mixture.store import Store, files, layout
 
 
@@ -58,7 +58,7 @@ class _Pinned:
     imported: bool = True
 
 
-def verify(store: Store, mixture: SavedMixture | str | None = None, *, progress: Progress = silent) -> Verified:
+def verify(store: Store, mixture: Mixture | None = None, *, progress: Progress = silent) -> Verified:
     """Check one mixture, or all of them and every data file of the store.
 
     A content is there when the store's rows, hashed again, give the digest that the mixture pins: today's rows, those

@@ -30,9 +30,9 @@ TEST_PASSAGES = pa.schema(
 )
 SUFFIXES = (".jsonl", ".txt", ".tsv")
 Row = tuple[str, str, str]
-Names = tuple[tuple[str, ...], tuple[str, ...]]
-_QUERY: Names = (("query_id", "_id"), ("query", "text"))
-_PASSAGE: Names = (("doc_id", "_id"), ("text", "title"))  # some suites have documents that are a title alone
+Fields = tuple[tuple[str, ...], tuple[str, ...]]
+_QUERY: Fields = (("query_id", "_id"), ("query", "text"))
+_PASSAGE: Fields = (("doc_id", "_id"), ("text", "title"))  # some suites have documents that are a title alone
 
 
 def _kind(path: Path) -> tuple[str, str]:
@@ -62,7 +62,7 @@ def _field(row: dict[str, Any], names: tuple[str, ...], default: str | None, pla
     raise UsageError(f"{place}: no {' or '.join(map(repr, names))}, or it is empty")
 
 
-def _json_rows(path: Path, suite: str, names: Names) -> Iterator[Row]:
+def _json_rows(path: Path, suite: str, names: Fields) -> Iterator[Row]:
     for number, row in json_rows(path):
         place = f"{path}, line {number}"
         yield (
@@ -88,7 +88,7 @@ def _text_rows(path: Path, suite: str, *, tabs: bool) -> Iterator[Row]:
         yield suite, key, text
 
 
-def _table(path: Path, names: Names, of_suite: Callable[[Path], Iterator[tuple[str, str]]]) -> list[list[str]]:
+def _table(path: Path, names: Fields, of_suite: Callable[[Path], Iterator[tuple[str, str]]]) -> list[list[str]]:
     """The columns suite, id and text of a file or a folder, at least one row."""
     if path.is_dir():
         named = [(suite_name(folder), folder) for folder in find_suites([path])]

@@ -79,7 +79,7 @@ def test_a_method_needs_a_name_and_a_function():
         first = {}
         return np.array([first.setdefault(form[0], row) for row, form in enumerate(forms.to_pylist())])
 
-    method = Method(name="initial", link=link)
+    method = Method(link=link)
     texts = pa.array(["Abc", "abc!", "xyz", "Ant", "xyz"])
     assert method.groups(stored(texts, []), Settings()).tolist() == [0, 0, 2, 0, 2]
     assert seen == ["abc", "xyz", "ant"]

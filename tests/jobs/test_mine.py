@@ -47,7 +47,7 @@ def test_a_miner_in_front_of_a_model_gets_its_embeddings(small_store: Store, mon
         for _ in pool.queries:
             yield Candidates(np.array([7, 3]), np.array([2.0, 1.0], np.float32), np.inf)
 
-    monkeypatch.setitem(MINERS, "two", Miner(name="two", search=search, needs_encoder=True))
+    monkeypatch.setitem(MINERS, "two", Miner(search=search, needs_encoder=True))
     asked: list[str] = []
     jobs.mine(small_store, ["easy"], miner="two:C:/bag", encoder=lambda model: asked.append(model) or encode)  # type: ignore[func-returns-value]
     assert asked == ["C:/bag"]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mixture.errors import UsageError
-from mixture.mining import MiningPool, MiningSettings, mine_bm25
+from mixture.mining import MINERS, MiningPool, MiningSettings
 from mixture.mining.bm25 import tokenize
 from mixture.mining.filters.max_ratio import MaxRatio
 from mixture.rows import NEGATIVES
@@ -23,6 +23,10 @@ PASSAGES = {
     "g": "西游记是吴承恩写的小说。",
     "h": "今天天气很好。",
 }
+
+
+def mine_bm25(pool, settings=None, **options):
+    return MINERS["bm25"].mine(pool, settings or MiningSettings(), recorded="bm25", **options)
 
 
 def pool(queries, positives, passages=None):

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from mixture.errors import UsageError
-from mixture.mining import MiningPool, MiningSettings, dense, mine_dense
+from mixture.mining import MINERS, MiningPool, MiningSettings, dense
+from mixture.mining.filters import filters_of
 from mixture.mining.filters.max_ratio import MaxRatio
 from mixture.rows import NEGATIVES
 
 SIZE = 64
+
+
+def mine_dense(pool, encode, settings=None, *, miner="dense", **options):
+    settings = settings or MiningSettings(filters=filters_of(MINERS["dense"].filters))
+    return MINERS["dense"].mine(pool, settings, encode=encode, recorded=miner, **options)
 
 
 def encode(texts, kind):

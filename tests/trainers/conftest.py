@@ -47,7 +47,9 @@ def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
     everything: a start takes no time.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cli", "trainers.jobs", "trainers.jobs.folder", "pytest"])
+    context.set_forkserver_preload(
+        ["cli", *(f"trainers.jobs.{name}" for name in ("evaluate", "folder", "learn", "train")), "pytest"]
+    )
     started = []
 
     def begin(code: str, names: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixture.errors import UsageError, unknown_name
 from mixture.materialised import MaterialisedMixture
-from mixture.progress import Progress
+from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
@@ -37,7 +37,7 @@ from trainers.settings import run_id
 
 def finetune(
     mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *,
-    suites: Sequence[Suite] = (), progress: Progress | None = None,
+    suites: Sequence[Suite] = (), progress: Progress = silent,
 ) -> str:  # fmt: skip
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
@@ -82,8 +82,7 @@ def finetune(
                 if settings.needs_best and scores.best == loop.step:
                     loop.checkpoints.save_best(loop.step)
             loop.save_if_due()
-            if progress is not None:
-                progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
+            progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
     kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries}
     _finish(loop, mixture, model, out, {"run_id": run, **kept})
     return run

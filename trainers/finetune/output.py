@@ -47,6 +47,11 @@ def record_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / RECORD).read_text("utf-8")))
 
 
+def record_if_any(model: Path) -> dict[str, Any]:
+    """The record in a model's folder; empty for a model that was not trained here, or is no folder."""
+    return record_of(model) if (model / RECORD).is_file() else {}
+
+
 def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
     """What the steps of a history drew from each component: a row each.
 

@@ -24,7 +24,8 @@ METRIC = "ndcg@10"
 
 def load_suites(folders: Names, settings: FinetuneSettings) -> list[Suite]:
     """The suites in these folders. What does not fit the settings is said now, before anything long starts."""
-    loaded = [load_suite(folder) for folder in (find_suites(folders) if listed(folders) else ())]
+    given = listed(folders)
+    loaded = [load_suite(folder) for folder in (find_suites(given) if given else ())]
     Scores(loaded, settings)
     return loaded
 

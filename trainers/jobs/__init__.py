@@ -1,1 +1,1 @@
-"""The model side's jobs: store and registry around the training loops. `trainers` hands them on."""
+"""The model side's jobs: what the commands call, over a store or a materialised folder. `trainers` hands them on."""

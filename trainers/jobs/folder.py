@@ -8,7 +8,7 @@ from pathlib import Path
 from mixture.arguments import Name, Names
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from mixture.progress import Progress
+from mixture.progress import Progress, silent
 from mixture.store import layout
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.scores import load_suites
@@ -43,7 +43,7 @@ def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture
 
 def train_on_folder(
     data: MaterialisedMixture | Name, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
-    suites: Names = (), progress: Progress | None = None,
+    suites: Names = (), progress: Progress = silent,
 ) -> Trained:  # fmt: skip
     """Fine-tune `model` on a materialised mixture, or the one mixture of such a folder, into the folder `out`.
 
@@ -52,8 +52,9 @@ def train_on_folder(
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     if not isinstance(data, MaterialisedMixture):
         data = open_folder(data)
+    name = known_model(model)
     tracker_name(settings.tracker)
     loaded = load_suites(suites, settings)
-    base = resolve_model(data.folder, data, known_model(model), seed=settings.seed)
+    base = resolve_model(data.folder, data, name, seed=settings.seed)
     run = finetune(data, base, settings, target, suites=loaded, progress=progress)
     return Trained(target, data.spec.id, run, settings.steps)

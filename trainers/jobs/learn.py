@@ -13,12 +13,12 @@ from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Stage, quiet
-from mixture.registry import SavedMixture
+from mixture.registry import Mixture, SavedMixture
 from mixture.specs import MixtureSpec
 from mixture.store import Store, layout
 from trainers.batch.texts import symmetric_of
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.output import RECORD, record_of
+from trainers.finetune.output import RECORD, record_if_any, record_of
 from trainers.jobs.runs import (
     finished_config,
     last_weights,
@@ -89,7 +89,7 @@ class LearnedMixtures:
 
 
 def learn_weights(
-    store: Store, mixture: SavedMixture | str, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
+    store: Store, mixture: Mixture, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
     settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
@@ -166,8 +166,7 @@ def _reference(
 def _repeated(reference: str) -> dict[str, float]:
     """Collections that the reference's own training went through more than `MANY_EPOCHS` times, and how often; empty
     where its folder has no record of that."""
-    folder = Path(reference)
-    drawn = record_of(folder).get("drawn", ()) if (folder / RECORD).is_file() else ()
+    drawn = record_if_any(Path(reference)).get("drawn", ())
     return {row["collection"]: row["epochs"] for row in drawn if row["epochs"] > MANY_EPOCHS}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mixture import registry
 from mixture.arguments import Name, Names
 from mixture.progress import Stage, quiet
-from mixture.registry import SavedMixture
+from mixture.registry import Mixture
 from mixture.store import Store
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import identity
@@ -21,7 +21,7 @@ from trainers.parallel import ranks
 
 
 def train(
-    store: Store, mixture: SavedMixture | str, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
+    store: Store, mixture: Mixture, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
     suites: Names = (), stage: Stage = quiet,
 ) -> Trained:  # fmt: skip
     """Fine-tune a retriever on a mixture into the folder `out`, each batch from one collection.
@@ -35,9 +35,9 @@ def train(
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     spec = registry.resolve(store, mixture).spec
+    name = known_model(model)
     tracker_name(settings.tracker)
     loaded = load_suites(suites, settings)
-    name = known_model(model)
     data = materialised(store, spec)
     base = resolve_model(store.work, data, name, seed=settings.seed)
     run = identity(data, base, settings, loaded)

@@ -1,4 +1,4 @@
-"""The tDRO loop: weights and proxy model take turns (arXiv 2408.10613, section 3 and equations 3 to 6)."""
+"""The loop of every learner: weights and proxy take turns. Of tDRO: arXiv 2408.10613, section 3, equations 3 to 6."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from mixture.progress import Progress
+from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import layout
@@ -68,7 +68,7 @@ def run_learner(
     folder: Path,
     *,
     record: Record | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     watch: Watch | None = None,
 ) -> Learned:
     """Learn a weight for each collection of `mixture`; its own weights do not matter (batches are uniform).
@@ -100,9 +100,8 @@ def run_learner(
             history.rows.extend(rows)
             if loop.save_if_due() and record is not None:
                 record(history.rows)
-            if progress is not None:
-                heaviest = max(rows, key=lambda row: row["weight"])
-                progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
+            heaviest = max(rows, key=lambda row: row["weight"])
+            progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
             if watch is not None:
                 watch(rows)
     if record is not None:

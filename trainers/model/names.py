@@ -32,6 +32,8 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
 def known_model(model: Name) -> str:
     """The model's folder or name as text. A path that does not exist is refused before anything long starts."""
     name = fspath(model)
+    if name.startswith("~"):
+        name = str(Path(name).expanduser())
     if name != TINY and name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UsageError(f"no model folder {name!r}")
     return name

@@ -61,14 +61,12 @@ def anything(settings: Settings) -> None:
 class Method:
     """A way to find near-equal texts. Texts of equal normal form (`normalise_text`) are near-equal in all of them.
 
-    name: what callers write
     link: from u distinct normal forms to their groups, (u,)
     check: raises a UsageError for settings that the method does not allow
     lazily: groups of texts that stay in the store, for a method that need not read them all; it must find what `link`
         finds. Without it all texts of a collection are read at once.
     """
 
-    name: str
     link: Callable[[pa.Array, Settings], Groups]
     check: Callable[[Settings], None] = anything
     lazily: Callable[[StoredTexts, Settings], Groups] | None = None

@@ -18,4 +18,4 @@ def _lazily(stored: StoredTexts, settings: Settings) -> Groups:
     return EXACT.within(near_duplicate_groups(stored.prints(), 0), stored, settings)
 
 
-EXACT = METHODS["exact"] = Method(name="exact", link=_apart, lazily=_lazily)
+EXACT = METHODS["exact"] = Method(link=_apart, lazily=_lazily)

@@ -21,4 +21,4 @@ def _link(forms: pa.Array, settings: Settings) -> Groups:
     return connected(minhash_pairs(forms, verify), len(forms))
 
 
-METHODS["minhash"] = Method(name="minhash", link=_link, check=_check)
+METHODS["minhash"] = Method(link=_link, check=_check)

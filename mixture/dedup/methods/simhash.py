@@ -81,4 +81,4 @@ def _of_equal_fingerprints(fingerprints: NDArray[np.uint64], verifier: Verifier)
     return linked
 
 
-SIMHASH = METHODS["simhash"] = Method(name="simhash", link=_link, check=_check, lazily=_lazily)
+SIMHASH = METHODS["simhash"] = Method(link=_link, check=_check, lazily=_lazily)

@@ -21,7 +21,9 @@ from mixture.materialised import MaterialisedMixture
 from mixture.registry import folders
 from mixture.store.materialise import materialise
 from trainers.finetune import FinetuneSettings
+from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import open_folder, train_on_folder
+from trainers.model.names import known_model
 
 ABSENT = ("duckdb", "_duckdb", "datasets", "zstandard", "datasketch", "vl_convert", "prompt_toolkit", "bm25s")
 SETTINGS = ["steps=2", "batch_size=6", "negatives=1", "max_query_tokens=40", "max_passage_tokens=24", "tracker=none"]
@@ -92,3 +94,20 @@ def test_a_folder_says_what_it_holds(small_store: Store, mixture_data: Materiali
     assert open_folder(mixture_data.folder, other.spec.id[:6]).spec == other.spec
     with pytest.raises(UsageError, match="no model folder"):
         train_on_folder(mixture_data, "./nowhere", settings=FinetuneSettings(steps=1), out=tmp_path / "out")
+
+
+def test_a_model_is_found_in_the_home_folder_and_refused_before_suites_are_read(
+    mixture_data: MaterialisedMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert known_model("~/model") == str(tmp_path / "model")
+    with pytest.raises(UsageError, match="no model folder"):
+        train_on_folder(mixture_data, "~/other", out=tmp_path / "out", suites=tmp_path / "no suite")
+
+
+def test_suites_may_come_one_by_one(suite: Path) -> None:
+    settings = FinetuneSettings(steps=1)
+    assert [one.name for one in load_suites(iter([suite]), settings)] == [
+        one.name for one in load_suites(suite, settings)
+    ]

@@ -15,6 +15,7 @@ import torch
 import trainers
 from mixture import MixtureError, Store, UsageError, jobs, registry, transfers
 from mixture.materialised import MaterialisedMixture
+from mixture.progress import silent
 from mixture.registry import SavedMixture
 from mixture.registry.gc import gc
 from mixture.store import layout
@@ -327,7 +328,7 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
             raise Stopped(done, 15)
 
     def stage(title: str) -> Any:
-        return stop if title == "tDRO" else None
+        return stop if title == "tDRO" else silent
 
     runs, settings = small_store.root / "runs", replace(SETTINGS, max_query_tokens=150)
     trainers.learn_weights(small_store, mix, name="other", proxy="tiny-qwen2", settings=replace(settings, steps=2))

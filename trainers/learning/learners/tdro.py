@@ -35,13 +35,12 @@ class Tdro(WeightLearner):
         def violations(self) -> list[tuple[str, str]]:
             faults = [("measurement", ", ".join(MEASUREMENTS))] * (self.measurement not in MEASUREMENTS)
             faults += [("weights_max_norm", "above 0")] * (not self.weights_max_norm > 0)
-            if self.reference_floor is not None and self.measurement not in HAVE_FLOOR:
-                faults.append(
-                    ("reference_floor", f"nothing with tdro and measurement={self.measurement}, which does not read it")
-                )
-            elif not 0 < (REFERENCE_FLOOR if self.reference_floor is None else self.reference_floor) < 1:
-                faults.append(("reference_floor", "above 0 to below 1"))
-            return faults
+            if self.reference_floor is None:
+                return faults
+            if self.measurement not in HAVE_FLOOR:
+                allowed = f"nothing with tdro and measurement={self.measurement}, which does not read it"
+                return [*faults, ("reference_floor", allowed)]
+            return faults + [("reference_floor", "above 0 to below 1")] * (not 0 < self.reference_floor < 1)
 
         def completed(self, batch_size: int) -> Self:
             if self.reference_floor is not None or self.measurement not in HAVE_FLOOR:

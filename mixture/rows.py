@@ -114,11 +114,15 @@ def joined(title: str, text: str) -> str:
 
 
 def whole_texts(titles: pa.StringArray, texts: pa.StringArray) -> pa.StringArray:
-    """`joined` for whole columns."""
-    untitled = pc.equal(titles, "")
+    """`joined` for whole columns, of string or large_string, in one piece or several.
+
+    >>> whole_texts(pa.array(["Paris", "", None]), pa.array(["is a city", "no title", "none"])).to_pylist()
+    ['Paris is a city', 'no title', 'none']
+    """
+    untitled = pc.fill_null(pc.equal(titles, ""), True)
     if pc.all(untitled).as_py():
         return texts
-    return pc.if_else(untitled, texts, pc.binary_join_element_wise(titles, texts, " "))
+    return pc.if_else(untitled, texts, pc.binary_join_element_wise(titles, texts, pa.scalar(" ", titles.type)))
 
 
 def _length(texts: pa.StringArray) -> pa.StringArray:

@@ -67,6 +67,7 @@ def main(
 
 @app.command()
 def ingest(
+    context: typer.Context,
     sources: Annotated[list[str] | None, typer.Argument(
         help="Files, folders, a folder of collections, patterns, s3:// URIs, hub ids; default: the card's own")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
@@ -74,18 +75,34 @@ def ingest(
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
     fmt: Annotated[str | None, typer.Option(
         "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
+    columns: Annotated[list[str] | None, typer.Option(
+        "--columns", metavar="ROLE=NAME,…", help="Which column is which: query=user_query,positive=doc,negative=bad; "
+        "roles: {mixture.ingest.mapping:ROLES}; a name may be a path with dots")] = None,
+    min_label: Annotated[float | None, typer.Option(
+        "--min-label", help="The lowest label of a positive; default: labels are grades, and 0 is a negative")] = None,
+    split: Annotated[str | None, typer.Option(
+        "--split", help="Which of the files or parts named train, dev, test to read; several with commas, or all")] = None,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", help="Show how each file would be read, and two of its examples; store nothing")] = False,
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
     from mixture import jobs
+    from mixture.console.ingest import print_preview, print_results
 
+    if dry_run:
+        notes: list[str] = []
+        with bar("ingest") as progress:
+            found = jobs.preview(sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
+                                 min_label=min_label, split=split, progress=progress, note=notes.append)  # fmt: skip
+        print_preview(found, notes, context.command, as_json=as_json)
+        return
     with _open(store, create=True) as lake, bar("ingest") as progress:
-        results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
-                              max_rejects=max_rejects, progress=progress)  # fmt: skip
-    print_rows([{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
-                for r in results], as_json=as_json)  # fmt: skip
+        results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
+                              min_label=min_label, split=split, max_rejects=max_rejects, progress=progress)  # fmt: skip
+    print_results(results, context.command, as_json=as_json)
 
 
 @app.command()

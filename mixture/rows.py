@@ -32,7 +32,12 @@ class RawPassage:
 
 @dataclass(frozen=True, slots=True)
 class RawExample:
-    """One row of a file, read but not yet normalised. `line` counts from 1 (for Parquet: the row)."""
+    """One row of a file, read but not yet normalised. `line` counts from 1 (for Parquet: the row).
+
+    label: how well the positive answers the query, 0 for not at all, where the row says so; such rows become one
+           example for each query (`mixture.ingest.labels`)
+    rows:  how many rows of the file it was made of
+    """
 
     line: int
     query: str
@@ -40,19 +45,23 @@ class RawExample:
     negatives: Sequence[RawPassage] = ()
     language: str | None = None
     prompt: str | None = None
+    label: float | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
     """A row that could not be read or has an empty side. `raw` is the start of it, as text.
 
-    `file` is set where several files are read as one unit: its path within the unit.
+    `file` is set where several files are read as one unit: its path within the unit. `rows` is how many rows of the
+    file it stands for, where the reason is the same for all of them.
     """
 
     line: int
     reason: str
     raw: str = ""
     file: str | None = None
+    rows: int = 1
 
 
 def clean(text: str) -> str:
@@ -168,7 +177,10 @@ REJECTS = pa.schema(
 
 @dataclass(frozen=True)
 class Batch:
-    """What one unit of ingest (a file, or a part of a large one) adds to a collection."""
+    """What one unit of ingest (a file, or a part of a large one) adds to a collection.
+
+    rows_read: rows of the file; of these `refused` were refused, and `merged` went into an example of another row
+    """
 
     examples: pa.Table
     passages: pa.Table
@@ -176,3 +188,5 @@ class Batch:
     rejects: pa.Table
     rows_read: int
     prompts: tuple[str, ...] = field(default=())
+    refused: int = 0
+    merged: int = 0

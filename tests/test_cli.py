@@ -64,8 +64,12 @@ def _json(run: Run, *arguments: str) -> Any:
 
 def test_from_files_to_a_selected_mixture(run: Run, tmp_path: Path, write_collection: Callable[..., Path]) -> None:
     file = write_collection(tmp_path / "more", "extra", rows=50)
-    assert _json(run, "ingest", str(file))[0] == {
+    (ingested,) = _json(run, "ingest", str(file))
+    assert ingested.pop("read") == [{"file": str(file), "format": "jsonl", "rows": 50, "refused": 0, "reasons": [],
+                                     "read_as": "query ← query, positive ← pos, negative ← neg"}]  # fmt: skip
+    assert ingested == {
         "collection": "extra", "files": 1, "unchanged": 0, "rows_read": 50, "stored": 50, "repeated": 0, "rejected": 0,
+        "notes": [],
     }  # fmt: skip
     assert [r["removed"] for r in _json(run, "dedup", "easy", "hard")] == [0, 0]
     made = _json(run, "create", "prop", "--proportional")
@@ -229,7 +233,7 @@ MISTAKES = [
     (["sql", "select 1", "--format", "xml"], "allowed: table, json, csv, parquet"),
     (
         ["ingest", "raw", "--format", "jsnl"],
-        "--format is 'jsnl'; allowed: arrow, beir, csv, json, jsonl, msmarco, parq",
+        "--format is 'jsnl'; allowed: arrow, beir, csv, excel, json, jsonl, msmarco, parq",
     ),
     (["list", "--store", "no/store"], "no store at"),
     (["--store", "no/store", "list"], "no store at"),

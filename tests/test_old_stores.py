@@ -136,7 +136,10 @@ def test_the_old_store_is_written_to_as_before(
     """Files that it knows change nothing; what was removed comes back from an older version; new mixtures pin it."""
     monkeypatch.chdir(_unpack(tmp_path))
     for asked in EXPECTED["written"]:
-        assert ask(tmp_path, asked["words"]) == asked["answer"], asked["words"]
+        answer = ask(tmp_path, asked["words"])
+        if asked["words"][0] == "ingest":  # how each file was read came later
+            answer = [{key: row[key] for key in row if key not in ("read", "notes")} for row in answer]
+        assert answer == asked["answer"], asked["words"]
 
 
 def test_a_training_would_draw_the_same_rows(old: Path, ask: Callable[..., Any], tmp_path: Path) -> None:

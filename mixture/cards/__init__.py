@@ -9,6 +9,7 @@ from mixture.cards.card import (
     check_cards,
     load_card,
     load_cards,
+    packaged_cards,
     render_card,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "check_cards",
     "load_card",
     "load_cards",
+    "packaged_cards",
     "render_card",
 ]

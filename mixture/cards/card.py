@@ -47,7 +47,8 @@ class Source(_Strict):
 
     `hub_id` is a dataset repository on the Hugging Face hub (owner/name) or "unknown", `config` its configuration.
     `files` are paths inside it that hold the training rows; without them the repository is read through `datasets`.
-    `columns` maps query, positive and negative to the names in the rows, where a reader could not tell by itself.
+    `columns` says which name in the rows is which (`mixture.ingest.mapping.ROLES`), where a reader could not tell by
+    itself; `min_label` is the lowest label of a positive. They hold for local files of the collection as well.
     `url` is the home page of the original data, or "unknown".
     """
 
@@ -57,9 +58,11 @@ class Source(_Strict):
     config: Text | None = Field(default=None, description="the name of a configuration")
     files: tuple[Text, ...] = Field(default=(), description="a list of paths inside the hub repository")
     split: Text = Field(default="train", description="the name of a split")
-    columns: dict[Literal["query", "positive", "negative"], Text] = Field(
-        default_factory=dict, description="a mapping of query, positive and negative to column names"
-    )
+    columns: dict[Literal["query", "positive", "negative", "label", "language", "prompt"], Text | tuple[Text, ...]] = (
+        Field(default_factory=dict, description="a mapping of query, positive, negative, label, language or prompt to "
+              "a column's name, or to several")
+    )  # fmt: skip
+    min_label: float | None = Field(default=None, description="a number")
     url: str = Field(
         default=UNKNOWN, pattern=rf"^({UNKNOWN}|https?://\S+)$", description=f"an address with https://, or {UNKNOWN}"
     )
@@ -132,13 +135,18 @@ def load_cards(extra: Path | None = None) -> dict[str, DataCard]:
     Raises UsageError with the faults of all faulty cards, for a folder that does not exist, and for two cards with one
     name in one folder.
     """
-    with importlib.resources.as_file(importlib.resources.files("datacards")) as folder:
-        cards = _load_folder(folder)
+    cards = _load_folder(packaged_cards())
     if extra is not None:
         if not extra.is_dir():
             raise UsageError(f"{extra} is not a folder; give the folder that holds the datacards (*.md)")
         cards |= _load_folder(extra)
     return dict(sorted(cards.items(), key=lambda item: item[0].lower()))
+
+
+def packaged_cards() -> Path:
+    """The folder of the built-in cards."""
+    with importlib.resources.as_file(importlib.resources.files("datacards")) as folder:
+        return folder
 
 
 def check_cards(extra: Path | None = None) -> dict[str, DataCard]:

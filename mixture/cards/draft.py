@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mixture.cards import LANGUAGE, UNKNOWN, DataCard, render_card
+from mixture.cards import LANGUAGE, UNKNOWN, DataCard, Source, render_card
 from mixture.errors import UsageError
 from mixture.ingest.read import read_file
+from mixture.ingest.reading import Reading
 from mixture.ingest.sources import discover
 from mixture.rows import RawExample, Reject, joined
 
 # Words of the command line; a card of this name could not be shown by it.
 RESERVED = ("new", "check")
+FILL_IN = "WRITE-THE-COLUMN-HERE"
 PROMPT = "Given a query, retrieve relevant passages"
 UNDETERMINED = "und"  # BCP 47's own word for a language that is not known
 
@@ -30,6 +32,8 @@ class _Counts:
     rows: int = 0
     rejected: int = 0
     reason: str = ""
+    roles: dict[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
     with_negatives: int = 0
     negatives: int = 0
     languages: Counter[str] = field(default_factory=Counter)
@@ -37,9 +41,9 @@ class _Counts:
     positive_chars: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, row: RawExample | Reject, language: str | None) -> None:
-        self.rows += 1
+        self.rows += row.rows
         if isinstance(row, Reject):
-            self.rejected += 1
+            self.rejected += row.rows
             self.reason = self.reason or f"line {row.line}: {row.reason}"
             return
         self.languages[row.language or language or UNDETERMINED] += 1
@@ -52,7 +56,10 @@ class _Counts:
 def draft_card(name: str, source: Path) -> DataCard:
     """A card for the collection in a file or folder, with its rows read and counted. It loads as it is.
 
-    Raises UsageError for a name that no card can have, and for a source without one readable row.
+    `source.columns` says which column is which. Where the names of the columns do not say it, the card has them with
+    stand-ins to write over (`FILL_IN`); to ingest with those is refused.
+
+    Raises UsageError for a name that no card can have, and for a source without one readable row or known column.
     """
     if name in RESERVED or not re.fullmatch(r"\w[\w.+-]*", name):
         raise UsageError(
@@ -63,10 +70,13 @@ def draft_card(name: str, source: Path) -> DataCard:
     counts = _Counts()
     for unit in units:
         # A path on this machine has only paths below it; the check tells the type checker.
-        for row in read_file(unit.place, format=unit.format) if isinstance(unit.place, Path) else ():
+        reading = Reading()
+        for row in read_file(unit.place, format=unit.format, reading=reading) if isinstance(unit.place, Path) else ():
             counts.add(row, unit.language)
-    if counts.rows == counts.rejected:
-        raise UsageError(f"{source}: none of its {counts.rows} rows can be used; {counts.reason}")
+        counts.roles = counts.roles or _plain(reading)
+        counts.names = counts.names or reading.names
+    if counts.rows == counts.rejected and len(counts.names) < 2:
+        raise UsageError(f"{source}: none of its {counts.rows:,} rows can be used; {counts.reason}")
     codes = sorted(code for code in counts.languages if re.fullmatch(LANGUAGE, code))
     return DataCard(
         name=name,
@@ -76,8 +86,27 @@ def draft_card(name: str, source: Path) -> DataCard:
         citation=UNKNOWN,
         prompts=(PROMPT,),
         negatives="provided with the rows, by whom is unknown" if counts.negatives else "none in the files",
+        source=_source(counts),
         text=_text(name, len(units), counts),
     )
+
+
+def _plain(reading: Reading) -> dict[str, str]:
+    """The columns that a file was read by, where each role has names of its own."""
+    names = set(reading.names)
+    return {role: words for role, words in reading.roles.items()
+            if all(name in names for name in words.split(", "))}  # fmt: skip
+
+
+def _source(counts: _Counts) -> Source | None:
+    if counts.rows == counts.rejected:
+        return Source(hub_id=UNKNOWN, columns={"query": FILL_IN, "positive": FILL_IN})
+    if not {"query", "positive"} <= counts.roles.keys():
+        return None  # rows without names, or of a layout that is no pair of columns
+    columns = {role: tuple(words.split(", ")) for role, words in counts.roles.items()}
+    return Source.model_validate({
+        "hub_id": UNKNOWN, "columns": {role: names if len(names) > 1 else names[0] for role, names in columns.items()}
+    })  # fmt: skip
 
 
 def write_card(card: DataCard, folder: Path) -> Path:
@@ -93,6 +122,11 @@ def write_card(card: DataCard, folder: Path) -> Path:
 
 
 def _text(name: str, files: int, counts: _Counts) -> str:
+    if counts.rows == counts.rejected:
+        return "\n\n".join([f"# {name}", textwrap.fill(
+            f"Nobody can tell from their names which of these columns is the query and which the positive: "
+            f"{', '.join(counts.names)}. Write them under source.columns (query, positive, and if there are: negative, "
+            "label, language, prompt), then ingest the files with this card.", 118)])  # fmt: skip
     good = counts.rows - counts.rejected
     languages = ", ".join(f"{code} {n:,}" for code, n in counts.languages.most_common())
     to_do = (

@@ -23,7 +23,9 @@ from mixture.ingest.columns import Columns
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.formats import jsonl
 from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.shapes import LIST_NAME, LIST_SHAPE, MEANINGFUL, Shape, shape_of
+from mixture.ingest.names import MEANINGFUL
+from mixture.ingest.reading import Reading
+from mixture.ingest.shapes import LIST_NAME, LIST_SHAPE, LIST_SIDES, Shape, Sides
 from mixture.ingest.tables import NotColumns, columns_of
 from mixture.ingest.unpack import packing
 from mixture.rows import RawExample, Reject
@@ -45,6 +47,7 @@ class _Layout:
     """
 
     shape: Shape
+    sides: Sides
     schema: pa.Schema
     watched: tuple[str, ...] = ()
 
@@ -65,7 +68,7 @@ class _Chunk:
         return self.data[: self.end]
 
 
-def read(path: Path) -> Iterator[Item]:
+def read(path: Path, reading: Reading) -> Iterator[Item]:
     """The rows of a JSON lines file, as columns where that is possible, in the order of the file but for rows that
     were read one by one, which follow their chunk.
 
@@ -75,10 +78,10 @@ def read(path: Path) -> Iterator[Item]:
     first = next(chunks, None)
     if first is None:
         return
-    layout = None if isinstance(first, StreamDamaged) else _layout(first.data)
+    layout = None if isinstance(first, StreamDamaged) else _layout(first.data, reading)
 
     def parse(chunk: _Chunk | StreamDamaged) -> list[Item] | StreamDamaged:
-        return chunk if isinstance(chunk, StreamDamaged) else list(_items(chunk, layout))
+        return chunk if isinstance(chunk, StreamDamaged) else list(_items(chunk, layout, reading))
 
     for items in in_order(parse, itertools.chain([first], chunks), THREADS):
         if isinstance(items, StreamDamaged):
@@ -162,24 +165,24 @@ def _newlines(data: NDArray[np.uint8], following: int) -> tuple[int, int]:
     return found + (len(data) > 0 and data[-1] == 10), before
 
 
-def _items(chunk: _Chunk, layout: _Layout | None) -> Iterator[Item]:
+def _items(chunk: _Chunk, layout: _Layout | None, reading: Reading) -> Iterator[Item]:
     """Rows of whole lines: columns, or halves of them, or one by one."""
     if layout is None or chunk.lines <= FEW_LINES:
-        yield from _one_by_one(chunk)
+        yield from _one_by_one(chunk, reading)
         return
     try:
-        columns, doubtful = columns_of(_parsed(chunk, layout), layout.shape, chunk.number)
+        columns, doubtful = columns_of(_parsed(chunk, layout), layout.sides, chunk.number)
     except (pa.ArrowException, NotColumns):
         halves = _halves(chunk)
         for half in halves:
-            yield from _items(half, layout) if len(halves) > 1 else _one_by_one(half)
+            yield from _items(half, layout, reading) if len(halves) > 1 else _one_by_one(half, reading)
         return
     if len(columns):
         yield columns
     if len(doubtful):
         each = chunk.whole.split(b"\n")
         for index in doubtful.tolist():
-            yield _one(each[index].removesuffix(b"\r"), chunk.number + index)
+            yield _one(each[index].removesuffix(b"\r"), chunk.number + index, reading)
 
 
 def _halves(chunk: _Chunk) -> list[_Chunk]:
@@ -218,47 +221,49 @@ def _parsed(chunk: _Chunk, layout: _Layout) -> pa.RecordBatch:
     return batch
 
 
-def _one_by_one(chunk: _Chunk) -> Iterator[RawExample | Reject]:
+def _one_by_one(chunk: _Chunk, reading: Reading) -> Iterator[RawExample | Reject]:
     for index, line in enumerate(chunk.whole.split(b"\n")[: chunk.lines]):
-        yield _one(line.removesuffix(b"\r"), chunk.number + index)
+        yield _one(line.removesuffix(b"\r"), chunk.number + index, reading)
 
 
-def _one(line: bytes, number: int) -> RawExample | Reject:
+def _one(line: bytes, number: int, reading: Reading) -> RawExample | Reject:
     try:
-        return jsonl.example(line, number)
+        return jsonl.example(line, number, reading)
     except BadRow as bad:
         return Reject(number, str(bad), start_of(line))
 
 
-def _layout(data: bytes) -> _Layout | None:
-    """The layout of the first lines; None when they are of no shape, or of several."""
+def _layout(data: bytes, reading: Reading) -> _Layout | None:
+    """The layout of the first lines; None when they are of no shape, of several, or of one that is read row by row."""
     values = []
     for line in data.split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES]:
         try:
-            jsonl.example(line, 1)
+            jsonl.example(line, 1, reading)
             values.append(json.loads(line))
         except BadRow:
             continue
     if not values:
         return None
     if all(isinstance(value, list) for value in values):
-        return _Layout(LIST_SHAPE, pa.schema([(LIST_NAME, pa.list_(pa.string()))]))
+        return _Layout(LIST_SHAPE, LIST_SIDES, pa.schema([(LIST_NAME, pa.list_(pa.string()))]))
     if not all(isinstance(value, dict) for value in values):
         return None
     names = dict.fromkeys(name for value in values for name in value)
     try:
-        shape = shape_of(tuple(names), "key")
+        shape = reading.shape(tuple(names), "key")
     except BadRow:
         return None
+    if (sides := shape.sides) is None:
+        return None
     # A later line may have a key that no sampled line has: the optional ones are always looked for.
-    wanted = dict.fromkeys((*shape.names, *shape.sides.negatives, *shape.sides.scores.values(), "language", "lang"))
+    wanted = dict.fromkeys((*shape.names, *sides.negatives, *sides.scores.values(), "language", "lang"))
     watched = tuple(name for name in MEANINGFUL if name not in wanted and name not in names)
-    fields = [(name, _type(name, shape, values)) for name in wanted] + [(name, pa.string()) for name in watched]
-    return _Layout(shape, pa.schema(fields), watched)
+    fields = [(name, _type(name, sides, values)) for name in wanted] + [(name, pa.string()) for name in watched]
+    return _Layout(shape, sides, pa.schema(fields), watched)
 
 
-def _type(name: str, shape: Shape, values: list[dict[str, Any]]) -> pa.DataType:
-    if name in shape.sides.scores.values():
+def _type(name: str, sides: Sides, values: list[dict[str, Any]]) -> pa.DataType:
+    if name in sides.scores.values():
         return pa.list_(pa.float64())
     for value in (found for row in values if (found := row.get(name)) not in (None, [])):
         if isinstance(value, list) and isinstance(value[0], dict):
@@ -268,7 +273,7 @@ def _type(name: str, shape: Shape, values: list[dict[str, Any]]) -> pa.DataType:
         return pa.string()
     if name == "negative_passages":
         return PASSAGES
-    return pa.list_(pa.string()) if name in shape.sides.negatives else pa.string()
+    return pa.list_(pa.string()) if name in sides.negatives else pa.string()
 
 
 PASSAGES = pa.list_(pa.struct([("title", pa.string()), ("text", pa.string()), ("score", pa.float64())]))

@@ -40,6 +40,7 @@ class Columns:
     negatives: Side
     languages: pa.StringArray | None = None  # (n,), nulls where the row does not say
     prompts: tuple[str, ...] = ()  # distinct, in order of appearance
+    merged: int = 0  # rows of the file that went into one of these
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -63,6 +64,7 @@ def _columns(rows: Sequence[RawExample]) -> Columns:
         _side([row.negatives for row in rows]),
         pa.array([row.language for row in rows], pa.string()),
         tuple(dict.fromkeys(row.prompt for row in rows if row.prompt is not None and row.prompt.encode())),
+        sum(row.rows - 1 for row in rows),
     )
 
 

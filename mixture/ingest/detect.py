@@ -9,7 +9,7 @@ from mixture.ingest.damage import StreamDamaged
 from mixture.ingest.format import Head
 from mixture.ingest.formats import FOLDERS, FORMATS, READERS
 from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.mapping import ColumnMap
 from mixture.ingest.unpack import packing
 
 MAGIC = [(start, name, words) for name, format in FORMATS.items() for start, words in format.magic.items()]
@@ -17,6 +17,7 @@ MAGIC_BYTES = 16
 # What people hand over by mistake; a name for it says more than "binary data".
 FOREIGN_MAGIC = (
     (b"PK\x03\x04", "a zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Office file (save it as .xlsx or CSV)"),
     (b"BZh", "bzip2 data"),
     (b"\xfd7zXZ", "xz data"),
     (b"SQLite format 3", "a SQLite database"),
@@ -42,7 +43,7 @@ def detect(path: Path) -> str:
     return name
 
 
-def look(path: Path, columns: Renaming | None = None) -> tuple[str | None, str]:
+def look(path: Path, columns: ColumnMap | None = None) -> tuple[str | None, str]:
     """The format (None when unknown) and, in words, what was seen. Names in `columns` count as known.
 
     Raises UsageError when the file does not exist or cannot be opened.
@@ -51,7 +52,8 @@ def look(path: Path, columns: Renaming | None = None) -> tuple[str | None, str]:
     if not magic:
         return None, "the file is empty"
     for start, name, words in MAGIC:
-        if magic.startswith(start):
+        is_one = FORMATS[name].is_one
+        if magic.startswith(start) and (is_one is None or is_one(path)):
             return name, words
     head = _head(path, packing(magic))
     if isinstance(head, str):
@@ -60,7 +62,7 @@ def look(path: Path, columns: Renaming | None = None) -> tuple[str | None, str]:
         if head.startswith(start):
             return None, f"the file is {words}"
     for start, _, words in MAGIC:
-        if head.startswith(start):
+        if packing(magic) and head.startswith(start):
             return None, f"the file is {packing(magic)} around {words} (unpack it first)"
     if head.count(0) > len(head) * MAX_NUL_SHARE:
         return None, "the file is binary data"
@@ -94,11 +96,11 @@ def _head(path: Path, packed: str | None) -> bytes | str:
     return head or f"the {packed} file holds no data"
 
 
-def _look_at_text(text: str, columns: Renaming | None) -> tuple[str | None, str]:
+def _look_at_text(text: str, columns: ColumnMap | None) -> tuple[str | None, str]:
     lines = [line.removesuffix("\r") for line in text.split("\n")[:HEAD_LINES] if line.strip()]
     if not lines:
         return None, "the file has only blank lines"
-    head = Head(lines, columns)
+    head = Head(lines, columns or {})
     answers = {name: seen for name, format in FORMATS.items() if format.sniff and (seen := format.sniff(head))}
     if not answers:
         return None, f"neither JSON nor columns: the first line is {head.first[:60]!r}"

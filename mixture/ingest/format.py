@@ -8,7 +8,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.mapping import ColumnMap
+from mixture.ingest.reading import Reading
 from mixture.rows import RawExample, Reject
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from mixture.ingest.columns import Columns
 
-Reader = Callable[[Path, Renaming | None], Iterator[RawExample | Reject]]
+Reader = Callable[[Path, Reading | None], Iterator[RawExample | Reject]]
 
 
 class Sure(IntEnum):
@@ -44,11 +45,11 @@ class Head:
     """The first lines of an unpacked text file.
 
     lines:   one or more, without line ends and blank lines; the last may be cut off
-    columns: our names to the file's, where the user gave them: these names count as known
+    columns: the user's word on which column is which: these names count as known
     """
 
     lines: Sequence[str]
-    columns: Renaming | None = None
+    columns: ColumnMap = field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -58,10 +59,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that is read as a whole: how it is known, which of its files count, and how it is read."""
+    """A folder that is read as a whole: how it is known, which of its files count for a split (None: the one to train on),
+    and how it is read."""
 
     is_one: Callable[[Path], bool]
-    data_files: Callable[[Path], list[Path]]
+    data_files: Callable[[Path, str | None], list[Path]]
     read: Reader
 
 
@@ -75,6 +77,7 @@ class Format:
                   say nothing about the content
     magic:        the first bytes of its files (at most 16), and what they are, in words. For what is no text: such a
                   file is not read when it is packed once more
+    is_one:       whether a file with these first bytes is really of the format, where others begin so as well
     sniff:        what it sees in the first lines of a text; None when they are none of its own
     read_columns: `read` without a column mapping, with most rows as blocks of columns, where that is faster
     read_remote:  `read` for a file of an Arrow file system, where it can be read in parts
@@ -86,6 +89,7 @@ class Format:
     extensions: tuple[str, ...] = ()
     magic: Mapping[bytes, str] = field(default_factory=dict)
     sniff: Callable[[Head], Seen | None] | None = None
-    read_columns: Callable[[Path], Iterator[Columns | RawExample | Reject]] | None = None
-    read_remote: Callable[[str, Renaming | None, FileSystem], Iterator[RawExample | Reject]] | None = None
+    read_columns: Callable[[Path, Reading | None], Iterator[Columns | RawExample | Reject]] | None = None
+    read_remote: Callable[[str, Reading | None, FileSystem], Iterator[RawExample | Reject]] | None = None
+    is_one: Callable[[Path], bool] | None = None
     folder: Folder | None = None

@@ -15,8 +15,10 @@ from mixture.errors import MixtureError, UsageError, unknown_name
 from mixture.ingest.columns import Columns
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of, survive
 from mixture.ingest.read import read_items
-from mixture.ingest.renaming import Renaming, our_names
-from mixture.ingest.shapes import Shape, table_shape
+from mixture.ingest.labels import by_query
+from mixture.ingest.mapping import Given
+from mixture.ingest.reading import Reading
+from mixture.ingest.shapes import Shape
 from mixture.ingest.splits import TRAIN, choose_split
 from mixture.ingest.table_rows import first_line, row_example
 from mixture.rows import RawExample, Reject
@@ -31,14 +33,14 @@ class HubSource:
 
     files:   files that our own readers read; without them the rows come through `datasets` in streaming mode
     config, split: which of the repository's configurations and splits (only without `files`)
-    columns: our names to theirs, where theirs do not say what they hold: {"query": "Title", "positive": "Body"}
+    columns: the user's word on theirs, where they do not say what they hold: {"query": "Title", "positive": "Body"}
     """
 
     hub_id: str
     config: str | None = None
     files: tuple[str, ...] = ()
     split: str = TRAIN
-    columns: Renaming | None = None
+    columns: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,20 @@ def find(source: HubSource) -> list[HubPart]:
     return [HubPart(source, file, mirror, revision) for file in source.files or (None,)]
 
 
-def read_part(part: HubPart, format: str | None = None) -> Iterator[Columns | RawExample | Reject]:
+def read_part(
+    part: HubPart, format: str | None = None, reading: Reading | None = None
+) -> Iterator[Columns | RawExample | Reject]:
     """Rows of a unit, as blocks of columns where its format allows it. `format` overrides what a file looks like.
 
     Raises UsageError, before the first row, when the repository, its configuration or split cannot be read, and
     MixtureError when the connection breaks.
     """
+    reading = reading or Reading(part.source.columns)
     if part.file is not None:
-        return read_items(_local(part), format=format, columns=part.source.columns)
+        return read_items(_local(part), format=format, reading=reading)
     if format is not None:
         raise UsageError(f"{part}: format {format!r} is for files; the library datasets finds the format by itself")
-    return survive(_rows(_stream(part), part))
+    return by_query(survive(_rows(_stream(part), part, reading)), reading.min_label)
 
 
 def _mirrored(hub_id: str) -> Path | None:
@@ -146,14 +151,14 @@ def _stream(part: HubPart) -> Iterable[Mapping[str, Any]]:
     raise unknown_name(f"split of {source.hub_id}", source.split, splits)
 
 
-def _rows(values: Iterable[Mapping[str, Any]], part: HubPart) -> Iterator[RawExample | Reject]:
+def _rows(values: Iterable[Mapping[str, Any]], part: HubPart, reading: Reading) -> Iterator[RawExample | Reject]:
     shape: Shape | None = None
     wanted: dict[str, str] = {}
     for row, value in _numbered(values, part):
         if shape is None:
             try:
-                names = our_names(list(value), part.source.columns)
-                shape = table_shape(list(names.values()), in_order=all(isinstance(v, str) for v in value.values()))
+                names = {name: name.strip().lower() for name in value}
+                shape = reading.table(list(names.values()), text_only=all(isinstance(v, str) for v in value.values()))
             except BadRow as bad:
                 yield Reject(row, str(bad), start_of(", ".join(value)))
                 return

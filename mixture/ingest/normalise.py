@@ -8,6 +8,7 @@ negatives are dropped, and negatives that are positives of the same row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,13 +106,16 @@ def build(
     names = example_ids.take(pa.array(first))
     languages = _languages(columns, kept[first], language)
     refusals = [_reject(columns, row, REASONS[refused[row]]) for row in np.flatnonzero(refused).tolist()]
+    num_refused = sum(reject.rows for reject in rejects) + len(refusals)
     return Batch(
         examples=_examples(names, queries.take(pa.array(first)), languages, positives, ids, fingerprint),
         passages=_passages(ids, sides, used, fingerprint),
         negatives=_negatives(names, ids, negatives),
         rejects=_rejects([*rejects, *refusals], file),
-        rows_read=len(columns) + len(rejects),
+        rows_read=len(columns) + columns.merged + sum(reject.rows for reject in rejects),
         prompts=tuple(dict.fromkeys(filter(None, map(rows.clean, columns.prompts)))),
+        refused=num_refused,
+        merged=columns.merged,
     )
 
 
@@ -282,6 +286,27 @@ def _rejects(rejects: Sequence[Reject], file: str) -> pa.Table:
         pa.array([_storable(reject.raw) for reject in rejects], pa.string()),
     ]
     return pa.Table.from_arrays(arrays, schema=rows.REJECTS)
+
+
+def sample(batch: Batch, count: int) -> list[dict[str, Any]]:
+    """The first examples of a batch with their texts, as they would be stored."""
+    examples = batch.examples.slice(0, max(count, 0)).to_pylist()
+    passages = batch.passages
+    texts = {}
+    if examples:
+        texts = dict(zip(passages["passage_id"].to_pylist(), rows.whole_texts(
+            passages["title"].combine_chunks(), passages["text"].combine_chunks()).to_pylist(), strict=True))  # fmt: skip
+    found = []
+    for example in examples:
+        own = batch.negatives.filter(pc.equal(batch.negatives["example_id"], example["example_id"]))
+        found.append({
+            "query": example["query"],
+            "positives": [texts[p["passage_id"]] for p in example["positives"]],
+            "negatives": [texts[p] for p in own["passage_id"].to_pylist()],
+            "grades": [p["grade"] for p in example["positives"]],
+            "language": example["language"],
+        })  # fmt: skip
+    return found
 
 
 def _storable(text: str) -> str:

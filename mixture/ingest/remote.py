@@ -15,6 +15,8 @@ import pyarrow.fs as fs
 from mixture.errors import UsageError
 from mixture.ingest.damage import survive
 from mixture.ingest.formats import FORMATS, REMOTE
+from mixture.ingest.labels import by_query
+from mixture.ingest.reading import Reading
 from mixture.ingest.table_rows import first_line
 from mixture.rows import RawExample, Reject
 
@@ -76,9 +78,13 @@ def format_of(path: PurePath) -> str:
     return next(named, next(iter(REMOTE)))
 
 
-def read_remote(file: RemoteFile, format: str | None = None) -> Iterator[RawExample | Reject]:
+def read_remote(
+    file: RemoteFile, format: str | None = None, reading: Reading | None = None
+) -> Iterator[RawExample | Reject]:
     """Rows of a remote file, a part of it at a time."""
-    return survive(REMOTE[format or format_of(PurePath(file.path))](file.path, None, file.filesystem))
+    reading = reading or Reading()
+    read = REMOTE[format or format_of(PurePath(file.path))]
+    return by_query(survive(read(file.path, reading, file.filesystem)), reading.min_label)
 
 
 def _below(filesystem: fs.FileSystem, folder: str, prefix: str) -> Iterator[fs.FileInfo]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any, TypeAlias
 
 from mixture.errors import UsageError
-from mixture.ingest import hub, remote
+from mixture.ingest import hub, remote, splits
 from mixture.ingest.detect import folder_format, look
 from mixture.ingest.formats import EXTENSIONS, FOLDERS, READERS, REMOTE, check_name
 from mixture.ingest.hub import HubPart, HubSource
+from mixture.ingest.memory import InMemory, is_rows, table_from
 from mixture.ingest.remote import RemoteFile
 
 HUB_FOLDER = "data"  # where a dataset repository keeps its shards; the name to use is that of the folder above
@@ -29,16 +31,17 @@ NOT_LANGUAGES = frozenset({"all", "dev", "max", "min", "neg", "new", "old", "out
 @dataclass(frozen=True)
 class SourceUnit:
     """Something to ingest as a whole: where it is, the collection it belongs to, its language where its name says it,
-    and its format.
+    its format, and the part (train, validation, test) that a file's name or folder says, or that was asked of a folder.
 
     `discover` finds the format, so that nobody looks at the content again. It is None for a file that is of no known
     format, and for one of the hub, which may not be on this machine yet: then the reader looks.
     """
 
-    place: Path | RemoteFile | HubPart
+    place: Path | RemoteFile | HubPart | InMemory
     collection: str
     language: str | None = None
     format: str | None = None
+    split: str | None = None
 
     @property
     def location(self) -> str:
@@ -46,29 +49,44 @@ class SourceUnit:
         return str(self.place)
 
 
+Source: TypeAlias = Path | str | HubSource | Any
+"""A path, pattern, URI or hub id; or rows in memory (`memory.is_rows`)."""
+
+
 def discover(
-    sources: Sequence[Path | str | HubSource], name: str | None, *, format: str | None = None
-) -> list[SourceUnit]:
+    sources: Sequence[Source], name: str | None, *, format: str | None = None, split: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[SourceUnit]:  # fmt: skip
     """The units behind files, folders, glob patterns, URIs and hub ids, sorted by collection and location.
 
     A folder of files is one collection, named after the folder; each of its sub-folders is another, with all that
-    lies below. A folder that is read as a whole is one unit and one collection. A file given by itself is named after
+    lies below, unless its name is that of a part. Files whose names differ in more than a number, a language or a part
+    (train, test) are not taken for one collection: `name` says that they are. A folder that is read as a whole is one unit and one collection. A file given by itself is named after
     its own stem (`xquad.zh.jsonl`: collection xquad, language zh), a shard such as `train-00000-of-00001.parquet`
     after its folder (after the one above if that is `data`). Files behind a URI (`s3://bucket/folder`) follow the
     same rules; a hub dataset is named after its repository.
     `name` replaces the collection's name; several files or folders then become one collection, but a folder of
     collections does not. `format` is taken for every unit, whatever its content looks like.
 
+    Of files named or foldered train, validation (dev) or test, those to train on are taken: train, else the only part
+    there is if it is not test; `split` asks for others ("dev", "train,dev", "all"). `note` is told what is left out.
+
     Raises UsageError when a source does not exist or holds no data file, when `name` is given for a folder of several
-    collections, when one file would be in two collections or cannot be opened, and when there is no such format or not
-    for this source.
+    collections, when one file would be in two collections or cannot be opened, when files are too unlike to be one
+    collection, when no part to train on is clear, and when there is no such format or not for this source.
     """
     check_name(format)
+    wanted = splits.wanted_splits(split)
     found: dict[object, SourceUnit] = {}
     for source in sources:
-        units = _units(source, format)
+        units = _units(source, format, split) if not is_rows(source) else [_in_memory(source, name, split)]
         if not units:
             raise UsageError(f"no data files in {source} (hidden files, README, LICENSE and *.md do not count)")
+        for unit in units:
+            if any("\ud800" <= letter <= "\udfff" for letter in unit.location):
+                raise UsageError(f"the name {unit.location!r} is not UTF-8; rename the file")
+        if name is None and isinstance(source, str | Path) and Path(source).is_dir():
+            _check_alike(units, source)
         if name is not None:
             units = _renamed(units, name, source)
         for unit in units:
@@ -82,13 +100,67 @@ def discover(
                 )
     if not found:
         raise UsageError("no sources; give a file, a folder, a glob pattern, a URI or a hub id")
-    for unit in found.values():
-        if any("\ud800" <= letter <= "\udfff" for letter in unit.location):
-            raise UsageError(f"the name {unit.location!r} is not UTF-8; rename the file")
-    return sorted(found.values(), key=lambda unit: (unit.collection, unit.location))
+    collections: dict[str, list[SourceUnit]] = {}
+    for unit in sorted(found.values(), key=lambda unit: (unit.collection, unit.location)):
+        collections.setdefault(unit.collection, []).append(unit)
+    return [unit for units in collections.values() for unit in _of_split(units, wanted, note)]
 
 
-def _units(source: Path | str | HubSource, format: str | None) -> list[SourceUnit]:
+def _of_split(
+    units: list[SourceUnit], wanted: frozenset[str] | None, note: Callable[[str], None]
+) -> list[SourceUnit]:
+    """Those of a collection's units to read. Units that say no part are read unless one is asked for."""
+    parts = {unit.split for unit in units if unit.split is not None and _has_part(unit)}
+    collection = units[0].collection
+    if not parts:
+        return units
+    plain = [unit for unit in units if not (unit.split in parts and _has_part(unit))]
+    if wanted is None and plain and splits.TRAIN not in parts:
+        chosen: set[str] = set()
+    else:
+        chosen = splits.choose(parts, collection, wanted)
+    if wanted is None and chosen == {splits.TEST}:
+        raise UsageError(f"{units[0].location} is named as test data, which is not to be trained on; "
+                         "if you do want it, give `split=test`")  # fmt: skip
+    kept = [unit for unit in units if (unit.split in chosen if _has_part(unit) else wanted is None or unit in plain)]
+    left = [unit for unit in units if unit not in kept]
+    if left:
+        names = ", ".join(Path(unit.location).name for unit in left[:5]) + ", …" * (len(left) > 5)
+        note(f"{collection}: left out {names} ({', '.join(sorted({str(u.split) for u in left}))}); `split=all` takes them in")
+    elif wanted is None and chosen and splits.TRAIN not in chosen:
+        note(f"{collection}: {kept[0].location} is named {', '.join(sorted(chosen))}; there is no file for training")
+    return kept
+
+
+def _has_part(unit: SourceUnit) -> bool:
+    """Whether the unit's split is one that its name says; a folder reads its own."""
+    return unit.split is not None and not (isinstance(unit.place, Path) and unit.place.is_dir())
+
+
+def _check_alike(units: Sequence[SourceUnit], source: Path | str) -> None:
+    """Raise UsageError when a collection would be made of files of different names."""
+    names: dict[str, dict[str, str]] = {}
+    for unit in units:
+        if isinstance(unit.place, Path) and unit.place.is_file():
+            stem = split_name(unit.place)[0]
+            names.setdefault(unit.collection, {}).setdefault(splits.family(stem), unit.place.name)
+    for collection, families in names.items():
+        files = [file for family, file in sorted(families.items()) if family]
+        if len(files) > 1:
+            listed = ", ".join(files[:6]) + ", …" * (len(files) > 6)
+            raise UsageError(
+                f"the files of {source} would be one collection {collection!r}, and their names are different: {listed}; "
+                "give them one by one (FOLDER/*) for a collection each, or give `name` for one collection"
+            )
+
+
+def _in_memory(source: Any, name: str | None, split: str | None) -> SourceUnit:
+    if name is None:
+        raise UsageError("rows in memory have no name; give the collection's in `name`")
+    return SourceUnit(InMemory(table_from(source, split), name), name)
+
+
+def _units(source: Path | str | HubSource, format: str | None, split: str | None) -> list[SourceUnit]:
     if isinstance(source, HubSource):
         return _hub_units(source, format)
     text = str(source)
@@ -98,11 +170,11 @@ def _units(source: Path | str | HubSource, format: str | None) -> list[SourceUni
             raise UsageError(f"{text}: only {known} is read from a URI, not {format}; copy the files here first")
         return _remote_units(text, format)
     if Path(text).exists() or glob.has_magic(text):
-        return [unit for path in _matches(text) for unit in _local_units(path, format)]
+        return [unit for path in _matches(text) for unit in _local_units(path, format, split)]
     if not hub.looks_like_hub_id(text) or Path(text).suffix.lower() in EXTENSIONS:
         raise UsageError(f"no such file or folder: {text}")
     try:
-        return _hub_units(HubSource(text), format)
+        return _hub_units(HubSource(text, split=split or splits.TRAIN), format)
     except UsageError as error:
         raise UsageError(f"no such file or folder: {text}; and {error}") from None
 
@@ -135,39 +207,52 @@ def _remote_units(uri: str, format: str | None) -> list[SourceUnit]:
         if len(files) == 1 and uri.rstrip("/").endswith(path.name):
             units.append(_single(file, path, file_format))
         else:
-            units.append(_member(file, path, base / below[0] if len(below) > 1 else base, file_format))
+            units.append(_below_folder(file, path, base, file_format))
     return units
 
 
-def _local_units(path: Path, format: str | None) -> Iterator[SourceUnit]:
+def _local_units(path: Path, format: str | None, split: str | None) -> Iterator[SourceUnit]:
     if not path.is_dir():
         yield _single(path, path, format or look(path)[0])
         return
-    if whole := _whole(path, format):
-        yield SourceUnit(path, _folder_name(path), format=whole)
+    if whole := _whole(path, format, split):
+        yield SourceUnit(path, _folder_name(path), format=whole, split=split)
         return
-    if format is not None and format not in READERS and not any(_whole(p, format) for p in path.rglob("*")):
-        FOLDERS[format].data_files(path)  # raises, saying what such a folder holds
+    if format is not None and format not in READERS and not any(_whole(p, format, split) for p in path.rglob("*")):
+        FOLDERS[format].data_files(path, split)  # raises, saying what such a folder holds
     for entry in sorted(path.iterdir()):
-        for place, place_format in _below(entry, format):
-            yield _member(place, place, entry if entry.is_dir() else path, place_format)
+        for place, place_format in _below(entry, format, split):
+            unit = _below_folder(place, place, path, place_format)
+            yield replace(unit, split=split) if place.is_dir() else unit
 
 
-def _below(path: Path, format: str | None) -> Iterator[tuple[Path, str | None]]:
+def _below_folder(place: Path | RemoteFile, file: PurePath, base: PurePath, format: str | None) -> SourceUnit:
+    """A file somewhere below a folder: its collection is the first sub-folder, unless that is called after a part."""
+    folders = file.relative_to(base).parts[:-1] if file != base else ()
+    named = [splits.SPLITS.get(name.lower()) for name in folders]
+    own = base / folders[0] if folders and named[0] is None else base
+    if isinstance(place, Path) and place.is_dir():
+        own = base / file.relative_to(base).parts[0]
+    unit = _member(place, file, own, format)
+    part = next((name for name in reversed(named) if name), None)
+    return replace(unit, split=part or unit.split)
+
+
+def _below(path: Path, format: str | None, split: str | None) -> Iterator[tuple[Path, str | None]]:
     """The files and the folders that are read as a whole, at a path and below, each with its format."""
     if path.is_dir():
         if path.name.startswith("."):
             return
-        if whole := _whole(path, format):
+        if whole := _whole(path, format, split):
             yield path, whole
             return
         for entry in sorted(path.iterdir()):
-            yield from _below(entry, format)
+            yield from _below(entry, format, split)
     elif _is_data(path) and (format is None or format in READERS):
         yield path, format or look(path)[0]
 
 
-def _whole(folder: Path, format: str | None) -> str | None:
+def _whole(folder: Path, format: str | None, split: str | None) -> str | None:
     """The format in which a folder is read as a whole; None for another. Raises UsageError for one of which a file is
     missing or no split is clear, so that this is said before anything is stored."""
     if not folder.is_dir():
@@ -176,23 +261,23 @@ def _whole(folder: Path, format: str | None) -> str | None:
     layout = FOLDERS.get(name or "")
     if layout is None or not layout.is_one(folder):
         return None
-    layout.data_files(folder)
+    layout.data_files(folder, split)
     return name
 
 
 def _single(place: Path | RemoteFile, file: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
-    if SHARD.fullmatch(stem):
+    if SHARD.fullmatch(stem) or not splits.family(stem):
         return _member(place, file, file.parent, format)
-    return SourceUnit(place, stem, language, format)
+    return SourceUnit(place, stem, language, format, splits.split_of(stem))
 
 
 def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
     name = _folder_name(folder)
-    if name == HUB_FOLDER and SHARD.fullmatch(stem):
+    if (name == HUB_FOLDER and SHARD.fullmatch(stem)) or name.lower() in splits.SPLITS:
         name = _folder_name((folder.absolute() if isinstance(folder, Path) else folder).parent)
-    return SourceUnit(place, name, language, format)
+    return SourceUnit(place, name, language, format, splits.split_of(stem))
 
 
 def _is_data(path: Path) -> bool:

@@ -1,24 +1,83 @@
-"""Which part of a dataset to train on, where it comes in parts such as train, dev and test."""
+"""Which part of a dataset to train on, where it comes in parts such as train, dev and test.
+
+One rule for files, folders, saved datasets and judgements: train, else the only part there is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from mixture.errors import UsageError
 
-TRAIN = "train"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+ALL = "all"
+SPLITS = {
+    "train": TRAIN, "training": TRAIN,
+    "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION, "eval": VALIDATION,
+    "test": TEST, "testing": TEST,
+}  # fmt: skip
+# What else may stand in the name of a file that is called after its part: `test_set`, `dev-v1.1`, `train_1`.
+PLAIN_WORDS = re.compile(r"\d+|v|v\d+|of|part|shard|set|data|split|file|rows|pairs|triples|examples|queries|questions")
 Part = TypeVar("Part")
 
 
-def choose_split(splits: Mapping[str, Part], place: object) -> Part:
-    """`train`, else the only one. Raises UsageError, naming `place` and the splits, when there is neither."""
-    if TRAIN in splits:
-        return splits[TRAIN]
-    if len(splits) == 1:
-        return next(iter(splits.values()))
-    names = ", ".join(sorted(splits)) or "none"
-    raise UsageError(
-        f"{place}: the splits are {names}; expected {TRAIN!r} or a single one: "
-        "rename the one to train on, or move the others away"
-    )
+def split_of(stem: str) -> str | None:
+    """The part that a file's name (without endings) or a folder's name says, if any: its last word, or its first
+    where the others are plain.
+
+    >>> split_of("nq-dev"), split_of("test_set"), split_of("train-00000-of-00001"), split_of("dev-tools")
+    ('validation', 'test', 'train', None)
+    """
+    words = [word for word in re.split(r"[-_. ]+", stem.lower()) if word]
+    plain = [word for word in words if not PLAIN_WORDS.fullmatch(word)]
+    if not plain or plain[-1] not in SPLITS:
+        return None
+    return SPLITS[plain[-1]]
+
+
+def family(stem: str) -> str:
+    """A file's name without what tells the files of one collection apart: numbers and parts.
+
+    >>> family("nq-train-00000-of-00001"), family("nq.dev"), family("train")
+    ('nq', 'nq', '')
+    """
+    words = [word.rstrip("0123456789") for word in re.split(r"[-_. ]+", stem.lower())]
+    return "-".join(word for word in words if word and word not in SPLITS and not PLAIN_WORDS.fullmatch(word))
+
+
+def wanted_splits(given: str | None) -> frozenset[str] | None:
+    """What a user asked for, such as `dev` or `train,validation`; None for nothing. Raises UsageError for no name."""
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise UsageError(f"`split` is {given!r}; give a name such as train, validation or test, several, or all")
+    return frozenset(SPLITS.get(name.lower(), name) for name in names)
+
+
+def choose(there: Collection[str], place: object, wanted: frozenset[str] | None) -> set[str]:
+    """Which of the parts that are there to read: those wanted, else train, else the only one.
+
+    Raises UsageError, naming `place` and the parts, when there is none of these, and when the only one is for tests.
+    """
+    names = ", ".join(sorted(there)) or "none"
+    if wanted is not None:
+        chosen = {name for name in there if ALL in wanted or SPLITS.get(name.lower(), name) in wanted or name in wanted}
+        if not chosen:
+            raise UsageError(f"{place}: no split {' or '.join(sorted(wanted))}; there are: {names}")
+        return chosen
+    if train := {name for name in there if SPLITS.get(name.lower(), name) == TRAIN}:
+        return train
+    if len(there) == 1:
+        return set(there)
+    raise UsageError(f"{place}: the splits are {names}; expected {TRAIN!r} or a single one: say which in `split`")
+
+
+def choose_split(splits: Mapping[str, Part], place: object, wanted: str | None = None) -> Part:
+    """The one part to read; see `choose`. Raises UsageError when several are wanted."""
+    chosen = choose(splits, place, wanted_splits(wanted))
+    if len(chosen) > 1:
+        raise UsageError(f"{place}: one split at a time is read from it; there are: {', '.join(sorted(splits))}")
+    return splits[chosen.pop()]

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from mixture.ingest.damage import BadRow, start_of
-from mixture.ingest.renaming import Renaming, our_names
-from mixture.ingest.shapes import Shape, table_shape
+from mixture.ingest.reading import Reading
+from mixture.ingest.shapes import Shape
 from mixture.rows import RawExample, Reject
 
 BATCH_ROWS = 512  # small, because one row may hold a hundred long negatives
@@ -25,11 +25,11 @@ class Layout:
     wanted: Mapping[str, str]  # the file's name: the shape's
 
 
-def layout_of(schema: pa.Schema, columns: Renaming | None) -> Layout:
+def layout_of(schema: pa.Schema, reading: Reading) -> Layout:
     """The layout of a table. Raises BadRow with the columns found and those expected."""
-    names = our_names(schema.names, columns)
-    shape = table_shape(list(names.values()), in_order=all(map(is_text, schema.types)))
-    return Layout(shape, {name: short for name, short in names.items() if short in shape.names})
+    names = [name.strip().lower() for name in schema.names]
+    shape = reading.table(names, text_only=all(map(is_text, schema.types)))
+    return Layout(shape, {name: short for name, short in zip(schema.names, names, strict=True) if short in shape.names})
 
 
 def rows_of(batch: pa.RecordBatch, layout: Layout, first_row: int) -> Iterator[RawExample | Reject]:

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.ingest.columns import Columns, Side
-from mixture.ingest.shapes import LANGUAGE_NAMES, Shape
+from mixture.ingest.names import LANGUAGE_NAMES
+from mixture.ingest.shapes import Sides
 
 
 class NotColumns(Exception):
@@ -32,14 +33,13 @@ class _Cells:
     doubtful: NDArray[np.bool_]
 
 
-def columns_of(table: pa.RecordBatch, shape: Shape, first_line: int) -> tuple[Columns, NDArray[np.int64]]:
+def columns_of(table: pa.RecordBatch, sides: Sides, first_line: int) -> tuple[Columns, NDArray[np.int64]]:
     """The rows of a batch, and the indices of those that were left out because they need a closer look.
 
-    table: columns named as in `shape.names`; row i is line `first_line` + i.
+    table: columns named as the shape of `sides` has them; row i is line `first_line` + i.
     Raises NotColumns when a column's type is none that this understands.
     """
     n = table.num_rows
-    sides = shape.sides
     have = set(table.schema.names)
     if sides.packed:
         queries, positives, negatives = _unpacked(table.column(sides.packed), sides.packed_negatives)

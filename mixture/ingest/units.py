@@ -12,7 +12,10 @@ from pyarrow.fs import LocalFileSystem
 from mixture.ingest.columns import Columns
 from mixture.ingest.formats import FOLDERS
 from mixture.ingest.hub import HubPart, read_part
+from mixture.ingest.mapping import column_map, mapping_text
+from mixture.ingest.memory import InMemory, read_memory, sha256_of_table
 from mixture.ingest.read import read_items
+from mixture.ingest.reading import Reading
 from mixture.ingest.remote import RemoteFile, read_remote
 from mixture.ingest.sources import SourceUnit
 from mixture.rows import RawExample, Reject
@@ -26,6 +29,8 @@ def sha256_of(unit: SourceUnit) -> str:
     have to be fetched. The hub: of repository, commit, file and what is chosen of them; from the mirror: of contents.
     """
     place = unit.place
+    if isinstance(place, InMemory):
+        return sha256_of_table(place.table)
     if isinstance(place, RemoteFile):
         if isinstance(place.filesystem, LocalFileSystem):
             return _of_file(Path(place.path))
@@ -33,27 +38,29 @@ def sha256_of(unit: SourceUnit) -> str:
     if isinstance(place, HubPart):
         return _of_hub(place)
     if place.is_dir():
-        return _of_files(place, FOLDERS[unit.format or ""].data_files(place))
+        return _of_files(place, FOLDERS[unit.format or ""].data_files(place, unit.split))
     return _of_file(place)
 
 
-def read_unit(unit: SourceUnit) -> Iterator[Columns | RawExample | Reject]:
-    """Stream the rows of a unit, as blocks of columns where its format allows it; a Reject of a folder says in which
+def read_unit(unit: SourceUnit, reading: Reading | None = None) -> Iterator[Columns | RawExample | Reject]:
+    """Stream the rows of a unit, as `reading` has it (which column is which), as blocks of columns where its format allows it; a Reject of a folder says in which
     of its files (`Reject.file`).
 
     Raises UsageError, before the first row, for what cannot be read at all (see `read_file` and `hub.read_part`), and
     MixtureError when a remote place cannot be reached any more.
     """
+    if isinstance(unit.place, InMemory):
+        return read_memory(unit.place, reading or Reading())
     if isinstance(unit.place, RemoteFile):
-        return read_remote(unit.place, unit.format)
+        return read_remote(unit.place, unit.format, reading)
     if isinstance(unit.place, HubPart):
-        return read_part(unit.place, unit.format)
-    return read_items(unit.place, format=unit.format)
+        return read_part(unit.place, unit.format, reading)
+    return read_items(unit.place, format=unit.format, reading=reading or Reading(split=unit.split))
 
 
 def _of_hub(part: HubPart) -> str:
     source = part.source
-    columns = json.dumps(dict(source.columns), sort_keys=True) if source.columns else ""
+    columns = mapping_text(column_map(source.columns))
     if part.file is None:
         chosen = (source.config or "", source.split, columns)
         if part.mirror is None:

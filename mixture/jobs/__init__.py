@@ -5,7 +5,7 @@ from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, selec
 from mixture.jobs.decontaminate import decontaminate
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
-from mixture.jobs.ingest import IngestResult, ingest
+from mixture.jobs.ingest import IngestResult, Preview, ingest, preview
 from mixture.jobs.mine import MiningResult, mine
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
@@ -20,6 +20,7 @@ __all__ = [
     "Exported",
     "IngestResult",
     "MiningResult",
+    "Preview",
     "RemovalResult",
     "Sql",
     "Temperature",
@@ -35,6 +36,7 @@ __all__ = [
     "ingest",
     "log",
     "mine",
+    "preview",
     "report",
     "select",
     "tag",

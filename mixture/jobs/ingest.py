@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import quote as url_quote
 
 from mixture.arguments import Name, Names, listed
-from mixture.cards import UNKNOWN, DataCard, card_for, load_cards
+from mixture.cards import UNKNOWN, DataCard, card_for, load_cards, packaged_cards
 from mixture.dedup import simhash_fingerprints
 from mixture.errors import UsageError
-from mixture.ingest.hub import HubSource
-from mixture.ingest.normalise import build_batches
+from mixture.ingest.hub import HubPart, HubSource
+from mixture.ingest.mapping import Given, mapping_text
+from mixture.ingest.memory import is_rows
+from mixture.ingest.normalise import build_batches, sample
+from mixture.ingest.reading import Reading
+from mixture.ingest.report import FileReport
 from mixture.ingest.sources import SourceUnit, discover
 from mixture.ingest.units import read_unit, sha256_of
 from mixture.progress import Progress, silent
@@ -22,27 +28,41 @@ from mixture.store import Store
 from mixture.store.write import CollectionFacts, FileCounts, NewFile, RejectLimit, add_files, declare, file_is_stored
 
 
+Sources: TypeAlias = Names | Any
+"""Paths, patterns, URIs and hub ids; or rows: an Arrow table, a data frame, a `datasets.Dataset`, a list of
+dictionaries."""
+
+
 @dataclass(frozen=True)
 class IngestResult:
-    """What one collection got. `unchanged` counts files that were stored before, byte for byte."""
+    """What one collection got. `unchanged` counts files that were stored before, byte for byte; `read` says of each
+    other file what its columns were taken for, and `notes` what was left out."""
 
     collection: str
     files: int
     unchanged: int
     counts: FileCounts
+    read: tuple[FileReport, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def ingest(
-    store: Store, sources: Names = (), *, name: str | None = None, card: str | None = None,
-    cards: Name | None = None, format: str | None = None, max_rejects: str | None = None, progress: Progress = silent,
+    store: Store, sources: Sources = (), *, name: str | None = None, card: str | None = None,
+    cards: Name | None = None, format: str | None = None, columns: Given | None = None, min_label: float | None = None,
+    split: str | None = None, max_rejects: str | None = None, progress: Progress = silent,
 ) -> list[IngestResult]:  # fmt: skip
-    """Read files, folders or a folder of collections into the store, one transaction a file.
+    """Read files, folders or a folder of collections into the store, one transaction a file. Rows in memory are read
+    like a file; they need a `name`.
 
     name:        the collection, where all sources are one; else folders and files give the names
     card:        the datacard of the collection (and its name, unless `name` says otherwise); without sources, it also
                  says where they are
     cards:       a folder of further datacards; a collection with a card of its name gets its prompts
     format:      overrides what the content of the files looks like
+    columns:     which column is which, where their names do not say it: {"query": "user_query", "positive": "doc",
+                 "negative": ["bad", "worse"]}, with dots into nested values; a card's `source.columns` say the same
+    min_label:   the lowest label of a positive, for labels that are no grades (0 for a negative, and up)
+    split:       which files or parts to read of those named train, validation (dev) and test; default: train
     max_rejects: how many rows may be refused in all, as a number or a share ("1%"); then everything is one transaction,
                  and nothing is stored when there are more
 
@@ -51,36 +71,44 @@ def ingest(
     known = load_cards(None if cards is None else Path(cards).expanduser())
     chosen = card_for(card, known) if card is not None else None
     limit = RejectLimit.parse(max_rejects) if max_rejects is not None else None
-    units = discover(_sources(listed(sources), chosen), name or (chosen.name if chosen else None), format=format)
+    notes: list[str] = []
+    units = discover(_sources(_given(sources), chosen, split), name or (chosen.name if chosen else None), format=format,
+                     split=split, note=notes.append)  # fmt: skip
     for collection in {unit.collection for unit in units}:
         _check_name(collection)
     results: dict[str, IngestResult] = {}
-    waiting: list[tuple[str, NewFile]] = []
+    waiting: list[tuple[str, NewFile, FileReport]] = []
 
-    def count(collection: str, files: int, unchanged: int, counts: FileCounts) -> None:
-        old = results.get(collection, IngestResult(collection, 0, 0, FileCounts()))
-        results[collection] = IngestResult(
-            collection, old.files + files, old.unchanged + unchanged, old.counts + counts
+    def count(collection: str, unchanged: int, counts: FileCounts, read: FileReport | None = None) -> None:
+        old = results.get(collection) or IngestResult(
+            collection, 0, 0, FileCounts(), (), tuple(note for note in notes if note.startswith(f"{collection}: "))
         )
+        results[collection] = IngestResult(collection, old.files + 1, old.unchanged + unchanged, old.counts + counts,
+                                           (*old.read, read) if read else old.read, old.notes)  # fmt: skip
 
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
-        facts = _facts(unit.collection, chosen or known.get(unit.collection))
+        described = chosen or known.get(unit.collection)
+        facts = _facts(unit.collection, described)
+        make = _reading(columns, min_label, split, described, unit)
         # A file that was stored as one format may be read again as another. What counts is the user's word and not
         # the unit's format: to a file that is told by its content nothing is added.
-        sha256 = sha256_of(unit) + (f":{format}" if format else "")
+        said = () if columns is None and isinstance(unit.place, HubPart) else _said(make())  # the hub's hash has them
+        sha256 = ":".join(filter(None, (sha256_of(unit), format, *said)))
         if file_is_stored(store, unit.collection, sha256):
-            count(unit.collection, 1, 1, FileCounts())
+            count(unit.collection, 1, FileCounts())
             continue
+        read = FileReport(unit.location, unit.format)
         report = functools.partial(progress, done, len(units))
-        new = NewFile(facts, unit.location, sha256, _batches(unit, report))
+        new = NewFile(facts, unit.location, sha256, _batches(unit, read, make, report))
         if limit is None:
-            count(unit.collection, 1, 0, add_files(store, [new])[0])
+            count(unit.collection, 0, add_files(store, [new])[0], read)
         else:
-            waiting.append((unit.collection, new))
+            waiting.append((unit.collection, new, read))
     if waiting:
-        for (collection, _), counts in zip(waiting, add_files(store, [n for _, n in waiting], limit), strict=True):
-            count(collection, 1, 0, counts)
+        stored = add_files(store, [new for _, new, _ in waiting], limit)
+        for (collection, _, read), counts in zip(waiting, stored, strict=True):
+            count(collection, 0, counts, read)
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
@@ -95,28 +123,90 @@ def _check_name(collection: str) -> None:
                          "other scripts); give one in `name`")  # fmt: skip
 
 
-def _batches(unit: SourceUnit, report: Callable[[str], None]) -> Callable[[], Iterator[Batch]]:
+@dataclass(frozen=True)
+class Preview:
+    """A file read and not stored: what its columns were taken for, and its first examples as they would be stored."""
+
+    collection: str
+    read: FileReport
+    examples: tuple[dict[str, Any], ...]
+
+
+def preview(
+    sources: Sources = (), *, name: str | None = None, card: str | None = None, cards: Name | None = None,
+    format: str | None = None, columns: Given | None = None, min_label: float | None = None, split: str | None = None,
+    examples: int = 2, progress: Progress = silent, note: Callable[[str], None] = lambda _: None,
+) -> list[Preview]:  # fmt: skip
+    """Read what `ingest` would store, all of it, and store nothing: no store is needed. `note` is told what is left
+    out; the other parameters are those of `ingest`."""
+    known = load_cards(None if cards is None else Path(cards).expanduser())
+    chosen = card_for(card, known) if card is not None else None
+    units = discover(_sources(_given(sources), chosen, split), name or (chosen.name if chosen else None), format=format,
+                     split=split, note=note)  # fmt: skip
+    found = []
+    for done, unit in enumerate(units):
+        progress(done, len(units), unit.location)
+        read = FileReport(unit.location, unit.format)
+        make = _reading(columns, min_label, split, chosen or known.get(unit.collection), unit)
+        shown: list[dict[str, Any]] = []
+        for batch in _batches(unit, read, make, functools.partial(progress, done, len(units)))():
+            shown += sample(batch, examples - len(shown))
+        found.append(Preview(unit.collection, read, tuple(shown)))
+    progress(len(units), len(units), "done")
+    return found
+
+
+def _reading(
+    columns: Given | None, min_label: float | None, split: str | None, card: DataCard | None, unit: SourceUnit
+) -> Callable[[], Reading]:
+    """How a unit is read: by the user's word, else by the card's."""
+    if columns is not None or card is None or card.source is None or not card.source.columns:
+        return lambda: Reading(columns, min_label, split=split)
+    source = card.source
+    theirs: dict[str, str | Sequence[str]] = {str(ours): given for ours, given in source.columns.items()}
+    # A card of the toolkit was written for the hub's files; a user's own for these.
+    own = card.path.parent != packaged_cards()
+    return lambda: Reading(theirs, min_label if min_label is not None else source.min_label, split=split,
+                           may_lack=not own and not isinstance(unit.place, HubPart))  # fmt: skip
+
+
+def _said(reading: Reading) -> tuple[str, str]:
+    """What of the user's word makes a file another one: it may be read again with other columns."""
+    return mapping_text(reading.columns), "" if reading.min_label is None else f"min_label {reading.min_label:g}"
+
+
+def _batches(
+    unit: SourceUnit, read: FileReport, make: Callable[[], Reading], report: Callable[[str], None]
+) -> Callable[[], Iterator[Batch]]:
     def batches() -> Iterator[Batch]:
-        rows = 0
-        for batch in build_batches(
-            read_unit(unit), file=unit.location, language=unit.language, fingerprint=simhash_fingerprints
-        ):
+        read.reading = make()
+        rows = build_batches(read_unit(unit, read.reading), file=unit.location, language=unit.language,
+                             fingerprint=simhash_fingerprints)  # fmt: skip
+        for batch in read.watch(rows):
             yield batch
-            rows += batch.rows_read
-            report(f"{unit.location}  {rows:,} rows")
+            report(f"{unit.location}  {read.rows:,} rows")
 
     return batches
 
 
-def _sources(sources: Sequence[str], card: DataCard | None) -> list[str | HubSource]:
+def _given(sources: Sources) -> list[Any]:
+    """The sources one by one; rows are one source, not their items."""
+    if is_rows(sources):
+        return [sources]
+    if isinstance(sources, str | os.PathLike):
+        return listed(sources)
+    return [source if is_rows(source) else os.fspath(source) for source in sources]
+
+
+def _sources(sources: Sequence[Any], card: DataCard | None, split: str | None) -> list[Any]:
     """What the user named, or where the card says that the rows are."""
     if sources or card is None:
         return list(sources)
     at = card.source
     if at is None or at.hub_id == UNKNOWN:
         raise UsageError(f"datacard {card.name!r} does not say where its rows are; name files, a folder or a hub id")
-    columns = {str(ours): theirs for ours, theirs in at.columns.items()}
-    return [HubSource(at.hub_id, at.config, at.files, at.split, columns or None)]
+    columns: dict[str, str | Sequence[str]] = {str(ours): theirs for ours, theirs in at.columns.items()}
+    return [HubSource(at.hub_id, at.config, at.files, split or at.split, columns or None)]
 
 
 def _facts(collection: str, card: DataCard | None) -> CollectionFacts:

@@ -232,8 +232,8 @@ def _add_batch(connection: duckdb.DuckDBPyConnection, collection: str, batch: Ba
     return FileCounts(
         rows_read=batch.rows_read,
         stored=examples.num_rows,
-        repeated=batch.rows_read - batch.rejects.num_rows - examples.num_rows,
-        rejected=batch.rejects.num_rows,
+        repeated=batch.rows_read - batch.merged - batch.refused - examples.num_rows,
+        rejected=batch.refused,
     )
 
 

@@ -181,7 +181,7 @@ def test_a_broken_card_reports_all_its_faults_at_once(tmp_path: Path) -> None:
         "mixture.source.hub is no known key; did you mean 'hub_id'?",
         "mixture.source.hub_id is 'a b'; it must be owner/name on the Hugging Face hub, or unknown",
         "mixture.source.files is 'one.jsonl'; it must be a list of paths",
-        "mixture.source.columns is {'anchor': 'q'}; it must be a mapping of query, positive and negative",
+        "mixture.source.columns is {'anchor': 'q'}; it must be a mapping of query, positive, negative, label",
     ):
         assert fault in message
     assert "mixture.prompt is no known key; did you mean 'prompts'?" in message

@@ -16,6 +16,7 @@ from mixture.ingest import chunks
 from mixture.ingest.columns import Columns, Side
 from mixture.ingest.damage import StreamDamaged
 from mixture.ingest.formats import jsonl
+from mixture.ingest.reading import Reading
 from mixture.rows import RawExample, RawPassage, Reject
 
 
@@ -92,7 +93,7 @@ DAMAGED = [
 def test_a_clean_file_is_read_as_columns_only(tmp_path: Path, shape: str) -> None:
     file = tmp_path / "f.jsonl"
     file.write_text("".join(json.dumps(SHAPES[shape]) + "\n" for _ in range(40)))
-    items = list(chunks.read(file))
+    items = list(chunks.read(file, Reading()))
     assert [type(item) for item in items] == [Columns]
     assert by_line(items) == by_line(jsonl.read(file))
     assert len(by_line(items)[0]) == 40
@@ -119,7 +120,7 @@ def test_damaged_files_give_the_same_rows_and_reasons(
     usual = [json.dumps(SHAPES[main]).encode()] * 12
     mixed = usual[:5] + some[: len(some) // 2] + usual[5:] + some[len(some) // 2 :]
     file.write_bytes(b"\xef\xbb\xbf" + end.join(mixed) + (end if closed else b""))
-    assert by_line(chunks.read(file)) == by_line(jsonl.read(file))
+    assert by_line(chunks.read(file, Reading())) == by_line(jsonl.read(file))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_key_that_comes_late_counts(tmp_path: Path, first: dict[str, Any], lat
     numbered = [{k: f"{v} {n}" if isinstance(v, str) else v for k, v in row.items()} for n, row in enumerate(rows)]
     file = tmp_path / "f.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in numbered))
-    found = by_line(chunks.read(file))
+    found = by_line(chunks.read(file, Reading()))
     assert found == by_line(jsonl.read(file))
     assert len(found[0]) >= count
 
@@ -156,7 +157,7 @@ def test_a_cut_gzip_file_gives_every_whole_line_and_the_line_of_the_cut(
     for reader in (chunks.read, jsonl.read):
         got: list[Any] = []
         with pytest.raises(StreamDamaged) as caught:
-            for item in reader(file):
+            for item in reader(file, Reading()):
                 got.append(item)
         found.append(by_line(got))
         assert damage in (None, (caught.value.line, caught.value.reason, caught.value.raw))
@@ -170,8 +171,8 @@ def test_one_text_of_two_megabytes_among_others(tmp_path: Path, monkeypatch: pyt
     file = tmp_path / "f.jsonl"
     rows = [["q", "p"]] * 50 + [["long", "é" * 10**6]] + [["q", "p"]] * 50
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    assert by_line(chunks.read(file)) == by_line(jsonl.read(file))
-    assert len(by_line(chunks.read(file))[0]) == 101
+    assert by_line(chunks.read(file, Reading())) == by_line(jsonl.read(file))
+    assert len(by_line(chunks.read(file, Reading()))[0]) == 101
 
 
 def test_results_come_in_the_order_of_the_items_and_an_error_reaches_the_caller() -> None:

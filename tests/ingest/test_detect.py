@@ -35,6 +35,7 @@ KNOWN = {
     "pretty array": (b'[\n  {\n    "query": "a"', "json"),
     "empty array": (b"[]", "json"),
     "semicolons": (b"question;answer\na, b;c\n", "csv"),
+    "unknown semicolons": (b"frage;antwort\na;b\n", "csv"),
     "bars": (b'"question"|"answer"\na|b\n', "csv"),
     "csv": (b"question,answer\na,b\n", "csv"),
     "csv, quoted header": (b'"question","answer"\r\n"a","b"\r\n', "csv"),
@@ -82,7 +83,6 @@ UNKNOWN = {
     "binary": (b"ab\0\0cd", "binary data"),
     "packed parquet": (gzip.compress(parquet_bytes()), "gzip around Parquet"),
     "parquet in zstd": (zstandard.ZstdCompressor().compress(parquet_bytes()), "zstandard around Parquet"),
-    "unknown semicolons": (b"frage;antwort\na;b\n", "neither JSON nor columns"),
     "gzip header only": (b"\x1f\x8b\x08\x00", "gzip stream ends early"),
     "not really gzip": (b"\x1f\x8bgarbage", "gzip data is damaged"),
 }
@@ -97,7 +97,7 @@ def test_unknown_content_is_an_error_here_and_one_reject_when_read(tmp_path: Pat
     message = str(caught.value)
     assert str(path) in message
     assert seen in message
-    assert "formats: arrow, csv, json, jsonl, parquet, triples, tsv" in message
+    assert "formats: arrow, csv, excel, json, jsonl, parquet, triples, tsv" in message
     (row,) = read_file(path)
     assert isinstance(row, Reject)
     assert row.line == 1

@@ -84,7 +84,7 @@ def test_discovery_decides_and_nobody_looks_again(tmp_path: Path, monkeypatch: p
     (folder / "b.jsonl").write_text(CSV)
     (folder / "c").write_text("prose")
     pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), folder / "d.csv")
-    units = {unit.location.removeprefix(f"{folder}/"): unit for unit in discover([folder], None)}
+    units = {unit.location.removeprefix(f"{folder}/"): unit for unit in discover(sorted(folder.iterdir()), None)}
     assert {name: unit.format for name, unit in units.items()} == {
         "a.jsonl": "jsonl", "b.jsonl": "csv", "c": None, "d.csv": "parquet", "suite": "beir",
     }  # fmt: skip

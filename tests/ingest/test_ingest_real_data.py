@@ -99,4 +99,4 @@ def test_damaged_files(real_data: Path, name: str) -> None:
 
 
 def test_no_damaged_file_is_left_untested(real_data: Path) -> None:
-    assert {Path(file.location).name for file in discover([real_data / "corrupt"], None)} == set(DAMAGED)
+    assert {Path(file.location).name for file in discover([real_data / "corrupt"], "damaged")} == set(DAMAGED)

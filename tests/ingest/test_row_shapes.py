@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mixture.ingest.damage import BadRow
 from mixture.ingest.formats import jsonl
 from mixture.ingest.read import read_file
-from mixture.ingest.shapes import example_from, table_shape
+from mixture.ingest.reading import Reading
+from mixture.ingest.shapes import table_shape
 from mixture.rows import RawExample, RawPassage, Reject
 
 P = RawPassage
@@ -70,7 +71,7 @@ def test_object_is_the_same_example_from_json_and_from_parquet(
     ],
 )
 def test_list_is_query_positive_negatives(row: list[str], expected: RawExample) -> None:
-    assert example_from(row, 3) == expected
+    assert Reading().example(row, 3) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,13 +107,16 @@ def test_list_is_query_positive_negatives(row: list[str], expected: RawExample) 
 )
 def test_bad_row_says_why(row: Any, reason: str) -> None:
     with pytest.raises(BadRow) as caught:
-        example_from(row, 1)
+        Reading().example(row, 1)
     assert reason in str(caught.value)
 
 
-def test_two_unknown_columns_are_taken_in_order() -> None:
-    shape = table_shape(["frage", "antwort"])
-    assert shape.build({"frage": "q", "antwort": "p"}, 1) == RawExample(1, "q", (P("p"),))
+@pytest.mark.parametrize("names", [("question_text", "answer_text"), ("user_query", "Doc"), ("q", "a")])
+def test_words_in_two_columns_decide_whichever_stands_first(names: tuple[str, str]) -> None:
+    query, positive = names
+    for order in (names, names[::-1]):
+        shape = table_shape([name.lower() for name in order])
+        assert shape.build({query.lower(): "q", positive.lower(): "p"}, 1) == RawExample(1, "q", (P("p"),))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +124,10 @@ def test_two_unknown_columns_are_taken_in_order() -> None:
     [
         (["id", "text"], "no known columns"),
         (["query", "extra"], "no known columns"),
+        (["frage", "antwort"], "no known columns; found 'frage', 'antwort'"),
+        (["name", "email"], "no known columns"),
+        (["question", "question_id"], "no known columns"),
+        (["question_answer", "answer"], "no known columns"),
         (["a", "a"], "column 'a' appears more than once"),
         (["a", "b", "c"], "no known columns; found 'a', 'b', 'c'"),
         (["how do magnets work in a motor", "they turn"], "the first line does not look like a header"),
@@ -130,15 +138,15 @@ def test_columns_are_not_guessed(columns: list[str], reason: str) -> None:
         table_shape(columns)
 
 
-def test_two_columns_that_are_not_text_are_not_taken_in_order() -> None:
+def test_two_columns_that_are_not_text_are_not_sides() -> None:
     with pytest.raises(BadRow, match="no known columns"):
-        table_shape(["frage", "antwort"], in_order=False)
+        table_shape(["user_question", "answer_text"], text_only=False)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=6))
 def test_any_unicode_text_survives_json_lines(texts: list[str]) -> None:
     for line in (json.dumps(texts), json.dumps(texts, ensure_ascii=False)):
-        example = jsonl.example(line.encode(), 1)
+        example = jsonl.example(line.encode(), 1, Reading())
         assert [example.query, *(passage.text for passage in (*example.positives, *example.negatives))] == texts
 
 

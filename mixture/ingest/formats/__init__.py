@@ -18,6 +18,7 @@ MODULES = (
     "delimited",
     "parquet",
     "arrow",
+    "excel",
 )
 FORMATS: Mapping[str, Format] = {
     format.name: format for module in MODULES for format in import_module(f"{__name__}.{module}").FORMATS

@@ -10,7 +10,7 @@ from mixture.ingest.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.format import Format, Head, Seen, Sure
 from mixture.ingest.formats import jsonl
 from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.reading import Reading
 from mixture.rows import RawExample, Reject
 
 # A whole string (JSON has no raw line break in one), a bracket or comma, or the quote of a string that does not end.
@@ -20,17 +20,18 @@ MAX_ELEMENT_BYTES = 256 * 2**20  # so that a bracket that is never closed cannot
 Element = tuple[int, bytes]
 
 
-def read(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """Rows of a JSON array, plain or packed; no more than one element and one block are in memory.
 
     An element that is no row is one Reject. Where the array itself breaks (a string or a bracket is not closed) nobody
     can say where the next element starts: raises StreamDamaged after the elements before it.
     """
+    reading = reading or Reading()
     for line, element in _Elements(path):
         try:
             if not element:
                 raise BadRow("element is empty: two commas in a row")
-            yield jsonl.example(element, line, columns)
+            yield jsonl.example(element, line, reading)
         except BadRow as bad:
             yield Reject(line, str(bad).replace("line is", "element is", 1), start_of(element))
 

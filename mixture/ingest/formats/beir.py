@@ -11,7 +11,7 @@ from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8
 from mixture.ingest.format import Folder, Format
 from mixture.ingest.formats.judged import judged_examples
 from mixture.ingest.lookup import Lookup
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.reading import Reading
 from mixture.ingest.splits import choose_split
 from mixture.rows import RawExample, Reject
 from mixture.suites.layout import CORPUS, QUERIES, identifier, packed_file, qrels_files
@@ -22,30 +22,32 @@ def is_beir(folder: Path) -> bool:
     return packed_file(folder, CORPUS) is not None and packed_file(folder, QUERIES) is not None
 
 
-def data_files(folder: Path) -> list[Path]:
-    """Corpus, queries and the qrels of the split to train on (`choose_split`).
+def data_files(folder: Path, split: str | None = None) -> list[Path]:
+    """Corpus, queries and the qrels of the split (`choose_split`).
 
     Raises UsageError when one of them is missing, and when no split can be chosen.
     """
     corpus, queries, splits = packed_file(folder, CORPUS), packed_file(folder, QUERIES), qrels_files(folder)
     if corpus is None or queries is None or not splits:
         raise UsageError(f"{folder}: expected corpus.jsonl, queries.jsonl and qrels/train.tsv (BEIR layout)")
-    return [corpus, queries, choose_split(splits, folder / "qrels")]
+    return [corpus, queries, choose_split(splits, folder / "qrels", split)]
 
 
-def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read_folder(folder: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """One example for each query that the qrels judge with a score above 0; see `judged_examples`.
 
     Memory: 24 bytes for each document and query, some 250 for each judgement; texts stay in the files (`Lookup`).
     Raises UsageError for a column mapping: the names in these files are fixed.
     """
-    if columns:
-        raise UsageError(f"{folder}: a column mapping is not for BEIR folders, whose names are fixed")
-    corpus, queries, qrels = data_files(folder)
+    reading = reading or Reading()
+    reading.no_columns(folder, "BEIR folders, whose names are fixed")
+    corpus, queries, qrels = data_files(folder, reading.split)
+    judged = qrels.relative_to(folder).as_posix()
+    reading.note(f"query ← {queries.name}, positive ← documents that {judged} judges above 0")
     with Lookup(corpus, corpus.name, _document) as documents, Lookup(queries, queries.name, _document) as questions:
         yield from documents.build()
         yield from questions.build()
-        yield from judged_examples(qrels, qrels.relative_to(folder).as_posix(), [questions], documents)
+        yield from judged_examples(qrels, judged, [questions], documents)
 
 
 def _document(line: bytes) -> tuple[str, tuple[str, str]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
 from mixture.ingest.format import Format, Head, Seen, Sure
 from mixture.ingest.lines import byte_lines
-from mixture.ingest.renaming import Renaming, our_names
-from mixture.ingest.shapes import Shape, shape_of, table_shape
+from mixture.ingest.mapping import ColumnMap, head_of
+from mixture.ingest.reading import Reading
+from mixture.ingest.shapes import Shape, UnknownNames, shape_of
 from mixture.rows import RawExample, Reject
 
 CSV_DELIMITERS = (",", ";", "|")
@@ -35,33 +36,44 @@ class Record:
     problem: str | None = None
 
 
-def read_csv(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read_csv(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """Rows of a CSV file, plain or packed. Raises StreamDamaged when the packed data is cut or damaged."""
     lines = byte_lines(path)
     # Lines before the header are blank.
     head = list(_through_first_line(lines))
-    delimiter = known_delimiter(_with_surrogates(head[-1][1]), columns) if head else None
-    return _rows(_csv_records(itertools.chain(head, lines), delimiter or CSV_DELIMITERS[0]), columns)
+    reading = reading or Reading()
+    delimiter = delimiter_of(_with_surrogates(head[-1][1]), reading.columns) if head else CSV_DELIMITERS[0]
+    return _rows(_csv_records(itertools.chain(head, lines), delimiter), reading)
 
 
-def read_tsv(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read_tsv(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """Rows of a TSV file, plain or packed. Raises StreamDamaged when the packed data is cut or damaged."""
-    return _rows(_tsv_records(byte_lines(path)), columns)
+    return _rows(_tsv_records(byte_lines(path)), reading or Reading())
 
 
-def known_delimiter(line: str, columns: Renaming | None = None) -> str | None:
+def known_delimiter(line: str, columns: ColumnMap | None = None) -> str | None:
     """The delimiter of CSV under which a header line has known columns; None when there is none."""
-    for delimiter in CSV_DELIMITERS:
-        try:
-            names = header_columns(line.strip("\r\n"), delimiter)
-            if not columns:
-                shape_of(tuple(names), "column")
-            elif not {theirs.strip().lower() for theirs in columns.values()} <= set(names):
-                continue
-        except BadRow:
-            continue
-        return delimiter
-    return None
+    return next((delimiter for delimiter in CSV_DELIMITERS if _is_known(line, delimiter, columns)), None)
+
+
+def delimiter_of(line: str, columns: ColumnMap | None = None) -> str:
+    """The delimiter under which a header line has known columns, else the one that it has most of."""
+    return known_delimiter(line, columns) or max(CSV_DELIMITERS, key=line.count)
+
+
+def _is_known(line: str, delimiter: str, columns: ColumnMap | None) -> bool:
+    """Whether a header has names that say what they hold; they may still be too many to tell, and are refused then."""
+    names: list[str] = []
+    try:
+        names = header_columns(line.strip("\r\n"), delimiter)
+        if columns:
+            return all(head_of(path, names) is not None for paths in columns.values() for path in paths)
+        shape_of(tuple(names), "column")
+    except UnknownNames:
+        return False
+    except BadRow:
+        return len(names) > 1
+    return True
 
 
 def _through_first_line(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -89,14 +101,15 @@ def _compared(fields: list[str]) -> list[str]:
     return [field.strip().lower() for field in fields]
 
 
-def _rows(records: Iterator[Record], columns: Renaming | None) -> Iterator[RawExample | Reject]:
+def _rows(records: Iterator[Record], reading: Reading) -> Iterator[RawExample | Reject]:
     first = next((record for record in records if record.data.strip()), None)
     if first is None:
         return
     try:
-        header, shape = _header(first, columns)
+        header, shape = _header(first, reading)
     except BadRow as bad:
-        yield Reject(first.line, str(bad), start_of(first.data))
+        rows = sum(1 for record in records if record.data.strip())
+        yield Reject(first.line, str(bad), start_of(first.data), rows=max(rows, 1))
         return
     for record in records:
         try:
@@ -105,16 +118,12 @@ def _rows(records: Iterator[Record], columns: Renaming | None) -> Iterator[RawEx
             yield Reject(record.line, str(bad), start_of(record.data))
 
 
-def _header(record: Record, columns: Renaming | None) -> tuple[list[str], Shape]:
-    """The header as names of its shape; what a column mapping leaves out gets a name that no shape has."""
+def _header(record: Record, reading: Reading) -> tuple[list[str], Shape]:
+    """The header as names, and their shape."""
     if record.problem:
         raise BadRow(f"header cannot be read: {record.problem}")
-    if not columns:
-        header = _compared(record.fields)
-        return header, table_shape(header)
-    given = [field.strip() for field in record.fields]
-    names = our_names(given, columns)
-    return [names.get(field, f"\0{field}") for field in given], table_shape(list(names.values()))
+    header = _compared(record.fields)
+    return header, reading.table(header)
 
 
 def _named(record: Record, header: list[str]) -> dict[str, str]:
@@ -215,18 +224,18 @@ def sniff_tsv(head: Head) -> Seen | None:
     """Whether the first line has a tab, and columns that are known."""
     if "\t" not in head.first:
         return None
-    try:
-        shape_of(tuple(header_columns(head.lines[0], "\t")), "column")
-    except BadRow:
-        return Seen(Sure.DELIMITER, "text with the delimiter of TSV")
-    return Seen(Sure.HEADER, "a header line of TSV")
+    if _is_known(head.lines[0], "\t", head.columns):
+        return Seen(Sure.HEADER, "a header line of TSV")
+    return Seen(Sure.DELIMITER, "text with the delimiter of TSV")
 
 
 def sniff_csv(head: Head) -> Seen | None:
     """Whether the first line has columns that are known between one of the delimiters, or a comma."""
     if known_delimiter(head.lines[0], head.columns):
         return Seen(Sure.HEADER, "a header line of CSV")
-    return Seen(Sure.DELIMITER, "text with the delimiter of CSV") if "," in head.first else None
+    delimiter = delimiter_of(head.lines[0])
+    often = delimiter == "," or all(delimiter in line for line in head.lines[:3])
+    return Seen(Sure.DELIMITER, "text with the delimiter of CSV") if delimiter in head.first and often else None
 
 
 FORMATS = (

@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING
 from mixture.ingest.damage import EMPTY_LINE, BadRow, check_utf8, start_of
 from mixture.ingest.format import Format, Head, Seen, Sure
 from mixture.ingest.lines import byte_lines
-from mixture.ingest.renaming import Renaming, renamed
-from mixture.ingest.shapes import example_from
+from mixture.ingest.reading import Reading
 from mixture.rows import RawExample, Reject
 
 if TYPE_CHECKING:
     from mixture.ingest.columns import Columns
 
 
-def read(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """Rows of a JSON lines file, plain or packed, one by one.
 
     Raises StreamDamaged when the packed data is cut or damaged.
     """
+    reading = reading or Reading()
     for number, line in byte_lines(path):
         try:
-            yield example(line, number, columns)
+            yield example(line, number, reading)
         except BadRow as bad:
             yield Reject(number, str(bad), start_of(line))
 
 
-def read_columns(path: Path) -> Iterator[Columns | RawExample | Reject]:
+def read_columns(path: Path, reading: Reading | None = None) -> Iterator[Columns | RawExample | Reject]:
     """`read` by the chunk."""
     from mixture.ingest import chunks  # it reads single lines by this module
 
-    return chunks.read(path)
+    return chunks.read(path, reading or Reading())
 
 
-def example(line: bytes, number: int, columns: Renaming | None = None) -> RawExample:
+def example(line: bytes, number: int, reading: Reading) -> RawExample:
     """The example in one line, or in one JSON value of an array. Raises BadRow."""
     text = check_utf8(line)
     if not text.strip():
@@ -51,7 +51,7 @@ def example(line: bytes, number: int, columns: Renaming | None = None) -> RawExa
         raise BadRow("line is not usable JSON: nested too deeply") from None
     except ValueError as error:  # a number of thousands of digits
         raise BadRow(f"line is not usable JSON: {error}") from None
-    return example_from(renamed(value, columns) if columns else value, number)
+    return reading.example(value, number)
 
 
 def sniff(head: Head) -> Seen | None:

@@ -17,7 +17,7 @@ from mixture.ingest.format import Folder, Format, Head, Seen, Sure
 from mixture.ingest.formats.judged import judged_examples, text_of
 from mixture.ingest.lines import byte_lines
 from mixture.ingest.lookup import Lookup
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.reading import Reading
 from mixture.ingest.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS
 from mixture.ingest.splits import choose_split
 from mixture.rows import RawExample, RawPassage, Reject
@@ -28,13 +28,14 @@ HEAD_LINES = 20
 NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*")
 
 
-def read_triples(path: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read_triples(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """Rows of (query, positive, negative) texts, plain or packed.
 
     Raises StreamDamaged when the packed data is cut or damaged, UsageError for a column mapping.
     """
-    if columns:
-        raise UsageError(f"{path}: a column mapping is not for triples, which have no column names")
+    reading = reading or Reading()
+    reading.no_columns(path, "triples, which have no column names")
+    reading.note("query ← column 1, positive ← column 2, negative ← column 3")
     for number, line in byte_lines(path):
         try:
             query, positive, negative = _three(line)
@@ -48,8 +49,8 @@ def is_msmarco(folder: Path) -> bool:
     return bool(_named(folder, "collection") and _named(folder, "queries"))
 
 
-def data_files(folder: Path) -> list[Path]:
-    """The collection, then the triples of ids or else the qrels to train on (`choose_split`), then all queries files.
+def data_files(folder: Path, split: str | None = None) -> list[Path]:
+    """The collection, then the triples of ids or else the qrels of the split (`choose_split`), then all queries files.
 
     Raises UsageError when one of them is missing, and when no split can be chosen.
     """
@@ -59,18 +60,19 @@ def data_files(folder: Path) -> list[Path]:
     judged = triples or _named(folder, "qrels")
     if not (collection and queries and judged):
         raise UsageError(f"{folder}: expected {LAYOUT} (MS MARCO layout)")
-    return [collection[0], choose_split(_splits(judged), folder), *queries]
+    return [collection[0], choose_split(_splits(judged), folder, split), *queries]
 
 
-def read_folder(folder: Path, columns: Renaming | None = None) -> Iterator[RawExample | Reject]:
+def read_folder(folder: Path, reading: Reading | None = None) -> Iterator[RawExample | Reject]:
     """One example for each triple of ids; without triples one for each query of the qrels (`judged_examples`).
 
     Memory: 24 bytes for each line of the collection and the queries, and with qrels some 250 for each judgement; texts
     stay in the files (`Lookup`). Raises UsageError for a column mapping.
     """
-    if columns:
-        raise UsageError(f"{folder}: a column mapping is not for MS MARCO folders, which have no column names")
-    collection, judged, *query_files = data_files(folder)
+    reading = reading or Reading()
+    reading.no_columns(folder, "MS MARCO folders, which have no column names")
+    collection, judged, *query_files = data_files(folder, reading.split)
+    reading.note(f"query ← {', '.join(file.name for file in query_files)}, positive ← {collection.name} by {judged.name}")
     with ExitStack() as stack:
         documents = stack.enter_context(Lookup(collection, collection.name, _identified))
         queries = [stack.enter_context(Lookup(file, file.name, _identified)) for file in query_files]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from mixture.errors import MixtureError
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.format import Format
-from mixture.ingest.renaming import Renaming
+from mixture.ingest.reading import Reading
 from mixture.ingest.table_rows import BATCH_ROWS, Layout, first_line, layout_of, rows_of
 from mixture.rows import RawExample, Reject
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read(
-    path: Path | str, columns: Renaming | None = None, filesystem: pyarrow.fs.FileSystem | None = None
+    path: Path | str, reading: Reading | None = None, filesystem: pyarrow.fs.FileSystem | None = None
 ) -> Iterator[RawExample | Reject]:
     """Rows of a Parquet file; only the columns that its shape uses are read. `path` is one of `filesystem`, if given.
 
@@ -38,9 +38,9 @@ def read(
     with file:
         schema = file.schema_arrow
         try:
-            layout = layout_of(schema, columns)
+            layout = layout_of(schema, reading or Reading())
         except BadRow as bad:
-            yield Reject(1, str(bad), start_of(", ".join(schema.names)))
+            yield Reject(1, str(bad), start_of(", ".join(schema.names)), rows=max(file.metadata.num_rows, 1))
             return
         first_row = 1
         for group in range(file.num_row_groups):
@@ -59,7 +59,8 @@ def _group(
             row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         check(error)
-        yield Reject(row, f"Parquet data is damaged, rows {row} to {end - 1} cannot be read: {first_line(error)}")
+        yield Reject(row, f"Parquet data is damaged, rows {row} to {end - 1} cannot be read: {first_line(error)}",
+                     rows=max(end - row, 1))  # fmt: skip
 
 
 def _check_connection(path: Path | str, filesystem: pyarrow.fs.FileSystem | None, error: Exception) -> None:

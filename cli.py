@@ -81,7 +81,7 @@ def ingest(
     min_label: Annotated[float | None, typer.Option(
         "--min-label", help="The lowest label of a positive; default: labels are grades, and 0 is a negative")] = None,
     split: Annotated[str | None, typer.Option(
-        "--split", help="Which of the files or parts named train, dev, test to read; several with commas, or all")] = None,
+        "--split", help="Which parts named train, dev, test to read; several with commas, or all")] = None,
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", help="Show how each file would be read, and two of its examples; store nothing")] = False,
     max_rejects: Annotated[str | None, typer.Option(

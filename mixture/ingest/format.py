@@ -59,8 +59,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that is read as a whole: how it is known, which of its files count for a split (None: the one to train on),
-    and how it is read."""
+    """A folder that is read as a whole: how it is known, which of its files count for a split (None: the one to train
+    on), and how it is read."""
 
     is_one: Callable[[Path], bool]
     data_files: Callable[[Path, str | None], list[Path]]

@@ -14,9 +14,9 @@ import pyarrow as pa
 from mixture.errors import MixtureError, UsageError, unknown_name
 from mixture.ingest.columns import Columns
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of, survive
-from mixture.ingest.read import read_items
 from mixture.ingest.labels import by_query
 from mixture.ingest.mapping import Given
+from mixture.ingest.read import read_items
 from mixture.ingest.reading import Reading
 from mixture.ingest.shapes import Shape
 from mixture.ingest.splits import TRAIN, choose_split

@@ -35,9 +35,9 @@ LABEL_WORDS = frozenset({
     "label", "labels", "score", "scores", "similarity", "relevance", "relevancy", "relevant", "grade", "rating",
     "judgement", "judgment", "duplicate", "correct", "target", "qrel",
 })  # fmt: skip
-LABEL_NAMES = frozenset({
-    "is_answer", "is_match", "is_positive", "is_paraphrase", "is_selected", "is_true", "is_gold", "is_accepted",
-    "match", "class", "y", "gold",
+LABEL_NAMES = frozenset({  # without what stands between words: isAnswer, is_answer
+    "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match",
+    "class", "y", "gold",
 })  # fmt: skip
 SIDE_WORDS = frozenset({"pos", "neg", "positive", "negative", "positives", "negatives"})
 
@@ -51,7 +51,7 @@ SMALL_WORDS = frozenset({"hard", "text", "passage", "passages", "document", "doc
 MEANINGFUL = tuple(
     sorted(
         {name for pair in (*CERTAIN_PAIRS, *KNOWN_PAIRS, *SYMMETRIC_PAIRS) for name in pair}
-        | LABEL_NAMES
+        | {"is_answer", "is_match", "is_positive", "is_selected", "match", "class", "gold"}
         | {"label", "labels", "score", "similarity", "relevance", "is_relevant", "relevant", "is_duplicate",
            "similarity_score", "gold_label", "grade", "rating", "target"}
         | {"set", "texts", "pos", "neg", "prompt", "pos_scores", "neg_scores", "rejected"}
@@ -75,11 +75,13 @@ def words_of(name: str) -> list[str]:
 def is_label(name: str) -> bool:
     """Whether a column judges its row, by its name. A score of one side (`neg_scores`) does not."""
     words = words_of(name)
-    if "_".join(words) in LABEL_NAMES:
+    whole = "".join(words)
+    if whole in LABEL_NAMES or (whole.startswith("is") and whole[2:] in LABEL_WORDS):
         return True
-    return bool(LABEL_WORDS & set(words)) and not (
-        {"score", "scores"} & set(words) and SIDE_WORDS & set(words) and not {"is", "label"} & set(words)
-    )
+    if not LABEL_WORDS & set(words) and not whole.endswith(("label", "score", "relevance", "similarity")):
+        return False
+    side = {"score", "scores"} & set(words) and SIDE_WORDS & set(words)
+    return not side or bool({"is", "label"} & set(words))
 
 
 def is_negative(name: str, positive: str) -> bool:

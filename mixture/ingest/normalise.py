@@ -292,10 +292,9 @@ def sample(batch: Batch, count: int) -> list[dict[str, Any]]:
     """The first examples of a batch with their texts, as they would be stored."""
     examples = batch.examples.slice(0, max(count, 0)).to_pylist()
     passages = batch.passages
-    texts = {}
-    if examples:
-        texts = dict(zip(passages["passage_id"].to_pylist(), rows.whole_texts(
-            passages["title"].combine_chunks(), passages["text"].combine_chunks()).to_pylist(), strict=True))  # fmt: skip
+    titles, bodies = (passages[name].combine_chunks() for name in ("title", "text"))
+    ids = passages["passage_id"].to_pylist()
+    texts = dict(zip(ids, rows.whole_texts(titles, bodies).to_pylist(), strict=True)) if examples else {}
     found = []
     for example in examples:
         own = batch.negatives.filter(pc.equal(batch.negatives["example_id"], example["example_id"]))

@@ -30,7 +30,9 @@ class FileReport:
             self.rows += batch.rows_read
             self.refused += batch.refused
             alone = batch.refused if batch.rejects.num_rows == 1 else 1  # one reason may stand for all rows
-            for reason, line in zip(batch.rejects["reason"].to_pylist(), batch.rejects["line"].to_pylist(), strict=True):
+            for reason, line in zip(
+                batch.rejects["reason"].to_pylist(), batch.rejects["line"].to_pylist(), strict=True
+            ):
                 count, first = self.reasons.get(reason, (0, line))
                 self.reasons[reason] = (count + alone, first)
             yield batch

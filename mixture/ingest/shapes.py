@@ -218,8 +218,8 @@ def _pair_names(names: Sequence[str], what: str, labels: Sequence[str]) -> tuple
     if not found:
         _missing_side(have, what)
         listed = ", ".join(repr(name) for name in names[:12]) or "none"
-        raise UnknownNames(f"no known {what}s; found {listed}; expected {EXPECTED}; or say which is which, as "
-                           "in `columns=query=NAME,positive=NAME`")  # fmt: skip
+        raise UnknownNames(f"no known {what}s; found {listed}; say which is which, as in "
+                           f"`columns=query=NAME,positive=NAME`, or name them {EXPECTED}")  # fmt: skip
     if found[0] in SYMMETRIC_PAIRS and labels:
         query, positive = found[0]
         raise BadRow(

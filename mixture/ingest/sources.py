@@ -61,12 +61,12 @@ def discover(
 
     A folder of files is one collection, named after the folder; each of its sub-folders is another, with all that
     lies below, unless its name is that of a part. Files whose names differ in more than a number, a language or a part
-    (train, test) are not taken for one collection: `name` says that they are. A folder that is read as a whole is one unit and one collection. A file given by itself is named after
-    its own stem (`xquad.zh.jsonl`: collection xquad, language zh), a shard such as `train-00000-of-00001.parquet`
-    after its folder (after the one above if that is `data`). Files behind a URI (`s3://bucket/folder`) follow the
-    same rules; a hub dataset is named after its repository.
-    `name` replaces the collection's name; several files or folders then become one collection, but a folder of
-    collections does not. `format` is taken for every unit, whatever its content looks like.
+    (train, test) are not taken for one collection: `name` says that they are. A folder that is read as a whole is one
+    unit and one collection. A file given by itself is named after its own stem (`xquad.zh.jsonl`: collection xquad,
+    language zh), a shard such as `train-00000-of-00001.parquet` after its folder (after the one above if that is
+    `data`). Files behind a URI (`s3://bucket/folder`) follow the same rules; a hub dataset is named after its
+    repository. `name` replaces the collection's name; several files or folders then become one collection, but a folder
+    of collections does not. `format` is taken for every unit, whatever its content looks like.
 
     Of files named or foldered train, validation (dev) or test, those to train on are taken: train, else the only part
     there is if it is not test; `split` asks for others ("dev", "train,dev", "all"). `note` is told what is left out.
@@ -106,9 +106,7 @@ def discover(
     return [unit for units in collections.values() for unit in _of_split(units, wanted, note)]
 
 
-def _of_split(
-    units: list[SourceUnit], wanted: frozenset[str] | None, note: Callable[[str], None]
-) -> list[SourceUnit]:
+def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Callable[[str], None]) -> list[SourceUnit]:
     """Those of a collection's units to read. Units that say no part are read unless one is asked for."""
     parts = {unit.split for unit in units if unit.split is not None and _has_part(unit)}
     collection = units[0].collection
@@ -125,8 +123,9 @@ def _of_split(
     kept = [unit for unit in units if (unit.split in chosen if _has_part(unit) else wanted is None or unit in plain)]
     left = [unit for unit in units if unit not in kept]
     if left:
-        names = ", ".join(Path(unit.location).name for unit in left[:5]) + ", …" * (len(left) > 5)
-        note(f"{collection}: left out {names} ({', '.join(sorted({str(u.split) for u in left}))}); `split=all` takes them in")
+        names = ", ".join("/".join(Path(unit.location).parts[-2:]) for unit in left[:5]) + ", …" * (len(left) > 5)
+        found = ", ".join(sorted({str(unit.split) for unit in left}))
+        note(f"{collection}: left out {names} ({found}); `split=all` takes them in")
     elif wanted is None and chosen and splits.TRAIN not in chosen:
         note(f"{collection}: {kept[0].location} is named {', '.join(sorted(chosen))}; there is no file for training")
     return kept
@@ -149,8 +148,8 @@ def _check_alike(units: Sequence[SourceUnit], source: Path | str) -> None:
         if len(files) > 1:
             listed = ", ".join(files[:6]) + ", …" * (len(files) > 6)
             raise UsageError(
-                f"the files of {source} would be one collection {collection!r}, and their names are different: {listed}; "
-                "give them one by one (FOLDER/*) for a collection each, or give `name` for one collection"
+                f"the files of {source} would be one collection {collection!r}, but their names are different: "
+                f"{listed}; give them one by one (FOLDER/*) for a collection each, or give `name` for one collection"
             )
 
 
@@ -200,7 +199,6 @@ def _remote_units(uri: str, format: str | None) -> list[SourceUnit]:
     units = []
     for file in files:
         path = PurePath(file.path)
-        below = path.relative_to(base).parts
         if not _counts(path.name):
             continue
         file_format = format or remote.format_of(path)

@@ -43,8 +43,8 @@ def sha256_of(unit: SourceUnit) -> str:
 
 
 def read_unit(unit: SourceUnit, reading: Reading | None = None) -> Iterator[Columns | RawExample | Reject]:
-    """Stream the rows of a unit, as `reading` has it (which column is which), as blocks of columns where its format allows it; a Reject of a folder says in which
-    of its files (`Reject.file`).
+    """Stream the rows of a unit, as blocks of columns where its format allows it. `reading` says which column is which
+    and notes what they were taken for; a Reject of a folder says in which of its files (`Reject.file`).
 
     Raises UsageError, before the first row, for what cannot be read at all (see `read_file` and `hub.read_part`), and
     MixtureError when a remote place cannot be reached any more.

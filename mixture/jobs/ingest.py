@@ -27,7 +27,6 @@ from mixture.rows import Batch
 from mixture.store import Store
 from mixture.store.write import CollectionFacts, FileCounts, NewFile, RejectLimit, add_files, declare, file_is_stored
 
-
 Sources: TypeAlias = Names | Any
 """Paths, patterns, URIs and hub ids; or rows: an Arrow table, a data frame, a `datasets.Dataset`, a list of
 dictionaries."""

@@ -49,7 +49,7 @@ def test_other_columns_are_one_reject(tmp_path: Path, layout: str) -> None:
     (reject,) = read_file(written(tmp_path / "rows", pa.table({"a": [1], "b": ["x"]}), layout))
     assert isinstance(reject, Reject)
     assert (reject.line, reject.raw) == (1, "a, b")
-    assert "found 'a', 'b'; expected query + pos" in reject.reason
+    assert "found 'a', 'b'; say which is which" in reject.reason
 
 
 def test_cut_stream_gives_the_batches_before_the_cut(tmp_path: Path) -> None:

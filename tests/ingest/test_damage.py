@@ -131,7 +131,7 @@ def test_ragged_tsv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"a,b,c\n1,2,3\n1,2,3\n", "no known columns; found 'a', 'b', 'c'; expected query + pos"),
+        (b"a,b,c\n1,2,3\n1,2,3\n", "no known columns; found 'a', 'b', 'c'; say which is which"),
         (b"how do magnets work in a motor\tthey turn\n" * 3, "the first line does not look like a header"),
         (b"question,answer\n", "the file has no rows"),
         (b"fr\xe4ge,answer\nq,a\n", "header cannot be read: line is not valid UTF-8"),
@@ -154,7 +154,7 @@ def test_parquet_with_other_columns_is_one_reject(tmp_path: Path) -> None:
     good, (reject,) = read(tmp_path / "rows", content)
     assert good == []
     assert (reject.line, reject.raw) == (1, "text, n_words")
-    assert "found 'text', 'n_words'; expected query + pos" in reject.reason
+    assert "found 'text', 'n_words'; say which is which" in reject.reason
 
 
 def test_parquet_with_a_column_twice_is_one_reject(tmp_path: Path) -> None:

@@ -116,9 +116,7 @@ def test_wrong_configurations_and_splits(mirror: Path, source: HubSource, messag
 def test_wrong_column_mapping_is_one_reject(mirror: Path) -> None:
     (reject,) = read_unit(one(HubSource("acme/qa", "english", columns={"query": "Headlein", "positive": "Body"})))
     assert isinstance(reject, Reject)
-    assert reject.reason == (
-        "no column 'Headlein', which `columns` gives for query; found 'headline', 'body', 'votes'"
-    )
+    assert reject.reason == ("no column 'Headlein', which `columns` gives for query; found 'headline', 'body', 'votes'")
 
 
 def test_damaged_shard(mirror: Path) -> None:

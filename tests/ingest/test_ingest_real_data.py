@@ -78,7 +78,7 @@ DAMAGED = {
     "empty.jsonl": (0, [(1, "the file is empty")]),
     "missing-query.jsonl": (7, [(line, "missing key 'query'") for line in (2, 5, 8)]),
     "empty-positives.jsonl": (8, [(line, "'pos' is an empty list") for line in (4, 7)]),
-    "wrong-columns.parquet": (0, [(1, "no known columns; found 'text', 'n_words'; expected ")]),
+    "wrong-columns.parquet": (0, [(1, "no known columns; found 'text', 'n_words'; say which is which")]),
     # Lines where records 3, 6 and 9 start: answers hold line breaks.
     "ragged.csv": (9, [(24, "record has 1 field;"), (39, "record has 4 fields;"), (42, "line is empty")]),
     "long-text.jsonl": (5, []),

@@ -83,7 +83,7 @@ def test_list_is_query_positive_negatives(row: list[str], expected: RawExample) 
         ({"positive_passages": []}, "missing key 'query'"),
         ({"anchor": "q", "negative": "n"}, "missing key 'positive'"),
         ({"positive": "p"}, "missing key 'anchor'"),
-        ({"foo": 1, "bar": 2}, "no known keys; found 'foo', 'bar'; expected query + pos"),
+        ({"foo": 1, "bar": 2}, "no known keys; found 'foo', 'bar'; say which is which, as in `columns=query=NAME"),
         ({"query": "q", "pos": []}, "'pos' is an empty list"),
         ({"query": "q", "pos": None}, "'pos' is null"),
         ({"query": None, "pos": ["p"]}, "'query' is null; expected text"),

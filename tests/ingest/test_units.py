@@ -192,7 +192,11 @@ def test_format_goes_through_to_the_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "format", "message"),
     [
-        ("suite", "bier", "`format` is 'bier'; allowed: arrow, beir, csv, excel, json, jsonl, msmarco, parquet, triples, tsv"),
+        (
+            "suite",
+            "bier",
+            "`format` is 'bier'; allowed: arrow, beir, csv, excel, json, jsonl, msmarco, parquet, triples, tsv",
+        ),
         ("suite", "msmarco", r"suite: expected collection.tsv, queries.train.tsv"),
         ("all", "beir", r"all: expected corpus.jsonl, queries.jsonl and qrels"),
         ("suite/corpus.jsonl", "beir", "is a file; format 'beir' is one of folders"),

@@ -26,14 +26,12 @@ def read(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Re
         raise UsageError(
             f"{path}: to read Excel install openpyxl (pip install 'retrieval-mixture[excel]'), or save the sheet as CSV"
         ) from None
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # damaged parts raise whatever their parser does
-        raise StreamDamaged(f"the workbook is damaged: {error}") from None
-    try:
+    with path.open("rb") as file:  # by its name openpyxl would go by the extension
+        try:
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        except Exception as error:  # damaged parts raise whatever their parser does
+            raise StreamDamaged(f"the workbook is damaged: {error}") from None
         yield from _rows(book, reading or Reading())
-    finally:
-        book.close()
 
 
 def _rows(book: Any, reading: Reading) -> Iterator[RawExample | Reject]:

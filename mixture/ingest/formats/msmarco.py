@@ -72,7 +72,9 @@ def read_folder(folder: Path, reading: Reading | None = None) -> Iterator[RawExa
     reading = reading or Reading()
     reading.no_columns(folder, "MS MARCO folders, which have no column names")
     collection, judged, *query_files = data_files(folder, reading.split)
-    reading.note(f"query ← {', '.join(file.name for file in query_files)}, positive ← {collection.name} by {judged.name}")
+    reading.note(
+        f"query ← {', '.join(file.name for file in query_files)}, positive ← {collection.name} by {judged.name}"
+    )
     with ExitStack() as stack:
         documents = stack.enter_context(Lookup(collection, collection.name, _identified))
         queries = [stack.enter_context(Lookup(file, file.name, _identified)) for file in query_files]

@@ -76,16 +76,29 @@ def ingest(
         "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Keep what a changed file gave before")] = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
+    """Read collections into the store, whatever their format; damaged rows go to the table rejects.
+
+    A file that changed replaces what it gave before, unless --append is given.
+    """
     from mixture import jobs
 
+    failure = None
     with _open(store, create=True) as lake, bar("ingest") as progress:
-        results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
-                              max_rejects=max_rejects, progress=progress)  # fmt: skip
-    print_rows([{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
-                for r in results], as_json=as_json)  # fmt: skip
+        try:
+            results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
+                                  max_rejects=max_rejects, append=append, progress=progress)  # fmt: skip
+        except jobs.NothingStored as error:
+            results, failure = error.results, error
+    rows = [{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
+            for r in results]  # fmt: skip
+    if not any(row["replaced"] for row in rows):  # a column that most have no use for
+        rows = [{key: value for key, value in row.items() if key != "replaced"} for row in rows]
+    print_rows(rows, as_json=as_json)
+    if failure is not None:
+        raise failure
 
 
 @app.command()

@@ -5,7 +5,7 @@ from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, selec
 from mixture.jobs.decontaminate import decontaminate
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
-from mixture.jobs.ingest import IngestResult, ingest
+from mixture.jobs.ingest import IngestResult, NothingStored, ingest
 from mixture.jobs.mine import MiningResult, mine
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
@@ -20,6 +20,7 @@ __all__ = [
     "Exported",
     "IngestResult",
     "MiningResult",
+    "NothingStored",
     "RemovalResult",
     "Sql",
     "Temperature",

@@ -37,8 +37,8 @@ def named(parameter: str, name: str, known: Mapping[str, T]) -> T:
     return known[name]
 
 
-NAME_RULE = "a letter or digit, then letters, digits, '.', '_' or '-' of any script, 100 at most"
-MOST_LETTERS = 100
+NAME_RULE = "a letter or digit, then letters, digits, '.', '_' or '-', of any script"
+SHOWN_LETTERS = 60
 
 
 def is_name(name: str) -> bool:
@@ -48,13 +48,13 @@ def is_name(name: str) -> bool:
     [True, True, True, False, False, False]
     """
     # Letters, marks and numbers: many scripts write vowels as marks.
-    return 0 < len(name) <= MOST_LETTERS and _kind(name[0]) in "LN" and all(_kind(c) in "LMN" or c in "._-" for c in name)
+    return bool(name) and _kind(name[0]) in "LN" and all(_kind(c) in "LMN" or c in "._-" for c in name)
 
 
 def check_name(kind: str, name: str) -> None:
     """Raise `UsageError` for what `is_name` does not take. kind: such as `collection name`."""
     if not is_name(name):
-        raise UsageError(f"{kind} {name[:MOST_LETTERS]!r}: use {NAME_RULE}")
+        raise UsageError(f"{kind} {name[:SHOWN_LETTERS]!r}: use {NAME_RULE}")
 
 
 def _kind(letter: str) -> str:

@@ -140,10 +140,15 @@ def _check_names(collections: Iterable[str], *, given: bool) -> None:
         if not given and not is_name(collection):
             raise UsageError(f"the collection's name would be {collection!r}, as the file or folder is called, and a name "
                              f"needs {NAME_RULE}; give `name`")  # fmt: skip
-        check_name("collection name", collection)
-        if len(f"collection={url_quote(collection, safe='')}") > 255:
-            raise UsageError(f"{collection[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of "
-                             "most other scripts); give one in `name`")  # fmt: skip
+        check_collection_name(collection)
+
+
+def check_collection_name(name: str) -> None:
+    """Raise `UsageError` for what cannot name a collection."""
+    check_name("collection name", name)
+    if len(f"collection={url_quote(name, safe='')}") > 255:
+        raise UsageError(f"{name[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of most other "
+                         "scripts); give one in `name`")  # fmt: skip
 
 
 def _place(unit: SourceUnit) -> str:

@@ -6,7 +6,7 @@ of one, the first file counts, as it does while they are stored. So what is ther
 was edited between.
 
 All functions work within the transaction of `connection`, on the temporary tables that `prepare` makes: `new_links` of the
-file at hand, `before` and `known_rows` (what it gave before; its rows that the collection had), `touched` and `loose` (the
+file at hand, `given_before` and `known_rows` (what it gave before; its rows that the collection had), `touched_examples` and `loose_passages` (the
 examples to settle; passages that may be of no use any more).
 """
 
@@ -79,19 +79,19 @@ def turn_of(connection: duckdb.DuckDBPyConnection, collection: str, place: str, 
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, collection: str, place: str) -> None:
-    """The temporary tables of one file: `before` has what an earlier content of it gave."""
-    for name, columns in (("touched", "(id VARCHAR)"), ("new_links", LINKS)):
+    """The temporary tables of one file: `given_before` has what an earlier content of it gave."""
+    for name, columns in (("touched_examples", "(id VARCHAR)"), ("new_links", LINKS)):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} {columns}")
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE known_rows (example_id VARCHAR, part INTEGER, language VARCHAR, "
         "positives STRUCT(passage_id VARCHAR, grade FLOAT)[])"
     )
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE before AS SELECT DISTINCT example_id AS id FROM file_examples
+        """CREATE OR REPLACE TEMP TABLE given_before AS SELECT DISTINCT example_id AS id FROM file_examples
            WHERE collection = $c AND place = $place""",
         {"c": collection, "place": place},
     )
-    connection.execute("CREATE OR REPLACE TEMP TABLE loose (id VARCHAR)")
+    connection.execute("CREATE OR REPLACE TEMP TABLE loose_passages (id VARCHAR)")
 
 
 def note_links(connection: duckdb.DuckDBPyConnection, batch: Batch, part: int) -> None:
@@ -111,7 +111,7 @@ def note_links(connection: duckdb.DuckDBPyConnection, batch: Batch, part: int) -
 def note_known(connection: duckdb.DuckDBPyConnection, known: pa.Table, part: int) -> None:
     """Keep the rows of a batch whose examples the collection had, for `settle` and `bring_up_to_date`."""
     connection.register("batch_known", known.select(["example_id", "language", "positives"]))
-    connection.execute("INSERT INTO temp.touched SELECT example_id FROM temp.batch_known")
+    connection.execute("INSERT INTO temp.touched_examples SELECT example_id FROM temp.batch_known")
     connection.execute("INSERT INTO temp.known_rows BY NAME SELECT *, ? AS part FROM temp.batch_known", [part])
 
 
@@ -128,7 +128,7 @@ def link(connection: duckdb.DuckDBPyConnection, collection: str, place: str, tur
     if not replaces:
         return 0
     (stays,) = _one(connection.execute(
-        """SELECT count(*) FROM temp.before SEMI JOIN temp.new_links ON id = example_id
+        """SELECT count(*) FROM temp.given_before SEMI JOIN temp.new_links ON id = example_id
            SEMI JOIN (SELECT example_id FROM examples WHERE collection = ?) e ON id = e.example_id""",
         [collection],
     ).fetchone())  # fmt: skip
@@ -138,29 +138,29 @@ def link(connection: duckdb.DuckDBPyConnection, collection: str, place: str, tur
 def take_back(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
     """Take out what a file gave before and no file gives now; how many examples that were."""
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE gone AS SELECT id FROM temp.before
+        """CREATE OR REPLACE TEMP TABLE gone_examples AS SELECT id FROM temp.given_before
            SEMI JOIN (SELECT example_id AS id FROM examples WHERE collection = $c) USING (id)
            ANTI JOIN (SELECT example_id AS id FROM file_examples WHERE collection = $c) USING (id)""",
         {"c": collection},
     )
-    (count,) = _one(connection.execute("SELECT count(*) FROM temp.gone").fetchone())
+    (count,) = _one(connection.execute("SELECT count(*) FROM temp.gone_examples").fetchone())
     if not count:
         return 0
     connection.execute(
         """INSERT INTO removals BY NAME SELECT collection, example_id, query, $reason AS reason, now() AS removed_at
-           FROM examples WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone)""",
+           FROM examples WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)""",
         {"c": collection, "reason": REPLACED},
     )
     connection.execute(
-        """INSERT INTO temp.loose
+        """INSERT INTO temp.loose_passages
            SELECT unnest(positives).passage_id FROM examples
-           WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone)
-           UNION SELECT passage_id FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone)""",
+           WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)
+           UNION SELECT passage_id FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)""",
         {"c": collection},
     )
     for table in ("examples", "negatives"):
         connection.execute(
-            f"DELETE FROM {table} WHERE collection = ? AND example_id IN (SELECT id FROM temp.gone)", [collection]
+            f"DELETE FROM {table} WHERE collection = ? AND example_id IN (SELECT id FROM temp.gone_examples)", [collection]
         )
     return int(count)
 
@@ -169,7 +169,7 @@ def bring_up_to_date(connection: duckdb.DuckDBPyConnection, collection: str, tur
     """Give examples that stay the language and the grades of the file's new content, where it is the first to give
     them."""
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE changed AS
+        """CREATE OR REPLACE TEMP TABLE changed_rows AS
            SELECT n.example_id, n.language, n.positives
            FROM temp.known_rows n
            JOIN (SELECT example_id, min(part) AS part FROM temp.new_links GROUP BY 1) USING (example_id, part)
@@ -180,61 +180,74 @@ def bring_up_to_date(connection: duckdb.DuckDBPyConnection, collection: str, tur
         {"c": collection, "turn": turn},
     )
     connection.execute(
-        """UPDATE examples SET language = n.language, positives = n.positives FROM temp.changed n
+        """UPDATE examples SET language = n.language, positives = n.positives FROM temp.changed_rows n
            WHERE examples.collection = ? AND examples.example_id = n.example_id""",
         [collection],
     )
 
 
 def settle(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
-    """Give the examples in `touched` the negatives that their links have, and leave mined ones as they are.
+    """Give the examples in `touched_examples` the negatives that their links have, and leave mined ones as they are.
 
     A link of an older store may not know its negatives; of such an example none is taken away.
     """
-    if not connection.execute("SELECT 1 FROM temp.touched LIMIT 1").fetchone():
+    if not connection.execute("SELECT 1 FROM temp.touched_examples LIMIT 1").fetchone():
         return
     parameters = {"c": collection}
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE wanted AS
+        """CREATE OR REPLACE TEMP TABLE wanted_negatives AS
            SELECT example_id, n.passage_id AS passage_id, n."rank" AS "rank", n.score AS score
            FROM (SELECT example_id, turn, part, unnest(negatives) AS n FROM file_examples
-                 WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched))
+                 WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched_examples))
            SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)
            QUALIFY row_number() OVER (PARTITION BY example_id, n.passage_id ORDER BY turn, part, n."rank") = 1""",
         parameters,
     )
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE outdated AS
+        """CREATE OR REPLACE TEMP TABLE outdated_negatives AS
            SELECT o.example_id, o.passage_id
-           FROM (SELECT * FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched)) o
-           LEFT JOIN temp.wanted w USING (example_id, passage_id)
+           FROM (SELECT * FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched_examples)) o
+           LEFT JOIN temp.wanted_negatives w USING (example_id, passage_id)
            WHERE CASE WHEN o.miner <> 'provided' THEN w.passage_id IS NOT NULL
                       WHEN w.passage_id IS NULL THEN o.example_id NOT IN (
                           SELECT example_id FROM file_examples WHERE collection = $c AND negatives IS NULL)
                       ELSE o."rank" <> w."rank" OR o.score IS DISTINCT FROM w.score END""",
         parameters,
     )
-    connection.execute("INSERT INTO temp.loose SELECT passage_id FROM temp.outdated")
+    connection.execute("INSERT INTO temp.loose_passages SELECT passage_id FROM temp.outdated_negatives")
     connection.execute(
         """DELETE FROM negatives WHERE collection = $c
-           AND (example_id, passage_id) IN (SELECT (example_id, passage_id) FROM temp.outdated)""",
+           AND (example_id, passage_id) IN (SELECT (example_id, passage_id) FROM temp.outdated_negatives)""",
         parameters,
     )
     connection.execute(
         """INSERT INTO negatives BY NAME
-           SELECT $c AS collection, w.*, 'provided' AS miner FROM temp.wanted w ANTI JOIN
+           SELECT $c AS collection, w.*, 'provided' AS miner FROM temp.wanted_negatives w ANTI JOIN
            (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)""",
         parameters,
     )
 
 
+def settle_only(connection: duckdb.DuckDBPyConnection, collection: str, example_ids: pa.ChunkedArray) -> None:
+    """`settle` these examples, where the collection has links."""
+    prepare(connection, collection, UNKNOWN)
+    connection.register("settled", pa.table({"example_id": example_ids}))
+    connection.execute(
+        """INSERT INTO temp.touched_examples SELECT example_id FROM temp.settled
+           SEMI JOIN (SELECT example_id FROM file_examples WHERE collection = ?) USING (example_id)""",
+        [collection],
+    )
+    settle(connection, collection)
+    drop_loose_passages(connection, collection)
+
+
 def drop_loose_passages(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
-    """Remove the passages in `loose` that nothing uses any more. An undo brings back what it needs, by time travel."""
-    if not connection.execute("SELECT 1 FROM temp.loose LIMIT 1").fetchone():
+    """Remove the passages in `loose_passages` that nothing uses any more. An undo brings back what it needs, by time travel."""
+    if not connection.execute("SELECT 1 FROM temp.loose_passages LIMIT 1").fetchone():
         return
     connection.execute(
         """DELETE FROM passages WHERE collection = $c AND passage_id IN (
-               SELECT id FROM temp.loose
+               SELECT id FROM temp.loose_passages
                ANTI JOIN (SELECT unnest(positives).passage_id AS id FROM examples WHERE collection = $c) USING (id)
                ANTI JOIN (SELECT passage_id AS id FROM negatives WHERE collection = $c) USING (id))""",
         {"c": collection},

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.errors import StoreError
+from mixture.store import givers
+from mixture.store.change import earlier_names
 from mixture.store.connect import Store
 
 
@@ -92,7 +94,8 @@ def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = Non
 def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
     """Put back what the newest command with one of these reasons took out, by time travel; examples by collection.
 
-    The examples come back with the negatives that they had. Nothing to put back gives an empty dictionary.
+    The examples come back with the negatives that they had, as far as files and miners still give them. What no file of
+    the collection gives any more stays out. Nothing to put back gives an empty dictionary.
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -102,35 +105,63 @@ def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
         if newest is None or newest[0] is None:
             return {}
         before = int(newest[0])
-        back = connection.execute(
+        removed = connection.execute(
             "SELECT collection, example_id FROM removals WHERE snapshot_before = ? AND list_contains(?, reason)",
             [before, list(reasons)],
         ).to_arrow_table()
+        connection.register("removed", removed)
+        # A collection that an older version stored, and that was not added to since, has no links.
+        back = connection.execute(
+            """SELECT * FROM removed WHERE collection NOT IN (SELECT collection FROM file_examples)
+               OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples)"""
+        ).to_arrow_table()
+        names = pc.unique(back["collection"]).to_pylist()
         versions = connection.execute(
             "SELECT snapshot_id FROM lake.snapshots() WHERE snapshot_id >= ? ORDER BY 1", [before]
         ).fetchall()
         # What another process ingested while the command ran is in a later version than the one before it.
         lacking = back
         for (version,) in versions:
-            connection.register("lacking", lacking)
-            for table in ("negatives", "examples"):
-                connection.execute(
-                    f"""INSERT INTO {table} SELECT * FROM {table} AT (VERSION => {version})
-                        SEMI JOIN lacking USING (collection, example_id)"""
-                )
+            _copy_from(connection, version, lacking, earlier_names(connection, names, version))
             lacking = connection.execute(
                 "SELECT * FROM lacking ANTI JOIN examples USING (collection, example_id)"
             ).to_arrow_table()
             if not lacking.num_rows:
                 break
-        connection.register("back", back)
         connection.execute(
-            "DELETE FROM removals WHERE (collection, example_id) IN (SELECT collection, example_id FROM back)"
+            "DELETE FROM removals WHERE (collection, example_id) IN (SELECT (collection, example_id) FROM removed)"
         )
+        for name in names:
+            givers.settle_only(connection, name, back.filter(pc.equal(back["collection"], name))["example_id"])
         found = back.group_by("collection").aggregate([("example_id", "count")])
         return dict(zip(found["collection"].to_pylist(), found["example_id_count"].to_pylist(), strict=True))
 
     return store.transaction(work)
+
+
+def _copy_from(
+    connection: duckdb.DuckDBPyConnection, version: int, lacking: pa.Table, earlier: dict[str, str]
+) -> None:  # fmt: skip
+    """Insert the examples `lacking` as a version of the store had them, with their negatives, and the passages of both
+    that are there no more. earlier: what the collections were called then."""
+    connection.register("lacking", lacking)
+    connection.register("earlier", pa.table({"now": list(earlier), "then": list(earlier.values())}))
+    for table in ("negatives", "examples"):
+        connection.execute(
+            f"""INSERT INTO {table} BY NAME SELECT e."now" AS collection, t.* EXCLUDE (collection)
+                FROM (FROM {table} AT (VERSION => {version})) t JOIN earlier e ON t.collection = e."then"
+                SEMI JOIN lacking l ON l.collection = e."now" AND l.example_id = t.example_id"""
+        )
+    connection.execute(
+        f"""INSERT INTO passages BY NAME SELECT e."now" AS collection, t.* EXCLUDE (collection)
+            FROM (FROM passages AT (VERSION => {version})) t JOIN earlier e ON t.collection = e."then"
+            WHERE (e."now", t.passage_id) IN (
+                SELECT (collection, passage_id) FROM (
+                    SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples
+                    UNION ALL SELECT collection, example_id, passage_id FROM negatives)
+                SEMI JOIN lacking USING (collection, example_id))
+            AND (e."now", t.passage_id) NOT IN (SELECT (collection, passage_id) FROM passages)"""
+    )
 
 
 def append(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]] | pa.Table) -> None:

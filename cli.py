@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
+from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
@@ -41,6 +42,7 @@ RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak 
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 
 
+app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 

@@ -19,11 +19,16 @@ TABLES = ("examples", "passages", "negatives", "file_examples", "sources", "reje
 
 @dataclass(frozen=True)
 class Change:
-    """A collection that was removed, brought back or renamed: what it is called now, and how many examples it has."""
+    """A collection that was removed, brought back or renamed, with its number of examples.
+
+    only_kept_here: examples that dedup took out of other collections since this one had them; removing it does not put
+                    them back
+    """
 
     collection: str
     examples: int
     renamed_to: str | None = None
+    only_kept_here: int = 0
 
 
 def remove_collections(store: Store, names: Sequence[str]) -> list[Change]:
@@ -31,7 +36,8 @@ def remove_collections(store: Store, names: Sequence[str]) -> list[Change]:
 
     def work(connection: duckdb.DuckDBPyConnection) -> list[Change]:
         before = _newest(connection)
-        found = [Change(name, _held(connection, name)) for name in dict.fromkeys(names)]
+        found = [Change(name, _held(connection, name), only_kept_here=_kept_for_others(connection, name, names))
+                 for name in dict.fromkeys(names)]  # fmt: skip
         for change in found:
             for table in TABLES:
                 connection.execute(f"DELETE FROM {table} WHERE collection = ?", [change.collection])
@@ -121,6 +127,14 @@ def _held(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     if name not in known:
         raise unknown_name("collection", name, known)
     found = connection.execute("SELECT count(*) FROM examples WHERE collection = ?", [name]).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _kept_for_others(connection: duckdb.DuckDBPyConnection, name: str, names: Sequence[str]) -> int:
+    found = connection.execute(
+        "SELECT count(*) FROM removals WHERE kept_collection = ? AND NOT list_contains(?, collection)",
+        [name, list(names)],
+    ).fetchone()
     return int(found[0]) if found else 0
 
 

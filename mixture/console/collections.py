@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 SHOWN_LANGUAGES = 2
 NARROW = 80
+MOST_CELLS = 26
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -41,16 +42,14 @@ def _show(found: Status) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else max(NARROW, shutil.get_terminal_size().columns))
     if found.collections:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name in _row(found.collections[0]):
-            number = name in ("examples", "negatives", "taken out")
-            table.add_column(name, justify="right" if number else "left", no_wrap=True, overflow="ellipsis",
-                             ratio=2 if name == "collection" else None)  # fmt: skip
+            number = name in ("examples", "negatives", "prompts", "taken out")
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
         for collection in found.collections:
             table.add_row(*(Text(value) for value in _row(collection).values()))
-        console.print(table)
+        Console(width=max(NARROW, shutil.get_terminal_size().columns)).print(table)
     for line in _lines(found):
         sys.stdout.write(line + "\n")
 
@@ -60,14 +59,21 @@ def _row(of: CollectionStatus) -> dict[str, str]:
     more = len(languages) - SHOWN_LANGUAGES
     share = f"{of.with_negatives / of.examples:.0%}" if of.with_negatives else "none"
     return {
-        "collection": of.collection,
+        "collection": _short(of.collection, MOST_CELLS),
         "examples": f"{of.examples:,}",
         "negatives": share,
         "languages": ", ".join(languages[:SHOWN_LANGUAGES]) + (f" +{more}" if more > 0 else ""),
-        "prompt": of.prompts[0] if of.prompts else "none",
+        "prompts": str(len(of.prompts) or "none"),
         "card": "yes" if of.card else "none",
         "taken out": f"{sum(of.taken_out.values()):,}",
     }
+
+
+def _short(text: str, cells: int) -> str:
+    """Cut to so many columns of a terminal; letters of some scripts take two."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= cells else set_cell_size(text, cells - 1).rstrip() + "…"
 
 
 def _lines(found: Status) -> list[str]:

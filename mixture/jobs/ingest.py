@@ -30,7 +30,6 @@ from mixture.store.intake import (
     add_files,
     declare,
     file_is_stored,
-    file_moved,
 )
 
 SHOWN_FAILED = 5
@@ -82,7 +81,7 @@ def ingest(
                  and nothing is stored when there are more
     append:      what a changed file gave before stays; else it goes, unless another file gives it too
 
-    Files whose content the collection has are passed over, so a killed command goes on when called again. Raises
+    Files that were stored as they are now are passed over, so a killed command goes on when called again. Raises
     `NothingStored` after all is done where a file had no row that could be stored; when called again it is tried again.
     """
     known = load_cards(None if cards is None else Path(cards).expanduser())
@@ -113,8 +112,7 @@ def ingest(
         # A file that was stored as one format may be read again as another. What counts is the user's word and not
         # the unit's format: to a file that is told by its content nothing is added.
         sha256 = sha256_of(unit) + (f":{format}" if format else "")
-        if file_is_stored(store, unit.collection, sha256):
-            file_moved(store, unit.collection, sha256, _place(unit))
+        if file_is_stored(store, unit.collection, sha256, _place(unit)):
             count(unit.collection, 1, 1, FileCounts())
             continue
         report = functools.partial(progress, done, len(units))

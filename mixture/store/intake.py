@@ -6,6 +6,7 @@ A file that changed replaces what it gave before. Which file gives which example
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -48,27 +49,39 @@ class FileCounts:
 
 @dataclass
 class Reasons:
-    """Why rows were refused: how many for each reason, and the line of the first."""
+    """Why rows were refused, in the order in which it was found. Reasons that differ in numbers only, as in the place of
+    a damage, count as one.
+
+    counts: rows for each
+    first:  of each the line and the reason of its first row
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
-    first_lines: dict[str, int | None] = field(default_factory=dict)
+    first: dict[str, tuple[int | None, str]] = field(default_factory=dict)
 
     def add(self, rejects: pa.Table) -> None:
+        """Count the rows of a batch's rejects.
+
+        >>> found = Reasons()
+        >>> found.add(pa.table({"line": [3, 4, 9], "reason": ["no comma at 12", "no comma at 7", "no positive"]}))
+        >>> print(found)
+        2 rows, the first on line 3: no comma at 12; line 9: no positive
+        """
         for reason, line in zip(rejects["reason"].to_pylist(), rejects["line"].to_pylist(), strict=True):
-            self.counts[reason] += 1
-            self.first_lines.setdefault(reason, line)
+            kind = re.sub(r"\d+", "0", reason)
+            self.counts[kind] += 1
+            self.first.setdefault(kind, (line, reason))
+
+    def __add__(self, other: Reasons) -> Reasons:
+        return Reasons(self.counts + other.counts, other.first | self.first)
 
     def __str__(self) -> str:
-        """The first reasons, each with its number of rows.
-
-        >>> print(Reasons(Counter({"no positive": 12, "not JSON": 1}), {"no positive": 3, "not JSON": 14}))
-        12 rows: no positive; line 14: not JSON
-        """
-        found = list(self.counts.items())
-        shown = [f"{n:,} rows: {reason}" if n > 1 else f"line {self.first_lines[reason]}: {reason}"
-                 for reason, n in found[:SHOWN_REASONS]]  # fmt: skip
-        more = sum(n for _, n in found[SHOWN_REASONS:])
-        return "; ".join([*shown, *([f"{more:,} more for other reasons"] if more else [])]) or "it holds no rows"
+        shown = []
+        for kind in list(self.first)[:SHOWN_REASONS]:
+            (line, reason), n = self.first[kind], self.counts[kind]
+            shown.append(f"{n:,} rows, the first on line {line}: {reason}" if n > 1 else f"line {line}: {reason}")
+        more = sum(self.counts[kind] for kind in list(self.first)[SHOWN_REASONS:])
+        return "; ".join([*shown, *([f"{more:,} rows for other reasons"] if more else [])]) or "it holds no rows"
 
 
 @dataclass
@@ -144,42 +157,35 @@ class RejectLimit:
         if final and self.share is not None:
             over = counts.rejected > self.share * counts.rows_read
         if over:
-            all_reasons = Reasons()
-            for part in reasons:
-                all_reasons.counts.update(part.counts)
-                all_reasons.first_lines = part.first_lines | all_reasons.first_lines
             limit = f"{self.rows}" if self.rows is not None else f"{100 * (self.share or 0):g}%"
             raise StoreError(
                 f"{counts.rejected:,} of {counts.rows_read:,} rows were refused, more than `max_rejects`, {limit}, so "
-                f"nothing was stored: {all_reasons}"
+                f"nothing was stored: {sum(reasons, Reasons())}"
             )
 
 
-def file_is_stored(store: Store, collection: str, sha256: str) -> bool:
-    """Whether the collection has what a file of this content gives. One of which nothing could be read does not count."""
-    query = "SELECT 1 FROM sources WHERE collection = ? AND sha256 = ? AND stored + repeated > 0"
-    return bool(store.rows(query, [collection, sha256]))
+def file_is_stored(store: Store, collection: str, sha256: str, place: str) -> bool:
+    """Whether the collection has what this file gives: it was stored with this content, here or where it was moved from.
 
+    A copy of a stored file is another file, which goes on giving its rows when the first one changes. One of which
+    nothing could be read does not count.
+    """
+    found = store.rows("SELECT place, sha256, stored + repeated AS n FROM sources WHERE collection = ?", [collection])
+    places = [row["place"] for row in found if row["sha256"] == sha256 and row["n"]]
+    if place in places or None in places:  # None: an older version did not note it
+        return True
+    moved = [old for old in places if "://" not in old and not Path(old).exists()]
+    if not moved or "://" in place or any(row["place"] == place for row in found):
+        return False
 
-def file_moved(store: Store, collection: str, sha256: str, place: str) -> None:
-    """Let the store know a file by its new place, where it was moved: when the old one is no more."""
-    places = [
-        row["place"]
-        for row in store.rows(
-            "SELECT place FROM sources WHERE collection = ? AND sha256 = ? AND place IS NOT NULL", [collection, sha256]
-        )
-    ]
-    if place in places or not places or not Path(place).exists() or any(Path(old).exists() for old in places):
-        return
-
-    def work(connection: duckdb.DuckDBPyConnection) -> None:
+    def move(connection: duckdb.DuckDBPyConnection) -> None:
         for table in ("sources", "file_examples"):
             connection.execute(
-                f"UPDATE {table} SET place = ? WHERE collection = ? AND place = ?", [place, collection, places[0]]
+                f"UPDATE {table} SET place = ? WHERE collection = ? AND place = ?", [place, collection, moved[0]]
             )
 
-    if "://" not in places[0]:
-        store.transaction(work)
+    store.transaction(move)
+    return True
 
 
 def add_files(store: Store, files: Sequence[NewFile], limit: RejectLimit | None = None) -> list[Stored]:

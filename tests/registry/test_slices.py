@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,8 +26,8 @@ from mixture.registry.files import export_text, import_
 from mixture.registry.verify import verify
 from mixture.specs import Component, MixtureSpec
 from mixture.store import read
-from mixture.store.materialise import materialise
 from mixture.store.change import rename_collection
+from mixture.store.materialise import materialise
 from mixture.store.write import remove_examples
 from mixture.weights import normalise
 
@@ -611,6 +612,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           "ALTER TABLE mixture_weights DROP COLUMN selection",
                           *(f"ALTER TABLE mixtures DROP COLUMN {name}"
                             for name in ("num_components", "heaviest", "heaviest_weight")),
+                          "DROP TABLE file_examples", "DROP TABLE collection_changes",
+                          "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)
     assert "selections" in schema.MIGRATIONS[5]

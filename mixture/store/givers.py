@@ -127,6 +127,8 @@ def link(connection: duckdb.DuckDBPyConnection, collection: str, place: str, tur
     )
     if not replaces:
         return 0
+    # Also what only other files give now.
+    connection.execute("INSERT INTO temp.touched_examples SELECT id FROM temp.given_before")
     (stays,) = _one(connection.execute(
         """SELECT count(*) FROM temp.given_before SEMI JOIN temp.new_links ON id = example_id
            SEMI JOIN (SELECT example_id FROM examples WHERE collection = ?) e ON id = e.example_id""",

@@ -58,7 +58,7 @@ rows = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=12, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # each try takes long
+@settings(max_examples=5, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # each try takes long
 @given(first=rows, second=rows, edits=st.lists(st.tuples(st.booleans(), rows), min_size=1, max_size=3))
 def test_after_any_edits_a_collection_is_what_its_files_are(
     store: Store, tmp_path_factory: pytest.TempPathFactory, first: list[Row], second: list[Row],

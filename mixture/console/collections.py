@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 SHOWN_LANGUAGES = 2
 NARROW = 80
-MOST_CELLS = 26
+MOST_CELLS = 20
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 

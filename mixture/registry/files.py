@@ -139,7 +139,9 @@ def import_(store: Store, file: Name, name: str) -> SavedMixture:
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is no text; import takes a mixture's JSON, the tDRO release's JSON, or CSV") from error
+        raise UsageError(
+            f"{file} is no text; import takes a mixture's JSON, the tDRO release's JSON, or CSV"
+        ) from error
     try:
         found = _read_json(text) if text.lstrip().startswith("{") else _read_csv(text)
     except (UsageError, csv.Error) as error:

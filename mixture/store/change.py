@@ -172,6 +172,4 @@ def _log(
 
 
 def _unlog(connection: duckdb.DuckDBPyConnection, change: str, before: int) -> None:
-    connection.execute(
-        "DELETE FROM collection_changes WHERE change = ? AND snapshot_before = ?", [change, before]
-    )
+    connection.execute("DELETE FROM collection_changes WHERE change = ? AND snapshot_before = ?", [change, before])

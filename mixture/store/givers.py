@@ -162,7 +162,8 @@ def take_back(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
     )
     for table in ("examples", "negatives"):
         connection.execute(
-            f"DELETE FROM {table} WHERE collection = ? AND example_id IN (SELECT id FROM temp.gone_examples)", [collection]
+            f"DELETE FROM {table} WHERE collection = ? AND example_id IN (SELECT id FROM temp.gone_examples)",
+            [collection],
         )
     return int(count)
 

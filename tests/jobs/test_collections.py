@@ -144,7 +144,7 @@ def test_status_says_what_is_in_the_store_within_80_columns(full: Store, monkeyp
     printed = CliRunner().invoke(app, ["--store", str(full.root), "status"]).stdout
     table, lines = printed.split("collections ")
     assert max(map(len, table.splitlines())) <= 80
-    assert "a-name-that-is-much-longe…" in table
+    assert "a-name-that-is-much…" in table
     assert "3 with 120 examples from 4 files; 1 row refused" in lines
     body = json.loads(CliRunner().invoke(app, ["--store", str(full.root), "status", "--json"]).stdout)
     assert [c["collection"] for c in body["collections"]] == [c.collection for c in found.collections]

@@ -21,7 +21,11 @@ NUMBERS = count()
 
 
 def row(query: int, positive: int = 0, negatives: Sequence[int] = (), prompt: str | None = None) -> Row:
-    made: Row = {"query": f"query {query}", "pos": [f"answer {query} {positive}"], "neg": [f"wrong {n}" for n in negatives]}
+    made: Row = {
+        "query": f"query {query}",
+        "pos": [f"answer {query} {positive}"],
+        "neg": [f"wrong {n}" for n in negatives],
+    }
     return made | ({"prompt": prompt} if prompt else {})
 
 
@@ -93,11 +97,19 @@ def test_what_went_is_recorded_and_what_comes_back_is_not(lake: Store, tmp_path:
     gone = lake.sql("SELECT query, reason FROM removals ORDER BY query").to_pylist()
     assert gone == [{"query": "query 2", "reason": "replaced"}, {"query": "query 3", "reason": "replaced"}]
     wrong = "SELECT text, rank FROM negatives JOIN passages USING (collection, passage_id) ORDER BY rank"
-    assert [tuple(one.values()) for one in lake.sql(wrong).to_pylist()] == [("wrong 1", 1), ("wrong 2", 1), ("wrong 3", 2)]
+    assert [tuple(one.values()) for one in lake.sql(wrong).to_pylist()] == [
+        ("wrong 1", 1),
+        ("wrong 2", 1),
+        ("wrong 3", 2),
+    ]
     write(tmp_path / "c.jsonl", before)
     (result,) = jobs.ingest(lake, file)
     assert result.unchanged == 0, "this content is not what the store holds, though it was once"
-    assert lake.sql("SELECT query FROM examples ORDER BY query")["query"].to_pylist() == ["query 1", "query 2", "query 3"]
+    assert lake.sql("SELECT query FROM examples ORDER BY query")["query"].to_pylist() == [
+        "query 1",
+        "query 2",
+        "query 3",
+    ]
     assert lake.sql("SELECT query FROM removals ORDER BY query")["query"].to_pylist() == ["query 2", "query 4"]
 
 
@@ -199,11 +211,15 @@ def test_of_several_files_of_an_older_store_it_is_said_that_nobody_knows(lake: S
     jobs.ingest(lake, files, name="c")
     forget(lake)
     write(tmp_path / "a.jsonl", [row(3)])
-    with pytest.raises(UsageError, match=r"a.jsonl has changed, and an older version .* give `append` .* or remove 'c'"):
+    with pytest.raises(
+        UsageError, match=r"a.jsonl has changed, and an older version .* give `append` .* or remove 'c'"
+    ):
         jobs.ingest(lake, files[0], name="c")
     third = write(tmp_path / "d.jsonl", [row(1), row(4)])
     jobs.ingest(lake, third, name="c")
     jobs.ingest(lake, write(tmp_path / "d.jsonl", [row(5)]), name="c")  # its own rows go; row 1 was there before it
-    assert lake.sql("SELECT query FROM examples ORDER BY 1")["query"].to_pylist() == [f"query {n}" for n in (0, 1, 2, 5)]
+    assert lake.sql("SELECT query FROM examples ORDER BY 1")["query"].to_pylist() == [
+        f"query {n}" for n in (0, 1, 2, 5)
+    ]
     jobs.ingest(lake, files[0], name="c", append=True)
     assert lake.sql("FROM examples").num_rows == 5

@@ -23,6 +23,7 @@ def _counts(store: Store) -> dict[str, int]:
 
 
 def test_the_same_file_again_changes_nothing(small_store: Store, tmp_path: Path) -> None:
+    jobs.ingest(small_store, [str(tmp_path / "raw" / "easy.jsonl")])  # which the fixture moved
     before, snapshot = _counts(small_store), small_store.snapshot()
     results = jobs.ingest(small_store, [str(tmp_path / "raw" / "easy.jsonl")])
     assert (results[0].unchanged, results[0].counts.rows_read) == (1, 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
+from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
@@ -41,6 +42,7 @@ RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak 
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 
 
+app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 
@@ -86,9 +88,13 @@ def ingest(
         "--dry-run", help="Show how each file would be read, and two of its examples; store nothing")] = False,
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Keep what a changed file gave before")] = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Read collections into the store, whatever their format; damaged rows go to the table rejects."""
+    """Read collections into the store, whatever their format; damaged rows go to the table rejects.
+
+    A file that changed replaces what it gave before, unless --append is given.
+    """
     from mixture import jobs
     from mixture.console.ingest import print_preview, print_results
 
@@ -99,10 +105,17 @@ def ingest(
                                  min_label=min_label, split=split, progress=progress, note=notes.append)  # fmt: skip
         print_preview(found, notes, context.command, as_json=as_json)
         return
+    failure = None
     with _open(store, create=True) as lake, bar("ingest") as progress:
-        results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
-                              min_label=min_label, split=split, max_rejects=max_rejects, progress=progress)  # fmt: skip
+        try:
+            results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
+                                  min_label=min_label, split=split, max_rejects=max_rejects, append=append,
+                                  progress=progress)  # fmt: skip
+        except jobs.NothingStored as error:
+            results, failure = error.results, error
     print_results(results, context.command, as_json=as_json)
+    if failure is not None:
+        raise failure
 
 
 @app.command()

@@ -81,6 +81,7 @@ def small_store_made_once(tmp_path_factory: pytest.TempPathFactory, write_collec
         write_collection(folder / "raw", name, hard=hard)
     with Store.open(folder / "store", create=True) as store:
         jobs.ingest(store, [str(folder / "raw" / f"{name}.jsonl") for name in ("easy", "middle", "hard")])
+    (folder / "raw").rename(folder / "moved")  # a copy would be another file to the store
     return folder
 
 
@@ -90,5 +91,6 @@ def small_store(tmp_path: Path, small_store_made_once: Path) -> Iterator[Store]:
     from mixture import Store
 
     shutil.copytree(small_store_made_once, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "moved").rename(tmp_path / "raw")
     with Store.open(tmp_path / "store") as store:
         yield store

@@ -61,7 +61,8 @@ def test_the_page_prints_what_it_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ingest", "dedup", "decontaminate", "mine", "create", "select", "diff", "log", "tag",
-                                  "verify", "gc", "report", "export", "import_", "undo"])  # fmt: skip
+                                  "verify", "gc", "report", "export", "import_", "undo", "status", "remove",
+                                  "rename"])  # fmt: skip
 def test_every_job_is_on_the_page(name: str) -> None:
     from mixture import jobs
 

@@ -6,6 +6,7 @@ from another in one of the known ways.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -76,6 +77,7 @@ def create(
             dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
         )  # fmt: skip
         show_mixture(made, lake, as_json)
+        sys.stderr.writelines(f"note: {remark}\n" for remark in made.remarks)
 
 
 def _weights_of(texts: Sequence[str]) -> dict[str, float]:

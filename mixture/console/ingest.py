@@ -22,6 +22,8 @@ def print_results(results: Sequence[IngestResult], command: Any, *, as_json: boo
     counts: list[dict[str, Any]] = [
         {"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)} for r in results
     ]
+    if not any(row["replaced"] for row in counts):  # a column that most have no use for
+        counts = [{key: value for key, value in row.items() if key != "replaced"} for row in counts]
     if as_json:
         print_json([row | {"read": [_facts(read) for read in r.read], "notes": list(r.notes)}
                     for row, r in zip(counts, results, strict=True)])  # fmt: skip
@@ -49,7 +51,8 @@ def print_preview(found: Sequence[Preview], notes: Sequence[str], command: Any, 
 
 
 def _facts(read: FileReport) -> dict[str, Any]:
-    reasons = [{"reason": reason, "rows": rows, "line": line} for reason, (rows, line) in read.reasons.items()]
+    reasons = [{"reason": reason, "rows": read.reasons.counts[kind], "line": line}
+               for kind, (line, reason) in read.reasons.first.items()]  # fmt: skip
     return {"file": read.location, "format": read.format, "read_as": str(read.reading), "rows": read.rows,
             "refused": read.refused, "reasons": reasons}  # fmt: skip
 

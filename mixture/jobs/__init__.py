@@ -1,11 +1,12 @@
 """The data side's jobs over a store, one function a command, under the command's name. A mixture is given as it was
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
+from mixture.jobs.collections import remove, rename
 from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
 from mixture.jobs.decontaminate import decontaminate
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
-from mixture.jobs.ingest import IngestResult, Preview, ingest, preview
+from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview
 from mixture.jobs.mine import MiningResult, mine
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
@@ -14,15 +15,20 @@ from mixture.registry.diff import diff
 from mixture.registry.files import import_
 from mixture.registry.gc import gc
 from mixture.registry.lineage import log
+from mixture.registry.status import Status, status
 from mixture.registry.verify import verify
+from mixture.store.change import Change
 
 __all__ = [
+    "Change",
     "Exported",
     "IngestResult",
     "MiningResult",
+    "NothingStored",
     "Preview",
     "RemovalResult",
     "Sql",
+    "Status",
     "Temperature",
     "UniMax",
     "Weights",
@@ -37,8 +43,11 @@ __all__ = [
     "log",
     "mine",
     "preview",
+    "remove",
+    "rename",
     "report",
     "select",
+    "status",
     "tag",
     "undo",
     "verify",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from mixture.arguments import Names, listed, named
 from mixture.errors import UsageError
 from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
-from mixture.store import Store
+from mixture.store import Store, read
 from mixture.weights import temperature_weights, unimax_weights
 
 
@@ -43,14 +43,25 @@ class Sql:
 
 Weights: TypeAlias = str | Mapping[str, float] | Path | Temperature | UniMax | Sql
 """A name of `RULES`, collection -> weight, a JSON file of such, or a rule."""
+FEW = 100  # examples; training repeats a collection of fewer within a few batches
 RULES = {"uniform": Temperature(math.inf), "proportional": Temperature(1.0)}
+
+
+@dataclass(frozen=True)
+class CreatedMixture(SavedMixture):
+    """A mixture that was just made.
+
+    remarks: what is worth knowing of it, a sentence each: what was left out, is small or is there twice
+    """
+
+    remarks: tuple[str, ...] = ()
 
 
 def create(
     store: Store, name: str, *, weights: Weights = "uniform", collections: Names = (), slices: Names = (),
     where: Names = (), selections: Names = (), min_examples: int = 1, source: Mixture | None = None,
     fixed: Mapping[str, float] | None = None, dropped: Names = (), blend: tuple[Mixture, float] | None = None,
-) -> SavedMixture:  # fmt: skip
+) -> CreatedMixture:  # fmt: skip
     """Make a mixture of today's collections or slices of them, or from another mixture with changes; save it as `name`.
 
     weights:      how the components are weighed
@@ -68,11 +79,14 @@ def create(
     given = (listed(collections), listed(slices), listed(where), listed(selections))
     if (source is None) == bool(fixed or listed(dropped) or blend):
         raise UsageError("`source` and its changes go together: `fixed`, `dropped`, `blend`")
+    earlier = _references(store)
     if source is None:
-        return _made(store, name, weights, given, min_examples)
+        made, remarks = _made(store, name, weights, given, min_examples)
+        return _with_remarks(made, [*remarks, *_existed(earlier, made)])
     if any(given) or weights != "uniform":
         raise UsageError("`source` takes `fixed`, `dropped` and `blend` alone; to weigh or slice, create without it")
-    return _changed(store, name, source, fixed or {}, listed(dropped), blend)
+    made = _changed(store, name, source, fixed or {}, listed(dropped), blend)
+    return _with_remarks(made, _existed(earlier, made))
 
 
 def select(
@@ -101,6 +115,8 @@ def select(
         spec = transfers.blend(parent.spec, other.spec, share)
         note = f"{1 - share:g} of {parent.reference}, {share:g} of {other.reference}"
     elif top is not None:
+        if 0 < top < 1:
+            raise UsageError(f"`top` is {top:g}, which is {top:g} % of the collections; did you mean {100 * top:g}?")
         spec, note = transfers.select_top(parent.spec, top), f"top {top:g} % of {parent.reference}"
     elif temperature is not None:
         spec, note = transfers.temper(parent.spec, temperature), f"{parent.reference} at temperature {temperature:g}"
@@ -115,7 +131,7 @@ def select(
 def _made(
     store: Store, name: str, weights: Weights, given: tuple[list[str], list[str], list[str], list[str]],
     min_examples: int,
-) -> SavedMixture:  # fmt: skip
+) -> tuple[SavedMixture, list[str]]:  # fmt: skip
     collections, columns, conditions, files = given
     rule = named("weights", weights, RULES) if isinstance(weights, str) else weights
     explicit = {} if isinstance(rule, Temperature | UniMax) else _explicit(store, rule)
@@ -124,7 +140,65 @@ def _made(
     sliced += [part for file in files for part in slices.from_file(store, Path(file).expanduser())]
     pins = _pinned(store, collections, sliced, explicit, min_examples)
     chosen = _by_rule(rule, pins.sizes) if isinstance(rule, Temperature | UniMax) else explicit
-    return registry.save(store, registry.weighted(pins.components, chosen), name, note=_note(weights), pins=pins)
+    note = _note(weights, pins.sizes)
+    made = registry.save(store, registry.weighted(pins.components, chosen), name, note=note, pins=pins)
+    remarks = remarks_on(store, made, pins.sizes, asked_for=bool(collections), min_examples=min_examples)
+    return made, remarks
+
+
+def _with_remarks(made: SavedMixture, remarks: Sequence[str]) -> CreatedMixture:
+    return CreatedMixture(**{field.name: getattr(made, field.name) for field in fields(made)}, remarks=tuple(remarks))
+
+
+def _references(store: Store) -> dict[str, list[str]]:
+    """The names and versions of each mixture, by its id."""
+    found: dict[str, list[str]] = {}
+    for row in store.rows("SELECT mixture, name || ':' || version AS reference FROM mixtures ORDER BY created_at"):
+        found.setdefault(row["mixture"], []).append(row["reference"])
+    return found
+
+
+def _existed(earlier: Mapping[str, list[str]], made: SavedMixture) -> list[str]:
+    """Whether there was an equal mixture before."""
+    same = earlier.get(made.spec.id, [])
+    if made.reference in same:
+        return [f"nothing was saved: {made.reference} is this mixture already"]
+    return [f"the same contents and weights as {', '.join(same)}"] if same else []
+
+
+def remarks_on(
+    store: Store, made: SavedMixture, sizes: Mapping[str, int], *, asked_for: bool, min_examples: int
+) -> list[str]:  # fmt: skip
+    """What is left out, empty, small or there twice in a mixture of today's collections.
+
+    asked_for: the collections were named one by one; then what is left out was meant to be
+    """
+    own = {c.collection for c in made.spec.components}
+    held = {info.collection: info.num_examples for info in read.collections(store)}
+    sliced = any(c.slice is not None for c in made.spec.components)
+    small = [name for name, size in held.items() if name not in own and size < min_examples]
+    others = [name for name in held if name not in own and name not in small]
+    few = [f"{name} ({size})" for name, size in sizes.items() if size < FEW and made.spec.weights.get(name)]
+    by_digest: dict[str, list[str]] = {}
+    for c in made.spec.components:
+        by_digest.setdefault(c.digest, []).append(c.name)
+    remarks = []
+    if not (asked_for or sliced):
+        if others:
+            remarks.append(f"left out, since the weights do not name them: {', '.join(others)}")
+        if small:
+            what = "empty" if min_examples == 1 else f"fewer than {min_examples} examples"
+            remarks.append(f"left out, {what}: {', '.join(small)}")
+    if few:
+        remarks.append(f"fewer than {FEW} examples, which training repeats often: {', '.join(few)}")
+    remarks += [f"equal in content, so drawn {len(same)} times as often: {', '.join(same)}"
+                for same in by_digest.values() if len(same) > 1]  # fmt: skip
+    return remarks
+
+
+def _kept(rule: UniMax, sizes: Mapping[str, int]) -> bool:
+    """Whether the budget can be drawn without repeating any collection more often than allowed."""
+    return rule.budget <= rule.max_epochs * sum(sizes.values())
 
 
 def _explicit(store: Store, weights: Mapping[str, float] | Path | Sql) -> Mapping[str, float]:
@@ -141,12 +215,20 @@ def _by_rule(rule: Temperature | UniMax, sizes: Mapping[str, int]) -> dict[str, 
     return temperature_weights(sizes, rule.value)
 
 
-def _note(weights: Weights) -> str | None:
+def _note(weights: Weights, sizes: Mapping[str, int]) -> str | None:
     if isinstance(weights, Sql):
         return f"weights from SQL: {' '.join(weights.query.split())}"
+    if isinstance(weights, Path):
+        return f"weights from {weights.name}"
+    if isinstance(weights, Temperature):
+        return f"weights as size^(1/{weights.value:g})"
     if isinstance(weights, UniMax):
-        return f"UniMax, {weights.max_epochs:g} epochs at most in {weights.budget} examples"
-    return None
+        if _kept(weights, sizes):
+            return f"UniMax, {weights.max_epochs:g} epochs at most in {weights.budget} examples"
+        total = sum(sizes.values())
+        return (f"UniMax, but {weights.max_epochs:g} epochs at most cannot be kept: {weights.budget:,} examples are drawn "
+                f"from {total:,}, {weights.budget / total:.3g} times each")  # fmt: skip
+    return "weights as sizes" if weights == "proportional" else None
 
 
 def _pinned(
@@ -165,12 +247,28 @@ def _pinned(
 def _read_weights(file: Path) -> dict[str, float]:
     try:
         body = json.loads(file.read_text("utf-8"))
-        weights = {str(k): float(v) for k, v in body.get("domain_weights", body).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(f"{file}: not a JSON object of collection to weight ({error})") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is no JSON: {error}"
+        raise UsageError(f"{file}: {why}; `weights` takes a JSON object of collection to weight") from error
+    body = body.get("domain_weights", body) if isinstance(body, dict) else body
+    if not isinstance(body, dict):
+        found = "list" if isinstance(body, list) else "single value"
+        raise UsageError(f'{file}: a {found}; `weights` takes a JSON object, such as {{"nq": 2, "msmarco": 1}}')
+    try:
+        weights = {name: float(weight) for name, weight in body.items()}
+    except (TypeError, ValueError):
+        wrong = next(item for item in body.items() if not _is_number(item[1]))
+        raise UsageError(f"{file}: the weight of {wrong[0]!r} is {wrong[1]!r}; allowed: a number") from None
     if not weights:
         raise UsageError(f"{file}: no weights in it")
     return weights
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, str | int | float) and float(value) is not None
+    except ValueError:
+        return False
 
 
 def _query_weights(store: Store, query: str) -> dict[str, float]:

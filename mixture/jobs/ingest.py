@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote as url_quote
 
-from mixture.arguments import Name, Names, listed
+from mixture.arguments import NAME_RULE, Name, Names, check_name, is_name, listed
 from mixture.cards import UNKNOWN, DataCard, card_for, load_cards, packaged_cards
 from mixture.dedup import simhash_fingerprints
-from mixture.errors import UsageError
+from mixture.errors import StoreError, UsageError
 from mixture.ingest.hub import HubPart, HubSource
 from mixture.ingest.mapping import Given, mapping_text
 from mixture.ingest.memory import is_rows
@@ -23,9 +23,21 @@ from mixture.ingest.report import FileReport
 from mixture.ingest.sources import SourceUnit, discover
 from mixture.ingest.units import read_unit, sha256_of
 from mixture.progress import Progress, silent
+from mixture.refusals import Reasons
 from mixture.rows import Batch
-from mixture.store import Store
-from mixture.store.write import CollectionFacts, FileCounts, NewFile, RejectLimit, add_files, declare, file_is_stored
+from mixture.store import Store, read
+from mixture.store.intake import (
+    CollectionFacts,
+    FileCounts,
+    NewFile,
+    RejectLimit,
+    Stored,
+    add_files,
+    declare,
+    file_is_stored,
+)
+
+SHOWN_FAILED = 5
 
 Sources: TypeAlias = Names | Any
 """Paths, patterns, URIs and hub ids; or rows: an Arrow table, a data frame, a `datasets.Dataset`, a list of
@@ -45,10 +57,30 @@ class IngestResult:
     notes: tuple[str, ...] = ()
 
 
+class NothingStored(StoreError):
+    """Sources of which nothing could be stored.
+
+    results: what came of all that were named, these included
+    failed:  why, by location
+    """
+
+    def __init__(self, results: list[IngestResult], failed: dict[str, Reasons], num_files: int) -> None:
+        self.results, self.failed = results, failed
+        which = f"{len(failed)} of {num_files} files" if num_files > 1 else ""
+        shown = [f"{place}: {why}" for place, why in list(failed.items())[:SHOWN_FAILED]]
+        more = len(failed) - len(shown)
+        super().__init__(
+            "nothing could be stored of "
+            + (f"{which}; the others are stored\n" if which and len(failed) < num_files else f"{which}\n" * bool(which))
+            + "\n".join([*shown, *([f"and {more} more"] if more else [])])
+            + "\nmend them and call ingest again; the table rejects has each row"
+        )
+
+
 def ingest(
     store: Store, sources: Sources = (), *, name: str | None = None, card: str | None = None,
     cards: Name | None = None, format: str | None = None, columns: Given | None = None, min_label: float | None = None,
-    split: str | None = None, max_rejects: str | None = None, progress: Progress = silent,
+    split: str | None = None, max_rejects: str | None = None, append: bool = False, progress: Progress = silent,
 ) -> list[IngestResult]:  # fmt: skip
     """Read files, folders or a folder of collections into the store, one transaction a file. Rows in memory are read
     like a file; they need a `name`.
@@ -64,26 +96,34 @@ def ingest(
     split:       which files or parts to read of those named train, validation (dev) and test; default: train
     max_rejects: how many rows may be refused in all, as a number or a share ("1%"); then everything is one transaction,
                  and nothing is stored when there are more
+    append:      what a changed file gave before stays; else it goes, unless another file gives it too
 
-    Files whose content the collection has are passed over, so a killed command goes on when called again.
+    Files that were stored as they are now are passed over, so a killed command goes on when called again. Raises
+    `NothingStored` after all is done where a file had no row that could be stored; when called again it is tried again.
     """
     known = load_cards(None if cards is None else Path(cards).expanduser())
     chosen = card_for(card, known) if card is not None else None
     limit = RejectLimit.parse(max_rejects) if max_rejects is not None else None
+    if name is None and chosen is not None:
+        name = chosen.name
     notes: list[str] = []
-    units = discover(_sources(_given(sources), chosen, split), name or (chosen.name if chosen else None), format=format,
-                     split=split, note=notes.append)  # fmt: skip
-    for collection in {unit.collection for unit in units}:
-        _check_name(collection)
+    units = discover(_sources(_given(sources), chosen, split), name, format=format, split=split, note=notes.append)
+    _check_names({unit.collection for unit in units} - read.names(store), given=name is not None)
     results: dict[str, IngestResult] = {}
-    waiting: list[tuple[str, NewFile, FileReport]] = []
+    waiting: list[tuple[NewFile, FileReport]] = []
+    failed: dict[str, Reasons] = {}
 
-    def count(collection: str, unchanged: int, counts: FileCounts, read: FileReport | None = None) -> None:
+    def count(collection: str, unchanged: int, counts: FileCounts, told: FileReport | None = None) -> None:
         old = results.get(collection) or IngestResult(
             collection, 0, 0, FileCounts(), (), tuple(note for note in notes if note.startswith(f"{collection}: "))
         )
         results[collection] = IngestResult(collection, old.files + 1, old.unchanged + unchanged, old.counts + counts,
-                                           (*old.read, read) if read else old.read, old.notes)  # fmt: skip
+                                           (*old.read, told) if told else old.read, old.notes)  # fmt: skip
+
+    def note(file: NewFile, stored: Stored, told: FileReport) -> None:
+        count(file.facts.collection, 0, stored.counts, told)
+        if stored.failed:
+            failed[file.location] = stored.reasons
 
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
@@ -94,32 +134,48 @@ def ingest(
         # the unit's format: to a file that is told by its content nothing is added.
         said = () if columns is None and isinstance(unit.place, HubPart) else _said(make())  # the hub's hash has them
         sha256 = ":".join(filter(None, (sha256_of(unit), format, *said)))
-        if file_is_stored(store, unit.collection, sha256):
+        if file_is_stored(store, unit.collection, sha256, _place(unit)):
             count(unit.collection, 1, FileCounts())
             continue
-        read = FileReport(unit.location, unit.format)
+        told = FileReport(unit.location, unit.format)
         report = functools.partial(progress, done, len(units))
-        new = NewFile(facts, unit.location, sha256, _batches(unit, read, make, report))
+        new = NewFile(facts, unit.location, sha256, _batches(unit, told, make, report), _place(unit), append)
         if limit is None:
-            count(unit.collection, 0, add_files(store, [new])[0], read)
+            note(new, add_files(store, [new])[0], told)
         else:
-            waiting.append((unit.collection, new, read))
-    if waiting:
-        stored = add_files(store, [new for _, new, _ in waiting], limit)
-        for (collection, _, read), counts in zip(waiting, stored, strict=True):
-            count(collection, 0, counts, read)
+            waiting.append((new, told))
+    all_stored = add_files(store, [new for new, _ in waiting], limit) if waiting else ()
+    for (new, told), stored in zip(waiting, all_stored, strict=True):
+        note(new, stored, told)
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
     progress(len(units), len(units), "done")
+    if failed:
+        raise NothingStored(list(results.values()), failed, len(units))
     return list(results.values())
 
 
-def _check_name(collection: str) -> None:
-    """A collection's rows lie in a folder that has its name in URL form; file systems take 255 bytes."""
-    if len(f"collection={url_quote(collection, safe='')}") > 255:
-        raise UsageError(f"{collection[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of most "
-                         "other scripts); give one in `name`")  # fmt: skip
+def _check_names(collections: Iterable[str], *, given: bool) -> None:
+    """Of names that the store has not: they keep the rule, and fit into a folder's name in URL form, of 255 bytes."""
+    for collection in sorted(collections):
+        if not given and not is_name(collection):
+            raise UsageError(f"the collection's name would be {collection!r}, as the file or folder is called, and a name "
+                             f"needs {NAME_RULE}; give `name`")  # fmt: skip
+        check_collection_name(collection)
+
+
+def check_collection_name(name: str) -> None:
+    """Raise `UsageError` for what cannot name a collection."""
+    check_name("collection name", name)
+    if len(f"collection={url_quote(name, safe='')}") > 255:
+        raise UsageError(f"{name[:30]!r}… is too long for a collection's name (244 letters or digits, 27 of most other "
+                         "scripts); give one in `name`")  # fmt: skip
+
+
+def _place(unit: SourceUnit) -> str:
+    """The location in full: a path as it is from anywhere on this machine, links as they stand."""
+    return os.path.abspath(unit.place) if isinstance(unit.place, Path) else unit.location
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
     """
     root = store.work
     found = [*_materialised(store), *_models(store), *_runs(store), *_embeddings(store), *_leftovers(root)]
-    result = [Unneeded(str(path.relative_to(root)), _size(path), why) for path, why in found]
+    result = [Unneeded(str(path.relative_to(root)), size_of(path), why) for path, why in found]
     for path, _ in () if dry_run else found:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -105,6 +105,7 @@ def _leftovers(root: Path) -> Iterator[tuple[Path, str]]:
             yield path, "left behind by a command that was killed"
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(p.stat().st_size for p in files)

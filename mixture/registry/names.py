@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
+from mixture.arguments import is_name
 from mixture.errors import UsageError, unknown_name
 from mixture.registry import slices
 from mixture.specs import Component, MixtureSpec
@@ -18,7 +19,7 @@ from mixture.store.surface import meant
 from mixture.store.write import append
 from mixture.weights import normalise
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+MOST_LETTERS = 100
 ID_LIKE = re.compile(r"[0-9a-f]{4,12}")
 # Values are written into the queries on the way of `mixture show`: for a parameter DuckDB imports pandas where it is
 # installed, which takes longer than all the rest; for times with a zone pyarrow does, hence the number.
@@ -204,11 +205,10 @@ def _newest_of(tag: str) -> str:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise `UsageError` for a name that could not be referred to."""
-    if not NAME.fullmatch(name) or ID_LIKE.fullmatch(name):
-        raise UsageError(
-            f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', and nothing like an id"
-        )
+    """Raise `UsageError` for a name that could not be referred to: the rule of all names, and nothing like an id."""
+    if not is_name(name) or not name[0].isalpha() or len(name) > MOST_LETTERS or ID_LIKE.fullmatch(name):
+        raise UsageError(f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', of any script, at most "
+                         f"{MOST_LETTERS}, and nothing like an id")  # fmt: skip
 
 
 def resolve(store: Store, reference: Mixture) -> SavedMixture:

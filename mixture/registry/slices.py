@@ -282,7 +282,10 @@ def check_disjoint(store: Store, spec: MixtureSpec) -> None:
         whole = [c.name for c in parts if c.slice is None]
         if whole:
             part = next(c.name for c in parts if c.slice is not None)
-            raise UsageError(f"{collection!r} is in the mixture as a whole and as {part!r}; take one of them")
+            raise UsageError(
+                f"{collection!r} is in the mixture as a whole and as {part!r}; take one of them. To have the part alone, "
+                f"leave the whole out; to look for a condition in it only, write collection = {collection!r} into `where`"
+            )
         names: dict[str | None, list[str]] = {}
         for c in parts:
             names.setdefault(c.selection, []).append(c.name)

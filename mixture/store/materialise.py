@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,8 +17,9 @@ from mixture.materialised import MaterialisedMixture
 from mixture.specs import Component, MixtureSpec
 from mixture.store import layout, read
 from mixture.store.connect import Store
-from mixture.store.files import sha256
+from mixture.store.files import at_version, digest, sha256
 
+logger = logging.getLogger(__name__)
 BATCH_ROWS = 16_384
 
 # `own` and `against` are the component's examples and their negatives (`read.part`).
@@ -43,34 +45,81 @@ PLACES = f"""SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::I
 def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> MaterialisedMixture:
     """Write what is missing of a mixture under `folder` (default `<store>/materialised`) and open it.
 
-    Raises `UsageError` where the store lacks a collection, or holds other content than the mixture pins.
+    A content that the store held when the mixture was made, and today does not, is read from that version of it. Raises
+    `UsageError` where the store lacks a collection, or never held the content that the mixture pins.
     """
     root = folder or layout.materialised(store.work)
-    rows = store.rows("SELECT collection, is_symmetric FROM collections")
-    symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
-    missing = sorted({c.collection for c in spec.components if c.collection not in symmetric})
-    if missing:
-        raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
     loose = [c.name for c in spec.components if not c.digest]
     if loose:
+        _require_held(store, spec, root)
         raise UsageError(
             f"mixture {spec.id} does not say which content of {', '.join(loose)} it means: it was imported when the "
             "store lacked them; import it again now"
         )
-    for component in spec.components:
-        target, same = layout.component(root, component.digest), symmetric[component.collection]
-        if not target.exists():
-            with store.reading():
-                _write_component(store, component, same, target)
-        _keep_symmetric(target / "component.json", same)
+    try:
+        older = [c.name for c in spec.components if not _component(store, c, root)]
+    except UsageError:
+        _require_held(store, spec, root)
+        raise
+    if older:
+        logger.warning("mixture %s pins what is no longer today's content of %s; it trains on what it pins, and a new "
+                       "mixture on today's", spec.id, ", ".join(older))  # fmt: skip
     index = layout.spec(root, spec.id)
     if not index.exists():
         _write_atomically(index, spec.to_json())
     return MaterialisedMixture.open(root, spec.id)
 
 
-def _write_component(store: Store, component: Component, symmetric: bool, target: Path) -> None:
-    num_examples = _checked(store, component)
+def _component(store: Store, component: Component, root: Path) -> bool:
+    """Write a component where it is missing; whether it is today's content."""
+    target = layout.component(root, component.digest)
+    symmetric = store.rows("SELECT is_symmetric FROM collections WHERE collection = ?", [component.collection])
+    if target.exists():
+        if symmetric:
+            _keep_symmetric(target / "component.json", bool(symmetric[0]["is_symmetric"]))
+        return True
+    try:
+        with store.reading():
+            _write_component(store, component, _checked(store, component), target)
+        return True
+    except UsageError:
+        if not any(_written_from(store, component, version, target) for version in _versions(store, component)):
+            raise
+        return False
+
+
+def _versions(store: Store, component: Component) -> list[int]:
+    """The versions of the store that mixtures with this content were made at, newest first."""
+    rows = store.rows(
+        """SELECT DISTINCT snapshot FROM mixtures SEMI JOIN
+               (SELECT mixture FROM mixture_weights WHERE digest = ?) USING (mixture)
+           WHERE snapshot IS NOT NULL ORDER BY snapshot DESC""",
+        [component.digest],
+    )
+    return [row["snapshot"] for row in rows]
+
+
+def _written_from(store: Store, component: Component, version: int, target: Path) -> bool:
+    """Write a component from an older version of the store, if that has the content; whether it does."""
+    try:
+        with at_version(store, version, component.selection) as old:
+            if digest(old, component.collection, component.selection) != component.digest:
+                return False
+            _write_component(old, component, _held(old, component), target)
+            return True
+    except StoreError:
+        return False
+
+
+def _require_held(store: Store, spec: MixtureSpec, root: Path) -> None:
+    held = read.names(store)
+    missing = sorted({c.collection for c in spec.components
+                      if c.collection not in held and not (c.digest and layout.component(root, c.digest).exists())})  # fmt: skip
+    if missing:
+        raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
+
+
+def _write_component(store: Store, component: Component, num_examples: int, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=target.parent))
     try:
@@ -81,10 +130,12 @@ def _write_component(store: Store, component: Component, symmetric: bool, target
         written = _write_arrow(store, f"{rows}, place AS ({PLACES}) {EXAMPLES}", params, scratch / "examples.arrow")
         if written != num_examples:
             raise StoreError(f"wrote {written} of {num_examples} examples of {component.name}")
-        (stored,) = store.rows("SELECT prompts FROM collections WHERE collection = ?", [component.collection])
+        (stored,) = store.rows(
+            "SELECT prompts, is_symmetric FROM collections WHERE collection = ?", [component.collection]
+        )
         hashes = {name: sha256(scratch / name) for name in ("examples.arrow", "passages.arrow")}
         facts = {"collection": component.collection, "prompts": stored["prompts"] or [],
-                 "symmetric": symmetric, "num_examples": num_examples, "files": hashes}  # fmt: skip
+                 "symmetric": bool(stored["is_symmetric"]), "num_examples": num_examples, "files": hashes}  # fmt: skip
         (scratch / "component.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
         try:
             scratch.rename(target)
@@ -103,13 +154,18 @@ def _keep_symmetric(file: Path, symmetric: bool) -> None:
         _write_atomically(file, json.dumps(facts | {"symmetric": symmetric}, ensure_ascii=False, indent=1))
 
 
-def _checked(store: Store, component: Component) -> int:
-    """How many examples a component has. Raises `UsageError` where the store's content is not what it pins."""
-    kind, gone = "collection", ""
-    held = store.rows(
+def _held(store: Store, component: Component) -> int:
+    """How many examples of a component are there."""
+    (found,) = store.rows(
         f"SELECT count(*) AS n FROM {read.part('examples', component.selection)}",
         read.part_parameters(component.collection, component.selection),
-    )[0]["n"]
+    )
+    return int(found["n"])
+
+
+def _checked(store: Store, component: Component) -> int:
+    """How many examples a component has. Raises `UsageError` where the store's content is not what it pins."""
+    kind, gone, held = "collection", "", _held(store, component)
     if component.selection is not None:
         pinned = store.rows("SELECT num_examples AS n FROM selections WHERE selection = ?", [component.selection])
         if not pinned:
@@ -125,7 +181,7 @@ def _checked(store: Store, component: Component) -> int:
             f"{kind} {component.name!r} has changed since the mixture was made (pinned {component.digest[:12]}, now "
             f"{now[:12]}{gone}); create the mixture anew from today's store"
         )
-    return int(held)
+    return held
 
 
 def _write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:

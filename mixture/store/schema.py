@@ -108,7 +108,21 @@ CREATE TABLE evaluation_queries (model VARCHAR NOT NULL, mixture VARCHAR, suite 
     evaluated_at TIMESTAMPTZ NOT NULL)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7)
+# Which file gives which examples, and with which negatives, so that a file that changed can take back what it gave. An
+# older store's rows get theirs when their collection is next added to (`mixture.store.givers`). Removed and renamed
+# collections, each with the snapshot before.
+V8 = """
+CREATE TABLE file_examples (collection VARCHAR NOT NULL, place VARCHAR NOT NULL, turn INTEGER NOT NULL,
+    part INTEGER NOT NULL, example_id VARCHAR NOT NULL,
+    negatives STRUCT(passage_id VARCHAR, "rank" INTEGER, score FLOAT)[]);
+ALTER TABLE file_examples SET PARTITIONED BY (collection);
+ALTER TABLE sources ADD COLUMN place VARCHAR;
+ALTER TABLE sources ADD COLUMN prompts VARCHAR[];
+CREATE TABLE collection_changes (change VARCHAR NOT NULL, collection VARCHAR NOT NULL, renamed_to VARCHAR,
+    snapshot_before BIGINT NOT NULL, changed_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

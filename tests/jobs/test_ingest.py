@@ -14,7 +14,7 @@ import pytest
 
 from mixture import Store, jobs
 from mixture.errors import StoreError, UsageError
-from mixture.store.write import RejectLimit
+from mixture.store.intake import RejectLimit
 
 ROOT = Path(__file__).parent.parent.parent
 

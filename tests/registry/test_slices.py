@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from mixture.registry.files import export_text, import_
 from mixture.registry.verify import verify
 from mixture.specs import Component, MixtureSpec
 from mixture.store import read
+from mixture.store.change import rename_collection
 from mixture.store.materialise import materialise
 from mixture.store.write import remove_examples
 from mixture.weights import normalise
@@ -290,7 +292,8 @@ def test_parts_that_overlap_are_refused(store: Store) -> None:
 
 
 def test_a_collection_called_as_a_slice_is_another_component(store: Store, tmp_path: Path) -> None:
-    jobs.ingest(store, [_write(tmp_path, "odd", _rows(5, "odd"))], name="poly[language=zh]")
+    jobs.ingest(store, [_write(tmp_path, "odd", _rows(5, "odd"))])
+    rename_collection(store, "odd", "poly[language=zh]")  # older versions took any name
     saved = registry.save(store, _spec(store, slices.by_column(store, "poly:language"), beside=("poly[language=zh]",)),
                           "m")  # fmt: skip
     sizes = materialise(store, saved.spec).sizes
@@ -312,10 +315,14 @@ def test_a_slice_stays_what_it_was_when_rows_come_and_go(store: Store, tmp_path:
     assert materialise(store, saved.spec).sizes["poly[language=zh]"] == 6
     _remove(store, "poly en asks 3")
     travel = tmp_path / "elsewhere"
+    assert materialise(store, saved.spec, travel).sizes["poly[language=en]"] == 6, "from the version that held it"
+    unsaved = MixtureSpec(tuple(replace(c, weight=1.0) for c in saved.spec.components if c.slice == "language=en"))
+    forget = "UPDATE mixtures SET snapshot = NULL"  # of which no version is known
+    store.transaction(lambda connection: connection.execute(forget))
     with pytest.raises(
         UsageError, match=r"slice 'poly\[language=en\]' has changed since .*1 of its 6 examples are gone\); create"
     ):
-        materialise(store, saved.spec, travel)
+        materialise(store, unsaved, tmp_path / "third")
     assert materialise(store, saved.spec).sizes["poly[language=en]"] == 6, "written before, and still whole"
     newer = _by_language(store)
     rows = {row["collection"]: row for row in jobs.diff(store, saved, newer).components.to_pylist()}
@@ -605,6 +612,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           "ALTER TABLE mixture_weights DROP COLUMN selection",
                           *(f"ALTER TABLE mixtures DROP COLUMN {name}"
                             for name in ("num_components", "heaviest", "heaviest_weight")),
+                          "DROP TABLE file_examples", "DROP TABLE collection_changes",
+                          "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)
     assert "selections" in schema.MIGRATIONS[5]

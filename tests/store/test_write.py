@@ -13,7 +13,8 @@ from mixture import Store, jobs
 from mixture.cards import load_cards
 from mixture.rows import Batch
 from mixture.store import read
-from mixture.store.write import CollectionFacts, NewFile, add_files, add_negatives, declare, remove_examples
+from mixture.store.intake import CollectionFacts, NewFile, add_files, declare
+from mixture.store.write import add_negatives, remove_examples
 
 
 def _counts(store: Store) -> dict[str, int]:
@@ -22,6 +23,7 @@ def _counts(store: Store) -> dict[str, int]:
 
 
 def test_the_same_file_again_changes_nothing(small_store: Store, tmp_path: Path) -> None:
+    jobs.ingest(small_store, [str(tmp_path / "raw" / "easy.jsonl")])  # which the fixture moved
     before, snapshot = _counts(small_store), small_store.snapshot()
     results = jobs.ingest(small_store, [str(tmp_path / "raw" / "easy.jsonl")])
     assert (results[0].unchanged, results[0].counts.rows_read) == (1, 0)
@@ -49,8 +51,8 @@ def test_a_file_killed_half_way_leaves_nothing(small_store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         add_files(small_store, [NewFile(CollectionFacts("new"), "new.jsonl", "0", killed)])
     assert _counts(small_store) == before
-    (counts,) = add_files(small_store, [NewFile(CollectionFacts("new"), "new.jsonl", "0", lambda: [whole])])
-    assert counts.stored == 1
+    (stored,) = add_files(small_store, [NewFile(CollectionFacts("new"), "new.jsonl", "0", lambda: [whole])])
+    assert stored.counts.stored == 1
 
 
 def test_rejects_of_a_mended_file_are_replaced(tmp_path: Path) -> None:

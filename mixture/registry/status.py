@@ -1,0 +1,116 @@
+"""What is in a store: its collections, test suites, mixtures and runs, and what it takes on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mixture.registry.gc import size_of
+from mixture.store import Store
+
+NEWEST = 5
+
+
+@dataclass(frozen=True)
+class CollectionStatus:
+    """A collection today.
+
+    languages:      examples by language, the most first
+    with_negatives: examples that have some
+    files:          those that it was read from
+    taken_out:      examples by reason: duplicate, test query, test passage, replaced
+    """
+
+    collection: str
+    examples: int
+    languages: dict[str, int]
+    with_negatives: int
+    prompts: tuple[str, ...]
+    card: str | None
+    files: int
+    rejected: int
+    taken_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A store today.
+
+    suites:   registered test suites, with their numbers of queries
+    mixtures: how many names and versions there are; `newest` of them as references
+    runs:     by status
+    disk:     bytes by folder of the store
+    removed:  collections that `remove(undo=True)` would bring back
+    """
+
+    store: str
+    collections: list[CollectionStatus]
+    suites: dict[str, int]
+    mixtures: int
+    newest: list[str]
+    runs: dict[str, int]
+    disk: dict[str, int]
+    removed: list[str]
+
+
+def status(store: Store) -> Status:
+    """What is in the store, read at one snapshot."""
+    with store.reading():
+        collections = _collections(store)
+        mixtures = store.rows("SELECT name || ':' || version AS reference FROM mixtures ORDER BY created_at DESC, name")
+        return Status(
+            store=str(store.catalog),
+            collections=collections,
+            suites=_counted(store, "SELECT suite AS key, count(*) AS n FROM test_queries GROUP BY ALL ORDER BY ALL"),
+            mixtures=len(mixtures),
+            newest=[row["reference"] for row in mixtures[:NEWEST]],
+            runs=_counted(store, "SELECT status AS key, count(*) AS n FROM runs GROUP BY ALL ORDER BY ALL"),
+            disk={path.name: size_of(path) for path in sorted(store.work.iterdir()) if path.exists()},
+            removed=[row["collection"] for row in store.rows(
+                """SELECT collection FROM collection_changes WHERE change = 'remove' AND snapshot_before =
+                   (SELECT max(snapshot_before) FROM collection_changes WHERE change = 'remove') ORDER BY ALL"""
+            )],
+        )  # fmt: skip
+
+
+def _collections(store: Store) -> list[CollectionStatus]:
+    rows = store.rows(
+        """SELECT c.collection, coalesce(e.n, 0) AS examples, coalesce(g.n, 0) AS with_negatives, c.prompts, c.card,
+                  coalesce(s.n, 0) AS files, coalesce(j.n, 0) AS rejected
+           FROM collections c
+           LEFT JOIN (SELECT collection, count(*) AS n FROM examples GROUP BY ALL) e USING (collection)
+           LEFT JOIN (SELECT collection, count(DISTINCT example_id) AS n FROM negatives GROUP BY ALL) g
+                USING (collection)
+           LEFT JOIN (SELECT collection, count(DISTINCT file) AS n FROM sources GROUP BY ALL) s USING (collection)
+           LEFT JOIN (SELECT collection, count(*) AS n FROM rejects GROUP BY ALL) j USING (collection)
+           ORDER BY c.collection"""
+    )
+    # As the view collection_languages: rows without a language take the card's, if that has one.
+    languages = _by_collection(
+        store,
+        """SELECT e.collection, coalesce(e.language, CASE WHEN len(c.languages) = 1 THEN c.languages[1] END, 'unknown')
+                  AS key, count(*) AS n FROM examples e JOIN collections c USING (collection)
+           GROUP BY e.collection, 2 ORDER BY n DESC, 2""",
+    )
+    taken_out = _by_collection(
+        store, "SELECT collection, reason AS key, count(*) AS n FROM removals GROUP BY ALL ORDER BY ALL"
+    )
+    return [
+        CollectionStatus(
+            languages=languages.get(row["collection"], {}),
+            taken_out=taken_out.get(row["collection"], {}),
+            **(row | {"prompts": tuple(row["prompts"] or ())}),
+        )
+        for row in rows
+    ]
+
+
+def _by_collection(store: Store, query: str) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for row in store.rows(query):
+        found.setdefault(row["collection"], {})[row["key"]] = row["n"]
+    return found
+
+
+def _counted(store: Store, query: str) -> dict[str, Any]:
+    return {row["key"]: row["n"] for row in store.rows(query)}

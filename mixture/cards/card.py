@@ -25,6 +25,10 @@ LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"
 # Where a key stands in the file: these at the top, all others under `mixture:`.
 GENERAL_KEYS = ("pretty_name", "language", "license", "license_name", "license_link")
 NO_KEYS = ("text", "path")
+# What a drafted card holds where only its author can say more.
+STAND_IN_PROMPT = "Given a query, retrieve relevant passages"
+STAND_IN_TEXT = "Write here what query and positive of"
+FILL_IN = "WRITE-THE-COLUMN-HERE"
 WHOLE_NUMBER = "a whole number, 0 or more"
 
 Text = Annotated[str, StringConstraints(strict=True, pattern=r"\S")]
@@ -150,12 +154,19 @@ def packaged_cards() -> Path:
 
 
 def check_cards(extra: Path | None = None) -> dict[str, DataCard]:
-    """`load_cards`, and no card may carry the description or the title of another.
+    """`load_cards`; no card may carry the description or the title of another, or what `cards new` drafted.
 
-    Raises UsageError with every pair that does.
+    Raises UsageError with every card that does.
     """
     cards = load_cards(extra)
     faults = []
+    for card in cards.values():
+        if STAND_IN_PROMPT in card.prompts:
+            faults.append(f"{card.path}: mixture.prompts is still the stand-in of the draft; write the task's own")
+        if STAND_IN_TEXT in " ".join(card.text.split()):
+            faults.append(f"{card.path}: the text is still that of the draft; write what query and positive are")
+        if card.source is not None and FILL_IN in card.source.columns.values():
+            faults.append(f"{card.path}: mixture.source.columns still has {FILL_IN}; write the names of the columns")
     for what in ("description", "pretty_name"):
         owners: dict[str, DataCard] = {}
         for card in cards.values():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mixture.cards import LANGUAGE, UNKNOWN, DataCard, Source, render_card
+from mixture.cards.card import FILL_IN, STAND_IN_PROMPT, STAND_IN_TEXT
 from mixture.errors import UsageError
 from mixture.ingest.read import read_file
 from mixture.ingest.reading import Reading
@@ -20,8 +21,6 @@ from mixture.rows import RawExample, Reject, joined
 
 # Words of the command line; a card of this name could not be shown by it.
 RESERVED = ("new", "check")
-FILL_IN = "WRITE-THE-COLUMN-HERE"
-PROMPT = "Given a query, retrieve relevant passages"
 UNDETERMINED = "und"  # BCP 47's own word for a language that is not known
 
 
@@ -84,7 +83,7 @@ def draft_card(name: str, source: Path) -> DataCard:
         language=tuple(codes) or (UNDETERMINED,),
         license=UNKNOWN,
         citation=UNKNOWN,
-        prompts=(PROMPT,),
+        prompts=(STAND_IN_PROMPT,),
         negatives="provided with the rows, by whom is unknown" if counts.negatives else "none in the files",
         source=_source(counts),
         text=_text(name, len(units), counts),
@@ -130,7 +129,7 @@ def _text(name: str, files: int, counts: _Counts) -> str:
     good = counts.rows - counts.rejected
     languages = ", ".join(f"{code} {n:,}" for code, n in counts.languages.most_common())
     to_do = (
-        f"Write here what query and positive of {name} are, where the rows come from, and what to know about licence "
+        f"{STAND_IN_TEXT} {name} are, where the rows come from, and what to know about licence "
         "and quality. The prompt above is a stand-in: give the task's own."
     )
     counted = (

@@ -12,32 +12,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from mixture.report.drawing import (
-    PERCENT,
     Chart,
     Key,
     Spec,
     along_x,
     bars,
     by_name,
-    finished,
     line_at,
     pairs,
     ticks,
     tooltip,
 )
 from mixture.report.facts import Facts
-from mixture.report.findings import metric_name, minus, percent
 from mixture.report.learning import Learning
-from mixture.report.palette import SERIES, role
+from mixture.report.lines import trajectories
+from mixture.report.palette import role
 from mixture.report.scores import Evaluation
-from mixture.specs import WEIGHT_COLUMNS
+from mixture.report.wording import metric_name, minus, percent
 
-# Lines of this many collections are coloured and labelled: those that moved most. The colours come twice, then dashed.
-LABELLED = 2 * len(SERIES)
 # Values of a dimension in a chart; the table has all.
 MOST_BARS = 14
-LINES_HEIGHT = 360
-LABEL_GAP = 15
+# Where the largest is this many times the smallest, short bars and left dots are all one at 0: the axis is logarithmic.
+WIDE = 1_000
 
 
 DIMENSIONS = {"language": "Language", "category": "Category", "license": "Licence"}
@@ -85,94 +81,39 @@ def weights(facts: Facts) -> Chart:
     )  # fmt: skip
 
 
-def trajectories(learned: Learning) -> Chart:
-    """A line for each weight over the steps; those that moved most are coloured and labelled at their end."""
-    first, last = learned.ends()
-    column = WEIGHT_COLUMNS[learned.average]
-    moved = sorted(last, key=lambda n: -abs(last[n] - first.get(n, 0.0)))
-    # In order of height, so that the labels stand in the order of the colours.
-    labelled = sorted(moved[:LABELLED], key=lambda n: -last[n])
-    tones = dict(zip(labelled, SERIES * 2, strict=False))
-    rows = [
-        {"step": p.step, "name": p.collection, "weight": round(getattr(p, column), 6),
-         "tone": tones.get(p.collection, "context"), "dashed": p.collection in labelled[len(SERIES) :],
-         "shown": percent(getattr(p, column))}
-        for p in sorted(learned.points, key=lambda p: (p.collection in tones, p.collection, p.step))
-    ]  # fmt: skip
-    heights = [row["weight"] for row in rows]
-    span = max(heights) - min(heights)
-    places = apart([last[n] for n in labelled], span * LABEL_GAP / LINES_HEIGHT)
-    labels = [
-        {"step": learned.num_steps, "name": n, "weight": place, "tone": tones[n]}
-        for n, place in zip(labelled, places, strict=True)
-    ]
-    tips = [("name", "collection"), ("step", "step"), ("shown", "weight")]
-    x = {"field": "step", "type": "quantitative", "title": "step", "scale": {"nice": False},
-         "axis": {"grid": False, "tickCount": 6}}  # fmt: skip
-    y = {"field": "weight", "type": "quantitative", "title": None, "scale": {"zero": False},
-         "axis": {"format": PERCENT, "tickCount": 5}}  # fmt: skip
-    colour = {"field": "tone", "type": "nominal", "legend": None,
-              "scale": {"domain": ["context", *SERIES], "range": [role("context"), *map(role, SERIES)]}}  # fmt: skip
-    chosen = {"or": [{"param": "near", "empty": False}, "datum.name === picked"]}
-    dashes = {"condition": {"test": "datum.dashed", "value": [6, 3]}, "value": [1, 0]}
-    strong = {"condition": {"test": chosen, "value": 3}, "value": 1.4}
-    clear = {"condition": {"test": {"or": [chosen, "datum.tone !== 'context'"]}, "value": 1}, "value": 0.55}
-    toned = colour | {"condition": {"test": {"and": [chosen, "datum.tone === 'context'"]}, "value": role("ink")}}
-    spec: Spec = {
-        "height": LINES_HEIGHT,
-        "data": {"values": rows},
-        "params": [{"name": "picked", "value": ""}],
-        "layer": [
-            {"mark": {"type": "line", "clip": False, "aria": False},
-             "encoding": {"x": x, "y": y, "detail": {"field": "name"}, "color": toned, "strokeWidth": strong,
-                          "opacity": clear, "strokeDash": dashes}},
-            {"mark": {"type": "point", "opacity": 0, "size": 30, "aria": False},
-             "params": [{"name": "near", "select": {"type": "point", "on": "pointerover", "nearest": True,
-                                                    "fields": ["name"], "clear": "pointerout"}}],
-             "encoding": {"x": x, "y": y, "tooltip": tooltip(tips)}},
-            {"data": {"values": labels}, "mark": {"type": "text", "align": "left", "dx": 7, "fontWeight": 600},
-             "encoding": {"x": x, "y": y, "text": {"field": "name"}, "color": colour}},
-        ],
-    }  # fmt: skip
-    what = {"current": "weight", "mean": "mean of the weights since the start", "ema": "moving average of the weights"}
-    return Chart(
-        "trajectories", f"The {what[learned.average]} after each step",
-        f"Line chart of {len(last)} weights over {learned.num_steps} steps. Most moved: {', '.join(labelled)}.",
-        (), finished(spec), tuple(sorted(last)),
-    )  # fmt: skip
-
-
-def apart(values: Sequence[float], gap: float) -> list[float]:
-    """Places for labels of descending values, at least `gap` apart and as near to their values as that allows.
-
-    >>> apart([0.5, 0.5, 0.1], 0.1)
-    [0.55, 0.45, 0.1]
-    """
-    groups: list[tuple[list[float], float]] = []
-    for value in values:
-        members, centre = [value], value
-        # Two groups that touch become one, around the mean of its members.
-        while groups and groups[-1][1] - gap * (len(groups[-1][0]) - 1) / 2 < centre + gap * (len(members) + 1) / 2:
-            members = groups.pop()[0] + members
-            centre = sum(members) / len(members)
-        groups.append((members, centre))
-    return [centre + gap * ((len(members) - 1) / 2 - i) for members, centre in groups for i in range(len(members))]
-
-
 def losses(learned: Learning) -> Chart | None:
     """Proxy and reference loss of each collection, joined by a line: the gap is what is left to learn."""
     rows = [{"name": r.collection, "proxy": r.proxy_loss, "reference": r.reference_loss,
-             "shown": f"{r.proxy_loss:.3f}",
-             "shown_reference": "–" if r.reference_loss is None else f"{r.reference_loss:.3f}"}
+             "shown": f"{r.proxy_loss:.3g}",
+             "shown_reference": "–" if r.reference_loss is None else f"{r.reference_loss:.3g}"}
             for r in learned.losses if r.proxy_loss is not None]  # fmt: skip
     if not rows:
         return None
     has_reference = any(row["reference"] is not None for row in rows)
     tips = [("name", "collection"), ("shown", "proxy"), ("shown_reference", "reference")]
     keys = (Key("dot", "accent", "proxy model"), *[Key("ring", "ink", "reference model")] * has_reference)
-    spec = by_name(rows, pairs("reference", tips), along_x("proxy", "mean loss, last quarter", ticks=5))
+    x = along_x("proxy", "mean loss, last quarter", ticks=5)
+    values = [v for r in learned.losses for v in (r.proxy_loss, r.reference_loss) if v is not None]
+    spec = by_name(rows, pairs(rows, "reference", tips), _wide(x, values))
     says = f"Dot plot of the losses of {len(rows)} collections."
     return Chart("losses", "Loss of proxy and reference", says, keys, spec)
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis, powers of ten alone where there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [mark * 10.0**power for power in decades for mark in ((1, 2, 5) if len(decades) < 5 else (1,))]
+    return [mark for mark in marks if low <= mark <= high]
+
+
+def _wide(x: Spec, values: Sequence[float]) -> Spec:
+    """The encoding with a logarithmic axis where the values are positive and of unlike sizes."""
+    low, high = min(values), max(values)
+    if low <= 0 or high < WIDE * low:
+        return x
+    marks = _marks(low / 2, high * 2)
+    return x | {"title": f"{x['title']}, logarithmic", "axis": x["axis"] | {"values": marks, "format": "~g"},
+                "scale": {"type": "log", "domain": [low / 2, high * 2], "nice": False}}  # fmt: skip
 
 
 def measurements(learned: Learning) -> Chart | None:
@@ -223,10 +164,8 @@ def epochs(facts: Facts) -> Chart | None:
     colour = {"condition": {"test": "datum.repeated", "value": role("warn")}, "value": role("accent")}
     low = min(0.8, *(row["epochs"] / 1.3 for row in rows))
     high = max(1.3, *(row["epochs"] * 1.3 for row in rows))
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [mark * 10.0**power for power in decades for mark in ((1, 2, 5) if len(decades) < 5 else (1,))]
     x = along_x("epochs", "epochs") | {"scale": {"type": "log", "domain": [low, high], "nice": False}}
-    x["axis"] |= {"values": [mark for mark in marks if low <= mark <= high], "format": ",~r"}
+    x["axis"] |= {"values": _marks(low, high), "format": ",~r"}
     layers: list[Spec] = [
         {"mark": {"type": "rule", "strokeWidth": 2},
          "encoding": {"x2": {"field": "one"}, "color": colour, "tooltip": tooltip(tips)}},
@@ -293,5 +232,5 @@ def scores(facts: Facts, found: Evaluation) -> Chart | None:
         tips += [("shown_against", facts.against.reference), ("shown_moved", "difference")]
         keys.append(Key("ring", "ink", facts.against.reference))
     title = metric_name(metric) + (", the largest gain first" if paired else "")
-    spec = by_name(rows, pairs("against", tips), along_x("value", f"{metric_name(metric)} × 100"))
+    spec = by_name(rows, pairs(rows, "against", tips), along_x("value", f"{metric_name(metric)} × 100"))
     return Chart("scores", title, f"Dot plot of {metric_name(metric)} on {len(rows)} suites.", tuple(keys), spec)

@@ -20,14 +20,18 @@ Spec = dict[str, Any]
 Tip = tuple[str, str]
 # Up to so many rows have their axis below; more than so many are drawn closer together.
 FEW_ROWS, MANY_ROWS = 12, 40
-# Pixels for the names at the ends of lines, and for those before bars.
+# Pixels for the names at the ends of lines, and for those before bars; letters that fit in. Names often differ in their
+# last letters, so a long one is cut in its middle. `page.js` has other limits for a phone.
 LABEL_ROOM = 220
 NAME_ROOM = 240
+LETTERS = 34
+CUT = (f"length(datum.label) > {LETTERS} ? slice(datum.label, 0, {LETTERS // 2}) + '…' + slice(datum.label, "
+       f"-{LETTERS // 2}) : datum.label")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Key:
-    """A line of the legend: shape is bar, tick, rule, dot, ring or line; `role` its colour."""
+    """A line of the legend: shape is bar, tick, rule, dashes, dot or ring; `role` its colour."""
 
     shape: str
     role: str
@@ -50,7 +54,7 @@ def by_name(rows: Sequence[dict[str, Any]], layers: Sequence[Spec], x: Spec) -> 
     """A chart with a row for each name, in the order of `rows`."""
     names = len({row["name"] for row in rows})
     y = {"field": "name", "type": "nominal", "sort": None, "title": None,
-         "axis": {"grid": False, "domain": False, "ticks": False, "labelPadding": 8}}  # fmt: skip
+         "axis": {"grid": False, "domain": False, "ticks": False, "labelPadding": 8, "labelExpr": CUT}}  # fmt: skip
     # A reader of a long chart starts at its top.
     axis = x["axis"] | ({"orient": "top"} if names > FEW_ROWS else {})
     return finished({
@@ -74,8 +78,13 @@ def ticks(field: str, tips: Sequence[Tip], names: int) -> Spec:
             "encoding": {"x": {"field": field, "type": "quantitative"}, "tooltip": tooltip(tips)}}  # fmt: skip
 
 
-def pairs(other: str, tips: Sequence[Tip]) -> list[Spec]:
+def pairs(rows: Sequence[dict[str, Any]], other: str, tips: Sequence[Tip]) -> list[Spec]:
     """A full dot for the chart's own field and an open one for another, joined where a row has both."""
+    own = {"mark": {"type": "point", "filled": True, "color": role("accent"), "size": 75, "opacity": 1},
+           "encoding": {"tooltip": tooltip(tips)}}  # fmt: skip
+    # Vega warns of an axis for a field that no row has.
+    if all(row[other] is None for row in rows):
+        return [own]
     return [
         {"transform": [{"filter": f"isValid(datum.{other})"}],
          "mark": {"type": "rule", "color": role("context"), "strokeWidth": 2},
@@ -83,8 +92,7 @@ def pairs(other: str, tips: Sequence[Tip]) -> list[Spec]:
         {"mark": {"type": "point", "filled": True, "fill": role("page"), "stroke": role("ink"), "strokeWidth": 1.6,
                   "size": 60, "opacity": 1},
          "encoding": {"x": {"field": other, "type": "quantitative"}, "tooltip": tooltip(tips)}},
-        {"mark": {"type": "point", "filled": True, "color": role("accent"), "size": 75, "opacity": 1},
-         "encoding": {"tooltip": tooltip(tips)}},
+        own,
     ]  # fmt: skip
 
 
@@ -99,6 +107,11 @@ def along_x(field: str, title: str | None, *, share: bool = False, ticks: int = 
     form = {"format": PERCENT} if share else {}
     axis = {"tickCount": ticks, "labelOverlap": "parity", "labelSeparation": 8, **form}
     return {"field": field, "type": "quantitative", "title": title, "axis": axis}
+
+
+def middle_cut(name: str) -> str:
+    """What `CUT` makes of a name."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS // 2]}…{name[-(LETTERS // 2) :]}"
 
 
 def tooltip(tips: Sequence[Tip]) -> list[Spec]:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mixture.report.facts import Component, Facts
-from mixture.report.scores import Evaluation
+from mixture.report.scores import FEWEST_SUITES, SIGNIFICANT, Evaluation, PairedTest
+from mixture.report.wording import count, metric_name, minus, percent, short, some
 
-# A collection this many times above or below an equal share is named.
-FAR = 2.0
+# A collection `FAR` times above or below an equal share is named. Nearer than `NEAR` is within a quarter.
+FAR, NEAR = 2.0, 1.25
 # Weights that still move by more than this share of the draws in the last tenth of a run are not settled; it is what
 # `learn-weights` says too.
 RESTLESS = 0.02
 # A collection of which ingest and cleaning took more than this share is named.
 MUCH_TAKEN = 0.10
-SIGNIFICANT = 0.05
 UNDECLARED = ("unknown", "other")
 
 
@@ -38,10 +38,10 @@ class Figure:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """What to know first, warnings first."""
+    """What to know first: the scores, then warnings, then the rest."""
     found = [*_availability(facts), *_licenses(facts), *_repeats(facts), *_learning(facts), *_weights(facts),
-             *_taken_out(facts), *_scores(facts)]  # fmt: skip
-    return sorted(found, key=lambda finding: not finding.warns)
+             *_taken_out(facts)]  # fmt: skip
+    return [*_scores(facts), *sorted(found, key=lambda finding: not finding.warns)]
 
 
 def figures(facts: Facts) -> list[Figure]:
@@ -50,14 +50,14 @@ def figures(facts: Facts) -> list[Figure]:
     top = parts[0]
     found = [
         Figure("Collections", f"{len(parts)}",
-               f"as spread out as {facts.effective:.1f} equal ones" if len(parts) > 1 else "alone"),
+               f"as concentrated as {facts.effective:.1f} equally weighted ones" if len(parts) > 1 else "alone"),
         Figure("Heaviest", percent(top.weight or 0.0), top.collection),
     ]  # fmt: skip
     if facts.num_examples is not None:
-        found.append(Figure("Examples", _short(facts.num_examples), f"{facts.steps * facts.batch_size:,} drawn in "
-                            f"{facts.steps:,} × {facts.batch_size:,}"))  # fmt: skip
+        found.append(Figure("Examples", short(facts.num_examples), f"{facts.steps * facts.batch_size:,} drawn in "
+                            f"{count(facts.steps, 'step')} of\u00a0{facts.batch_size:,}"))  # fmt: skip
     if facts.distance is not None and facts.against is not None:
-        found.append(Figure("Draws moved", percent(facts.distance), f"against {facts.against.reference}"))
+        found.append(Figure("Draws moved", percent(facts.distance), f"compared with {facts.against.reference}"))
     languages = [part for part in facts.composition if part.dimension == "language"]
     known = [part for part in languages if part.value != "unknown"]
     if known:
@@ -68,39 +68,12 @@ def figures(facts: Facts) -> list[Figure]:
         rows = facts.evaluation.of(metric)
         mean = sum(row.value for row in rows) / len(rows)
         paired = [(row.value, row.against) for row in rows if row.against is not None]
-        beside = f"mean of {len(rows)} suites"
+        beside = f"mean of {count(len(rows), 'suite')}" if len(rows) > 1 else f"on {rows[0].suite}"
         if len(paired) == len(rows) and facts.against is not None:
             moved = sum(a - b for a, b in paired) / len(rows)
-            beside = f"{minus(f'{100 * moved:+.1f}')} against {facts.against.reference}, {len(rows)} suites"
+            beside += f", {minus(f'{100 * moved:+.1f}')} compared with {facts.against.reference}"
         found.append(Figure(metric_name(metric), f"{100 * mean:.1f}", beside))
     return found
-
-
-def percent(share: float) -> str:
-    """A share for people: two figures at least, so that small weights are told apart.
-
-    >>> percent(0.1032), percent(0.0028), percent(0.00004), percent(0.0)
-    ('10.3 %', '0.28 %', '0.004 %', '0 %')
-    """
-    value = 100 * share
-    digits = ".1f" if abs(value) >= 9.995 else ".2f" if abs(value) >= 0.1 else ".1g"
-    return minus(f"{value:{digits}} %") if value else "0 %"
-
-
-def minus(text: str) -> str:
-    """A number with the sign that print uses.
-
-    >>> minus("-3.3")
-    '−3.3'
-    """
-    return text.replace("-", "−")
-
-
-def metric_name(metric: str) -> str:
-    """How the field writes it."""
-    name, _, cut = metric.partition("@")
-    written = {"ndcg": "nDCG", "recall": "Recall", "mrr": "MRR", "map": "MAP"}.get(name, name)
-    return f"{written}@{cut}" if cut else written
 
 
 def _weights(facts: Facts) -> Iterator[Finding]:
@@ -115,7 +88,7 @@ def _weights(facts: Facts) -> Iterator[Finding]:
                       f"equal share.", "weights")  # fmt: skip
     if lightest <= equal / FAR:
         light = sum((c.weight or 0.0) <= equal / FAR for c in parts)
-        yield Finding(f"{_count(light, 'collection')} {'has' if light == 1 else 'have'} less than half an equal share; "
+        yield Finding(f"{count(light, 'collection')} {'has' if light == 1 else 'have'} less than half an equal share; "
                       f"the lightest is {last.collection} with {percent(lightest)}.", "weights")  # fmt: skip
     half, total = 0, 0.0
     while total < 0.5:
@@ -124,8 +97,10 @@ def _weights(facts: Facts) -> Iterator[Finding]:
     if half <= len(parts) / 3:
         yield Finding(f"Half of the draws come from {half} of {len(parts)} collections.", "weights")
     if lightest < heaviest < FAR * equal and lightest > equal / FAR:
-        yield Finding(f"The weights are even: all between {percent(lightest)} and {percent(heaviest)}, where an equal "
-                      f"share is {percent(equal)}.", "weights")  # fmt: skip
+        even = heaviest < NEAR * equal and lightest > equal / NEAR
+        said = "within a quarter of" if even else "between half and twice"
+        yield Finding(f"All weights are {said} an equal share ({percent(equal)}): from {percent(lightest)} to "
+                      f"{percent(heaviest)}.", "weights")  # fmt: skip
     yield from _moved(facts)
 
 
@@ -138,8 +113,8 @@ def _moved(facts: Facts) -> Iterator[Finding]:
     if up is None or down is None or up is down:
         return
     yield Finding(
-        f"Against {facts.against.reference}, {up.collection} gains most ({_from_to(up)}) and {down.collection} loses "
-        f"most ({_from_to(down)}).", "weights",
+        f"Compared with {facts.against.reference}, {up.collection} gains most ({_from_to(up)}) and {down.collection} "
+        f"loses most ({_from_to(down)}).", "weights",
     )  # fmt: skip
 
 
@@ -150,18 +125,18 @@ def _from_to(part: Component) -> str:
 def _availability(facts: Facts) -> Iterator[Finding]:
     if facts.missing:
         text = (f"This store lacks {len(facts.missing)} of the {len(facts.present)} collections "
-                f"({_some(facts.missing)}): the mixture cannot be trained from it.")  # fmt: skip
+                f"({some(facts.missing)}): the mixture cannot be trained from it.")  # fmt: skip
         yield Finding(text, "collections", True)
     changed = [c.collection for c in facts.present
                if c.num_today is not None and c.num_examples is not None and c.num_today != c.num_examples]  # fmt: skip
     if changed:
-        yield Finding(f"{_count(len(changed), 'collection')} changed in the store since the mixture was made "
-                      f"({_some(changed)}).", "collections", True)  # fmt: skip
+        yield Finding(f"{count(len(changed), 'collection')} changed in the store since the mixture was made "
+                      f"({some(changed)}).", "collections", True)  # fmt: skip
     sliced = {c.collection for c in facts.mixture.spec.components}
     dropped = [c.collection for c in facts.components if c.weight is None and c.collection not in sliced]
     if dropped and facts.against is not None:
-        yield Finding(f"{_count(len(dropped), 'collection')} of {facts.against.reference} "
-                      f"{'is' if len(dropped) == 1 else 'are'} left out: {_some(dropped)}.", "weights")  # fmt: skip
+        yield Finding(f"{count(len(dropped), 'collection')} of {facts.against.reference} "
+                      f"{'is' if len(dropped) == 1 else 'are'} left out: {some(dropped)}.", "weights")  # fmt: skip
 
 
 def _licenses(facts: Facts) -> Iterator[Finding]:
@@ -177,7 +152,7 @@ def _licenses(facts: Facts) -> Iterator[Finding]:
 
 def _drawn(parts: list[Component]) -> str:
     share = percent(sum(c.weight or 0.0 for c in parts))
-    return f"{share} of the draws come from {_count(len(parts), 'collection')}"
+    return f"{share} of the draws come from {count(len(parts), 'collection')}"
 
 
 def _repeats(facts: Facts) -> Iterator[Finding]:
@@ -198,10 +173,10 @@ def _learning(facts: Facts) -> Iterator[Finding]:
         yield Finding(f"The weights still moved by {percent(learned.drift[0])} of the draws in the last tenth of the "
                       f"run: more steps would change them.", "learning", True)  # fmt: skip
     if learned.hard_for_both:
-        yield Finding(f"{_some(list(learned.hard_for_both))} gained weight although the reference is hardly ahead of "
+        yield Finding(f"{some([*learned.hard_for_both])} gained weight although the reference is hardly ahead of "
                       "the proxy there. Noise looks like that: read some rows.", "learning", True)  # fmt: skip
     if learned.repeated:
-        yield Finding(f"The reference went through {_some(list(learned.repeated))} up to "
+        yield Finding(f"The reference went through {some(list(learned.repeated))} up to "
                       f"{max(learned.repeated.values()):.0f} times. What it knows by heart, noise included, looks "
                       "solved.", "learning", True)  # fmt: skip
     if all(loss.reference_loss is None for loss in learned.losses):
@@ -209,7 +184,7 @@ def _learning(facts: Facts) -> Iterator[Finding]:
                       "learning", True)  # fmt: skip
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
         if names:
-            yield Finding(f"While learning, {bound} {_some(list(names))}.", "learning")
+            yield Finding(f"While learning, {bound} {some(list(names))}.", "learning")
 
 
 def _taken_out(facts: Facts) -> Iterator[Finding]:
@@ -219,42 +194,55 @@ def _taken_out(facts: Facts) -> Iterator[Finding]:
         return
     worst = max((row for row in facts.taken_out if row.rows_read), key=lambda row: row.total / row.rows_read)
     share = worst.total / worst.rows_read
-    named = f", from {worst.collection} {percent(share)}" if share > MUCH_TAKEN else ""
+    named = f"; {worst.collection} lost the largest share, {percent(share)} of its rows" if share > MUCH_TAKEN else ""
     yield Finding(f"{gone:,} of {read:,} rows read were left out as damaged, repeated or test data{named}.",
                   "removed")  # fmt: skip
 
 
 def _scores(facts: Facts) -> Iterator[Finding]:
     found = facts.evaluation
-    if found is None or facts.against is None:
+    if found is None:
         return
     metric = found.metrics[0]
-    yield from _by_queries(found, metric, facts.against.reference)
-    test = found.tests.get(metric)
-    if test is None:
+    scores = found.of(metric)
+    other = facts.against.reference if facts.against is not None else None
+    paired = [(s.value, s.against) for s in scores if s.against is not None]
+    shown = paired or [(s.value, 0.0) for s in scores]
+    mean = 100 * sum(value for value, _ in shown) / len(shown)
+    said = f"{metric_name(metric)} is {mean:.1f}" + (f" on average over {len(shown)} suites" if len(shown) > 1 else "")
+    if not paired or other is None:
+        yield Finding(f"{said}.", "scores")
         return
-    verdict = "more than chance between suites" if test.p < SIGNIFICANT else "within chance between suites"
-    moved = f"{100 * abs(test.difference):.1f} points {'higher' if test.difference > 0 else 'lower'} than"
-    moved = moved if test.difference else "the same as"
+    moved = sum(a - b for a, b in paired) / len(paired)
+    way = f"{100 * abs(moved):.1f} points {'higher' if moved > 0 else 'lower'} than" if moved else "the same as"
+    yield Finding(f"{said}, {way} with {other}.{_between_suites(found.tests.get(metric), len(paired))}", "scores")
+    yield from _by_queries(found, metric, other)
+
+
+def _between_suites(test: PairedTest | None, suites: int) -> str:
+    """Whether other suites might say the opposite, by the one test that the interval and p are of."""
+    if test is None:
+        few = f"{count(suites, 'suite')} {'is' if suites == 1 else 'are'} too few"
+        return f" {few} to tell it from chance between suites: that takes {FEWEST_SUITES}."
+    if not test.difference:
+        return ""
+    verdict = "is more than chance between suites" if test.p <= SIGNIFICANT else "may be chance between suites"
     interval = minus(f"{100 * test.low:+.1f} to {100 * test.high:+.1f}")
-    yield Finding(
-        f"{metric_name(metric)} is {moved} with {facts.against.reference} over {test.num_pairs} suites, {verdict} "
-        f"(95 % interval {interval}, p\u00a0=\u00a0{test.p:.2g}).", "scores",
-    )  # fmt: skip
+    return f" That {verdict} (permutation test: 95 % interval {interval}, p\u00a0=\u00a0{test.p:.2g})."
 
 
 def _by_queries(found: Evaluation, metric: str, other: str) -> Iterator[Finding]:
-    tests = [(s.suite, s.test) for s in found.of(metric) if s.test is not None]
+    tests = [(s.suite, s.test, s.adjusted) for s in found.of(metric) if s.test is not None and s.adjusted is not None]
     if not tests:
         return
-    better = [suite for suite, test in tests if test.p < SIGNIFICANT and test.difference > 0]
-    worse = [suite for suite, test in tests if test.p < SIGNIFICANT and test.difference < 0]
-    said = [f"{word} on {_some(suites)}" for word, suites in (("higher", better), ("lower", worse)) if suites]
+    better = [suite for suite, test, p in tests if p <= SIGNIFICANT and test.difference > 0]
+    worse = [suite for suite, test, p in tests if p <= SIGNIFICANT and test.difference < 0]
+    said = [f"{word} on {some(suites)}" for word, suites in (("is higher", better), ("is lower", worse)) if suites]
     rest = len(tests) - len(better) - len(worse)
     if rest:
-        said.append(f"within chance between queries on {rest} of {_count(len(tests), 'suite')}")
-    yield Finding(f"{metric_name(metric)} against {other}: {'; '.join(said)} (paired t-test over the queries, "
-                  "adjusted for the number of suites).", "scores")  # fmt: skip
+        said.append(f"may differ by chance between queries on {rest} of {count(len(tests), 'suite')}")
+    yield Finding(f"Suite by suite, {metric_name(metric)} compared with {other} {'; '.join(said)} (paired t-test over "
+                  "the queries, adjusted for the number of suites).", "scores")  # fmt: skip
 
 
 def summary(facts: Facts) -> str:
@@ -262,28 +250,14 @@ def summary(facts: Facts) -> str:
     parts = facts.present
     slices = sum(c.slice is not None for c in facts.mixture.spec.components)
     counts = ((len(parts) - slices, "collection"), (slices, "slice"))
-    said = " and ".join(_count(number, thing) for number, thing in counts if number)
+    said = " and ".join(count(number, thing) for number, thing in counts if number)
     if facts.num_examples is not None:
-        said += f" with {_count(facts.num_examples, 'example')}"
+        said += f" with {count(facts.num_examples, 'example')}"
     learned = facts.learning
     if learned is not None and learned.own:
         how = str(learned.settings.get("algorithm") or "tdro")
         seeds = f", the mean of {learned.num_seeds} seeds" if learned.num_seeds > 1 else ""
-        said += f", weighted by {'tDRO' if how == 'tdro' else how} in {_count(learned.num_steps, 'step')}{seeds}"
+        said += f", weighted by {'tDRO' if how == 'tdro' else how} in {count(learned.num_steps, 'step')}{seeds}"
     elif max(c.weight or 0.0 for c in parts) == min(c.weight or 0.0 for c in parts) and len(parts) > 1:
         said += ", equally weighted"
     return said + "."
-
-
-def _short(number: int) -> str:
-    """A count in the room of a few digits; the tables have all of them."""
-    return f"{number:,}" if number < 1_000_000 else f"{number / 1e6:,.1f} M"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _some(names: list[str]) -> str:
-    """The first three, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -16,10 +17,11 @@ from markupsafe import Markup
 from mixture.report import tables
 from mixture.report.charts import DIMENSIONS, Chart
 from mixture.report.facts import Facts
-from mixture.report.findings import figures, findings, percent, summary
+from mixture.report.findings import figures, findings, summary
 from mixture.report.learning import without_folder
 from mixture.report.palette import DARK, LIGHT
 from mixture.report.tables import Table
+from mixture.report.wording import percent
 
 TEMPLATES = resources.files("mixture.report") / "templates"
 # Vega's own functions are parsed, not compiled, so that the page needs no permission to evaluate text.
@@ -27,6 +29,17 @@ SNIPPET = "window.vegaEmbed = vegaEmbed;"
 # Settings of a run that its section shows, in this order; the rest is in the table runs of the store.
 TELLING = ("algorithm", "measurement", "steps", "batch_size", "learning_rate", "weights_learning_rate", "temperature",
            "reference_floor", "min_weight", "max_epochs", "negatives", "seed", "proxy", "reference")  # fmt: skip
+
+
+# When a collection's measurement is high, by the measurement of tDRO or the algorithm.
+MEASURED = {
+    "relative": "This one (relative) is high where the proxy loses on rows that the reference has not solved. "
+                "Those may be hard rows, or noise.",
+    "relative_group": "This one (relative_group) is high where the reference has learned what the proxy has not. "
+                      "It stays near 1 where both lose alike, as on noise.",
+    "excess": "This one is high where the proxy loses more than the reference. Chance gives noise a part of that.",
+}  # fmt: skip
+UNREFERENCED = "This one looks at the proxy model alone, so noise is high too."
 
 
 @functools.cache
@@ -41,8 +54,10 @@ def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
         loader=jinja2.PackageLoader("mixture.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = lambda share: unbroken(percent(share))
+    environment.filters["unbroken"] = unbroken
     environment.filters["csv_link"] = csv_link
+    environment.filters["word_parts"] = lambda text: re.split(r"(?<=[_/-])", text)
     scripts = [library(), (TEMPLATES / "page.js").read_text("utf-8")]
     return environment.get_template("report.html").render(
         facts=facts,
@@ -54,6 +69,7 @@ def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
         tables=_tables(facts),
         dimensions=DIMENSIONS,
         settings=_settings(facts),
+        measured=_measured(facts),
         without_folder=without_folder,
         light=LIGHT,
         dark=DARK,
@@ -62,6 +78,11 @@ def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
         scripts=[Markup(script) for script in scripts],
         script_hashes=[_hash(script) for script in scripts],
     )
+
+
+def unbroken(text: str) -> str:
+    """A number stays on the line of its percent sign."""
+    return text.replace(" %", "\u00a0%")
 
 
 def csv_link(table: Table) -> str:
@@ -78,6 +99,7 @@ def _tables(facts: Facts) -> dict[str, Table]:
     found = {
         "weights": tables.weights_table(facts),
         "collections": tables.collections_table(facts),
+        "prompts": tables.prompts_table(facts),
         "epochs": tables.epochs_table(facts),
         "removed": tables.removed_table(facts),
         "reasons": tables.reasons_table(facts),
@@ -92,6 +114,13 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)
         found["tests"] = tables.tests_table(facts.evaluation)
     return found
+
+
+def _measured(facts: Facts) -> str:
+    """A sentence on the measurement that drove the weights."""
+    given = facts.learning.settings if facts.learning is not None else {}
+    by_algorithm = {"tdro": given.get("measurement") or "relative", "doremi": "excess"}
+    return MEASURED.get(by_algorithm.get(given.get("algorithm") or "tdro", ""), UNREFERENCED)
 
 
 def _settings(facts: Facts) -> list[tuple[str, Any]]:

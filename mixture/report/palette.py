@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Text has a contrast of 4.5 and more against the page, marks 3 and more. There are few colours, so that all are told
-# apart in each kind of colour blindness; more lines than colours are told apart by dashes, and by their labels.
+# apart in each kind of colour blindness.
 LIGHT = {
     "page": "#ffffff",
     "panel": "#f5f6f8",
@@ -19,6 +19,9 @@ LIGHT = {
     "series-1": "#2166ac",
     "series-2": "#b4460f",
     "series-3": "#5d1049",
+    "series-4": "#ab2cff",
+    "series-5": "#000071",
+    "series-6": "#4c4025",
 }
 DARK = {
     "page": "#12161c",
@@ -33,6 +36,9 @@ DARK = {
     "series-1": "#6cb0ee",
     "series-2": "#f0965e",
     "series-3": "#e5c634",
+    "series-4": "#b74bff",
+    "series-5": "#e1def7",
+    "series-6": "#3bffb1",
 }
 # What a picture's legend, which is a line of text, calls them.
 WORDS = {"accent": "blue", "context": "grey", "ink": "dark", "muted": "grey", "warn": "orange", "series-3": "plum"}

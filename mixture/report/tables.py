@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixture.report.facts import Facts
-from mixture.report.findings import metric_name, minus, percent
 from mixture.report.learning import Learning
 from mixture.report.scores import Evaluation
+from mixture.report.wording import metric_name, minus, percent
 
 # A spreadsheet takes a cell that begins so for a formula, which may read files or call out.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -152,10 +152,16 @@ def collections_table(facts: Facts) -> Table:
     """What the cards declare of each collection, and how much the store holds of it."""
     columns = (Column("collection", "Collection"), Column("category", "Category"), Column("license", "Licence"),
                Column("languages", "Languages"), Column("num_examples", "Examples then", "count"),
-               Column("num_today", "Examples now", "count"), Column("prompts", "Prompts"))  # fmt: skip
-    rows = ((c.collection, c.category, c.license, ", ".join(c.languages) or None, c.num_examples, c.num_today,
-             " | ".join(c.prompts) or None) for c in facts.present)  # fmt: skip
+               Column("num_today", "Examples now", "count"))  # fmt: skip
+    rows = ((c.collection, c.category, c.license, ", ".join(c.languages) or None, c.num_examples, c.num_today)
+            for c in facts.present)  # fmt: skip
     return _table("collections", "Collections of the mixture", columns, rows)
+
+
+def prompts_table(facts: Facts) -> Table:
+    columns = (Column("collection", "Collection"), Column("prompt", "Prompt"))
+    rows = ((c.collection, prompt) for c in facts.present for prompt in c.prompts)
+    return _table("prompts", "Prompts of the collections", columns, rows)
 
 
 def epochs_table(facts: Facts) -> Table:
@@ -196,9 +202,10 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
         columns += [Column("against", str(theirs), "score"), Column("difference", "Difference", "signed score")]
     if tested:
         columns += [Column("low", "95 % from", "signed score"), Column("high", "95 % to", "signed score"),
-                    Column("p", "p, adjusted", "number")]  # fmt: skip
-    columns += [Column("num_queries", "Queries", "count"), Column("num_documents", "Documents", "count"),
-                Column("corpus", "Corpus")]  # fmt: skip
+                    Column("p", "p", "number"), Column("p_adjusted", "p adjusted", "number")]  # fmt: skip
+    columns += [Column("num_queries", "Queries", "count"), Column("num_documents", "Documents", "count")]
+    corpora = sorted({s.corpus for s in found.scores})
+    columns += [Column("corpus", "Corpus")] * (len(corpora) > 1)
     rows = []
     for metric in found.metrics:
         for s in found.of(metric):
@@ -206,9 +213,10 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
             if paired:
                 row += [s.against, None if s.against is None else s.value - s.against]
             if tested:
-                row += [s.test.low, s.test.high, s.test.p] if s.test else [None, None, None]
-            rows.append([*row, s.num_queries, s.num_documents, s.corpus])
-    return _table("scores", "Scores by suite", columns, rows)
+                row += [s.test.low, s.test.high, s.test.p, s.adjusted] if s.test else [None] * 4
+            rows.append([*row, s.num_queries, s.num_documents] + [s.corpus] * (len(corpora) > 1))
+    caption = "Scores by suite" + (f", {corpora[0]}" if len(corpora) == 1 else "")
+    return _table("scores", caption, columns, rows)
 
 
 def tests_table(found: Evaluation) -> Table:

@@ -330,9 +330,26 @@ def test_the_command_writes_a_first_card(run: Callable[..., tuple[int, str, str]
     # Queries of 4 and 11 characters; positives of 3, 4 and 5; two negatives in one of two rows.
     assert "query: mean 8, 95 % have at most 11; of a positive: mean 4, 95 % have at most 5." in text
     assert "Rows with negatives: 50%; negatives for each row: 1.0 on average." in text
-    assert run("check", "--cards", "own") == (0, "26 cards ok\n", "")
     code, _, err = run("new", "tickets", "--from", "t.jsonl", "--out", "own")
     assert (code, "is not overwritten" in err) == (2, True)
+
+
+def test_a_draft_passes_the_check_once_its_author_has_said_what_it_cannot(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text('["where", "here"]\n')
+    assert run("new", "tickets", "--from", "t.jsonl", "--out", "own")[0] == 0
+    code, _, err = run("check", "--cards", "own")
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert "own/tickets.md: mixture.prompts is still the stand-in of the draft; write the task's own" in err
+    assert "own/tickets.md: the text is still that of the draft; write what query and positive are" in err
+    file = tmp_path / "own" / "tickets.md"
+    file.write_text(file.read_text().replace("Given a query, retrieve relevant passages", "Find the ticket's answer"))
+    code, _, err = run("check", "--cards", "own")
+    assert code == 2 and "stand-in" not in err and "text is still that of the draft" in err
+    before, _, after = file.read_text().partition("Write here")
+    file.write_text(f"{before}Tickets of one helpdesk.\n\nCounted{after.partition('Counted')[2]}")
+    assert run("check", "--cards", "own") == (0, "26 cards ok\n", "")
 
 
 @pytest.mark.parametrize(

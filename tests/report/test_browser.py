@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.conftest import FORMULA, IMAGE, SCRIPT, Page
+from mixture import Store, registry
+from mixture.report.build import write_report
+from tests.report.chromium import Browser
+from tests.report.conftest import FORMULA, IMAGE, SCRIPT, Page, spec_of
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
 
@@ -39,6 +43,59 @@ def test_in_chromium(report: Any, browser: str, tmp_path: Path, name: str) -> No
         assert {FORMULA[:8]} <= {t[:8] for t in texts}
         assert any(t.startswith(SCRIPT[:9]) for t in texts) and any(t.startswith(IMAGE[:4]) for t in texts)
     assert fetched == []
+
+
+@pytest.fixture(scope="module")
+def running(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(browser, tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+# Boxes that are wider than they show, and whether something says so.
+WIDE = """[...document.querySelectorAll(".scroll, nav ul")].filter(box => box.scrollWidth > box.clientWidth + 1)
+    .map(box => [box.parentElement.id || box.getAttribute("aria-label") || "nav", box.classList.contains("cut")
+        && (box.previousElementSibling ? !box.previousElementSibling.hidden : true)])"""
+# Texts of a chart's rows, as drawn.
+LABELS = """[...document.querySelectorAll("[data-chart='weights'] .role-axis-label text")].map(e => e.textContent)"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("name", ["learned", "base", "top", "elsewhere"])
+def test_fits_the_window(report: Any, running: Browser, name: str, width: int, dark: bool) -> None:
+    with running.page(report(name), width=width, dark=dark) as page:
+        page.value("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        assert page.console() == []
+        assert page.value("document.documentElement.scrollWidth") == width
+        wide = dict(page.value(WIDE))
+        if width == 1400:
+            assert wide == {}
+        else:
+            assert "nav" in wide and all(wide.values())
+            assert page.value("getComputedStyle(document.querySelector('nav'), '::after').content") == '"›"'
+            page.value("document.querySelector('nav ul').scrollLeft = 9999")
+            page.console()
+            assert not dict(page.value(WIDE))["nav"]  # nothing more to the right, so nothing says there is
+        background = page.value("getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(18, 22, 28)" if dark else "rgb(255, 255, 255)")
+
+
+def test_long_names_are_told_apart_on_a_phone(running: Browser, tmp_path: Path) -> None:
+    names = ("stackexchange_duplicates_title-body_title-body", "stackexchange_duplicates_title_title",
+             "quora_duplicates", "quora_duplicates_triplets")  # fmt: skip
+    with Store.open(tmp_path / "store", create=True) as store:
+        saved = registry.save(store, spec_of(dict.fromkeys(names, 1.0)), "long-names")
+        write_report(store, saved, tmp_path / "long.html")
+    with running.page(tmp_path / "long.html", width=390) as page:
+        shown = [text for text in page.value(LABELS) if "%" not in text]
+    assert len(set(shown)) == len(names) and all(len(text) <= 20 for text in shown), shown
+
+
+def test_the_console_is_heard(running: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text("<script>console.warn('Infinite extent'); undefined.thing</script>")
+    with running.page(file, width=390) as page:
+        assert "Infinite extent" in page.console()[0] and len(page.console()) == 2
 
 
 def test_what_a_page_fetches_is_seen(browser: str, tmp_path: Path) -> None:

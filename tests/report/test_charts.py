@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,10 @@ import vl_convert
 
 from mixture import Store, registry
 from mixture.report.build import picture
-from mixture.report.charts import LABELLED, MOST_BARS, charts
-from mixture.report.facts import gather
-from mixture.report.palette import DARK, LIGHT
+from mixture.report.charts import MOST_BARS, charts, losses
+from mixture.report.facts import Facts, gather
+from mixture.report.lines import LABELLED, trajectories
+from mixture.report.palette import DARK, LIGHT, SERIES
 from tests.report.conftest import FORMULA, IMAGE, SCRIPT
 
 EVERY = ("weights", "trajectories", "losses", "measurements", "language", "category", "license", "epochs", "removed",
@@ -64,9 +66,42 @@ def test_a_hundred_collections_stay_readable(hundred: Store) -> None:
     assert len(json.dumps(drawn["trajectories"].spec)) < 400_000
 
 
-def test_the_smallest_values_of_a_dimension_become_one_bar(hundred: Store) -> None:
-    from dataclasses import replace
+def _learned(store: Store) -> Facts:
+    return gather(store, registry.resolve(store, "learned"))
 
+
+def test_lines_begin_at_no_less_than_0_and_those_that_cover_others_are_dashed(store: Store) -> None:
+    facts = _learned(store)
+    assert facts.learning is not None
+    spec = charts(facts)["trajectories"].spec
+    low, high = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert 0 <= low < 0.05 and high > 0.4
+    assert not any(row["dashed"] for row in spec["data"]["values"])
+    # wiki takes forum's way: one lies upon the other.
+    ways = {p.step: p for p in facts.learning.points if p.collection == "forum"}
+    points = tuple(replace(ways[p.step], collection="wiki") if p.collection == "wiki" else p
+                   for p in facts.learning.points)  # fmt: skip
+    chart = trajectories(replace(facts.learning, points=points))
+    assert {row["name"] for row in chart.spec["data"]["values"] if row["dashed"]} == {"wiki"}
+    assert chart.spec["data"]["values"][-1]["name"] == "wiki"  # drawn last, so above
+    assert [key.label for key in chart.keys] == ["lies upon another line"]
+    colours = {row["name"]: row["tone"] for row in chart.spec["data"]["values"]}
+    assert len(set(colours.values())) == len(colours)
+
+
+def test_a_loss_of_almost_nothing_is_not_drawn_as_0(store: Store) -> None:
+    facts = _learned(store)
+    assert facts.learning is not None
+    assert "scale" not in charts(facts)["losses"].spec["encoding"]["x"]
+    tiny = replace(facts.learning.losses[0], proxy_loss=1e-7)
+    chart = losses(replace(facts.learning, losses=(tiny, *facts.learning.losses[1:])))
+    assert chart is not None
+    assert chart.spec["encoding"]["x"]["scale"]["type"] == "log"
+    assert chart.spec["data"]["values"][0]["shown"] == "1e-07"
+    assert picture(chart, "png").startswith(b"\x89PNG")
+
+
+def test_the_smallest_values_of_a_dimension_become_one_bar(hundred: Store) -> None:
     from mixture.report.charts import composition
     from mixture.report.facts import Part
 
@@ -116,7 +151,7 @@ def _lab(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize("kind", BLINDNESS)
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_are_told_apart(colours: dict[str, str], kind: str) -> None:
-    for roles in (("context", "series-1", "series-2", "series-3"), ("context", "accent", "warn", "series-3")):
+    for roles in (("context", *SERIES), ("context", "accent", "warn", "series-3")):
         for a, b in itertools.combinations(roles, 2):
             seen = [_lab(np.asarray(BLINDNESS[kind]) @ _linear(colours[role])) for role in (a, b)]
             assert np.linalg.norm(seen[0] - seen[1]) > 20, (a, b)

@@ -7,17 +7,20 @@ import math
 from dataclasses import replace
 from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from mixture import Store, UsageError, registry
 from mixture.registry import slices
-from mixture.report.charts import apart
 from mixture.report.facts import Facts, gather
-from mixture.report.findings import findings, percent, summary
+from mixture.report.findings import findings, summary
 from mixture.report.learning import FEWEST_STEPS, MOST_POINTS, thin
-from mixture.report.scores import paired_test, query_test
+from mixture.report.lines import apart
+from mixture.report.scores import FEWEST_SUITES, paired_test, query_test
+from mixture.report.wording import percent
 from tests.report.conftest import COLLECTIONS, FORMULA, IMAGE, SCRIPT, SLICE, STEPS, WEIGHTS
 
 
@@ -123,9 +126,11 @@ def test_the_model_trained_most_alike_is_held_against(learned: Facts) -> None:
     # Six gains of one sign: 2 of the 64 ways to draw the signs are as far from 0.
     assert test.p == pytest.approx(2 / 64)
     assert test.difference == pytest.approx(0.035)
-    assert 0.01 < test.low < test.difference < test.high < 0.06
-    assert any("3.5 points higher than with base:1 over 6 suites, more than chance" in f.text
-               for f in findings(learned))  # fmt: skip
+    assert (test.low, test.high) == pytest.approx((0.01, 0.06))
+    assert findings(learned)[0].text == (
+        "nDCG@10 is 43.5 on average over 6 suites, 3.5 points higher than with base:1. That is more than chance "
+        "between suites (permutation test: 95 % interval +1.0 to +6.0, p\u00a0=\u00a00.031)."
+    )
 
 
 def test_each_suite_is_tested_over_its_queries(store: Store, learned: Facts) -> None:
@@ -153,18 +158,67 @@ def test_each_suite_is_tested_over_its_queries(store: Store, learned: Facts) -> 
     # Benjamini and Hochberg's step-up over the six; the normal's p is near the t's.
     order = sorted(range(6), key=lambda i: plain[i])
     expected = [min(plain[k] * 6 / (order.index(k) + 1) for k in order[order.index(i) :]) for i in range(6)]
-    found = [score.test.p for score in scores if score.test]
+    assert [score.test.p for score in scores if score.test] == pytest.approx(plain, abs=0.02)
+    found = [score.adjusted for score in scores if score.adjusted is not None]
     assert found == pytest.approx(expected, abs=0.02)
     assert any(p >= 0.05 for p in found) and any(p < 0.001 for p in found)
     (said,) = (f.text for f in findings(learned) if "paired t-test over the queries" in f.text)
-    better = [score.suite for score in scores if score.test and score.test.p < 0.05]
-    assert said.startswith(f"nDCG@10 against base:1: higher on {better[0]}, ")
-    assert f"within chance between queries on {6 - len(better)} of 6 suites" in said
+    better = [score.suite for score in scores if score.adjusted is not None and score.adjusted <= 0.05]
+    assert said.startswith(f"Suite by suite, nDCG@10 compared with base:1 is higher on {better[0]}, ")
+    assert f"may differ by chance between queries on {6 - len(better)} of 6 suites" in said
 
 
 def test_equal_scores_are_no_difference() -> None:
     for test in (paired_test([0.1] * 6, [0.1] * 6), query_test([0.1] * 30, [0.1] * 30)):
         assert (test.difference, test.low, test.high, test.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+@given(st.lists(st.floats(-0.2, 0.2), min_size=FEWEST_SUITES, max_size=16))
+@settings(max_examples=60, deadline=None)
+def test_interval_and_p_speak_with_one_voice(difference: list[float]) -> None:
+    test = paired_test(difference, [0.0] * len(difference))
+    assert test.low <= test.high
+    assert (test.low > 0 or test.high < 0) == (test.p <= 0.05)
+
+
+@pytest.mark.parametrize("suites", [6, 9, 13, 15])
+def test_the_permutation_test_is_scipys(suites: int) -> None:
+    difference = np.random.default_rng(suites).normal(0.02, 0.03, suites)
+    expected = stats.permutation_test(
+        (difference, np.zeros(suites)), lambda x, y, axis: np.mean(x - y, axis=axis), vectorized=True,
+        permutation_type="samples", n_resamples=40_000, rng=0,
+    )  # fmt: skip
+    found = paired_test(difference.tolist(), [0.0] * suites)
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-12 if suites <= 13 else 0.01)
+    # The mean that the interval ends at is the first that the test would not refuse.
+    for shift, refused in ((found.low - 1e-6, True), (found.low + 1e-6, False), (found.high + 1e-6, True)):
+        assert (paired_test((difference - shift).tolist(), [0.0] * suites).p <= 0.05) == refused
+
+
+def test_a_score_that_may_be_chance_is_said_with_the_interval_that_says_so(learned: Facts) -> None:
+    assert learned.evaluation is not None
+    test = paired_test([0.01, 0.02, 0.03, 0.04, 0.05, -0.001], [0.0] * 6)
+    found = replace(learned, evaluation=replace(learned.evaluation, tests={"ndcg@10": test}))
+    assert "That may be chance between suites (permutation test: 95 % interval −0.1 to +5.0," in findings(found)[0].text
+    few = replace(learned, evaluation=replace(learned.evaluation, tests={}))
+    assert "6 suites are too few" in findings(few)[0].text
+    alone = replace(learned, against=None)
+    assert findings(alone)[0].text == "nDCG@10 is 43.5 on average over 6 suites."
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"a": 0.624, "b": 0.188, "c": 0.188}, "All weights are between half and twice an equal share (33.3 %): "
+         "from 18.8 % to 62.4 %."),
+        ({"a": 0.35, "b": 0.35, "c": 0.3}, "All weights are within a quarter of an equal share (33.3 %): from 30.0 % "
+         "to 35.0 %."),
+    ],
+)  # fmt: skip
+def test_how_far_weights_are_from_equal_is_said_as_it_is(learned: Facts, weights: dict[str, float], said: str) -> None:
+    parts = tuple(replace(learned.components[0], collection=name, weight=w) for name, w in weights.items())
+    texts = [f.text for f in findings(replace(learned, components=parts, against=None))]
+    assert [t for t in texts if t.startswith("All weights")] == [said]
 
 
 def test_an_imported_mixture_that_is_nowhere_here(store: Store) -> None:
@@ -187,7 +241,10 @@ def test_a_name_with_brackets_is_a_name(store: Store) -> None:
 def test_the_first_lines_say_what_it_is(learned: Facts) -> None:
     assert summary(learned) == "5 collections with 135 examples, weighted by tDRO in 40 steps."
     said = [f.text for f in findings(learned)]
-    assert [f.warns for f in findings(learned)] == sorted((f.warns for f in findings(learned)), reverse=True)
+    sections = [f.section for f in findings(learned)]
+    assert sections[:2] == ["scores", "scores"] and "scores" not in sections[2:]
+    warns = [f.warns for f in findings(learned)][2:]
+    assert warns == sorted(warns, reverse=True)
     # Unknown: 0.15 of the draws; other: 0.1.
     assert "25.0 % of the draws come from 2 collections whose licence is unknown or none of the standard ones." in said
     assert "30.0 % of the draws come from 1 collection under a licence that forbids commercial use." in said
@@ -212,14 +269,16 @@ def test_long_histories_are_thinned(hundred: Store) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
 def test_labels_keep_their_order_and_distance(values: list[float], gap: float) -> None:
-    places = apart(sorted(values, reverse=True), gap)
-    assert all(a - b >= gap * (1 - 1e-6) for a, b in itertools.pairwise(places))
+    for low in (-1e9, 0.2):
+        places = apart(sorted(values, reverse=True), gap, low)
+        assert all(a - b >= gap * (1 - 1e-6) for a, b in itertools.pairwise(places))
+        assert places[-1] >= low
 
 
 def test_small_shares_keep_a_figure() -> None:
     shares = (0.0, 0.00004, 0.0028, 0.0999, 0.1, -0.05, 1.0)
     assert [percent(share) for share in shares] == [
-        "0 %", "0.004 %", "0.28 %", "9.99 %", "10.0 %", "−5.00 %", "100.0 %"]  # fmt: skip
+        "0 %", "0.004 %", "0.28 %", "9.99 %", "10.0 %", "−5.00 %", "100 %"]  # fmt: skip
 
 
 def test_slices_are_components_of_their_own(small_store: Store) -> None:

@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 from cli import app
 from mixture import Store, jobs, registry
 from mixture.report.build import write_report
-from mixture.report.page import library
+from mixture.report.charts import charts
+from mixture.report.facts import gather
+from mixture.report.page import library, render
 from tests.report.conftest import FORMULA, IMAGE, MARK, SCRIPT, SUITES, WEIGHTS, Page, spec_of
 
 MIXTURES = ("learned", "seeds", "top", "base", "alone", "elsewhere", "plain")
@@ -172,6 +175,19 @@ def test_a_store_from_which_nothing_was_left_out_and_a_mixture_of_unknown_sizes(
             file = tmp_path / f"{mixture.name}.html"
             write_report(clean, mixture, file)
             assert said in file.read_text("utf-8")
+
+
+def test_what_the_measurement_rewards_is_said(store: Store) -> None:
+    facts = gather(store, registry.resolve(store, "learned"))
+    assert facts.learning is not None
+    for settings, said in (
+        ({"algorithm": "tdro", "measurement": "relative"}, "Those may be hard rows, or noise."),
+        ({"algorithm": "tdro", "measurement": "relative_group"}, "stays near 1 where both lose alike"),
+        ({"algorithm": "doremi", "measurement": "relative"}, "more than the reference"),
+        ({"algorithm": "groupdro", "measurement": "relative"}, "the proxy model alone, so noise is high too"),
+    ):
+        changed = replace(facts, learning=replace(facts.learning, settings=settings))
+        assert said in render(changed, charts(changed))
 
 
 def test_no_test_without_enough_suites(store: Store, page: Page, tmp_path: Path) -> None:

@@ -36,14 +36,33 @@
     tip.style.transform = `translate(${Math.max(8, left)}px, ${Math.max(8, top)}px)`;
   }
 
-  // A phone has less room for names.
+  // A phone has less room for names. Their ends stay, as names often differ there.
   function fitted(spec) {
     const copy = structuredClone(spec);
-    if (narrow.matches) {
-      copy.config.axisY.labelLimit = 124;
-      copy.config.text.limit = 96;
+    if (!narrow.matches) return copy;
+    copy.config.axisY.labelLimit = 150;
+    copy.config.text.limit = 110;
+    const axis = copy.encoding?.y?.axis;
+    if (axis?.labelExpr) {
+      axis.labelExpr = "length(datum.label) > 20 ? slice(datum.label, 0, 9) + '…' + slice(datum.label, -10) : datum.label";
+    }
+    for (const layer of copy.layer) {
+      if (layer.mark.type !== "text") continue;
+      for (const row of layer.data.values) {
+        if (row.name.length > 15) row.name = `${row.name.slice(0, 6)}…${row.name.slice(-8)}`;
+      }
     }
     return copy;
+  }
+
+  // What is wider than the window says so, until it is scrolled to its end.
+  function hint() {
+    for (const box of document.querySelectorAll(".scroll, nav ul")) {
+      const more = box.scrollWidth - box.clientWidth - box.scrollLeft > 4;
+      box.classList.toggle("cut", more);
+      const said = box.previousElementSibling;
+      if (said?.classList.contains("hint")) said.hidden = box.scrollWidth - box.clientWidth <= 4;
+    }
   }
 
   async function draw(element) {
@@ -72,4 +91,8 @@
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   document.addEventListener("scroll", hide, { passive: true });
+  hint();
+  window.addEventListener("resize", hint);
+  document.addEventListener("toggle", hint, true);
+  document.addEventListener("scroll", hint, { capture: true, passive: true });
 })();

@@ -9,7 +9,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ class FileCounts:
 
 @dataclass
 class Reasons:
-    """Why rows were refused, in the order in which it was found. Reasons that differ in numbers only, as in the place of
-    a damage, count as one.
+    """Why rows were refused, in the order in which it was found. Reasons that differ in numbers only, as in the place
+    of a damage, count as one.
 
     counts: rows for each
     first:  of each the line and the reason of its first row
@@ -165,7 +165,7 @@ class RejectLimit:
 
 
 def file_is_stored(store: Store, collection: str, sha256: str, place: str) -> bool:
-    """Whether the collection has what this file gives: it was stored with this content, here or where it was moved from.
+    """Whether the collection has what this file gives: it was stored with this content, here or before it was moved.
 
     A copy of a stored file is another file, which goes on giving its rows when the first one changes. One of which
     nothing could be read does not count.

@@ -22,8 +22,8 @@ from mixture.registry.files import FORMATS, _read_csv, _read_json, _spec, export
 from mixture.registry.verify import verify
 from mixture.specs import Component, MixtureSpec
 from mixture.store import read
-from mixture.store.materialise import materialise
 from mixture.store.intake import CollectionFacts, declare
+from mixture.store.materialise import materialise
 from mixture.weights import normalise
 from trainers.jobs.folder import open_folder
 

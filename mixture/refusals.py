@@ -13,8 +13,8 @@ SHOWN_REASONS = 3
 
 @dataclass
 class Reasons:
-    """Why rows were refused, in the order in which it was found. Reasons that differ in numbers only, as in the place of
-    a damage, count as one.
+    """Why rows were refused, in the order in which it was found. Reasons that differ in numbers only, as in the place
+    of a damage, count as one.
 
     counts: rows for each
     first:  of each the line and the reason of its first row

@@ -35,6 +35,7 @@ def root_with_m(tmp_path_factory: pytest.TempPathFactory, small_store_made_once:
     """A copy of the small store with a mixture `m`, for commands that change nothing."""
     folder = tmp_path_factory.mktemp("with-m")
     shutil.copytree(small_store_made_once, folder, dirs_exist_ok=True)
+    (folder / "moved").rename(folder / "raw")
     (folder / "empty.json").write_text("{}")
     with Store.open(folder / "store") as store:
         parts = registry.pin(store)

@@ -226,8 +226,8 @@ def _note(weights: Weights, sizes: Mapping[str, int]) -> str | None:
         if _kept(weights, sizes):
             return f"UniMax, {weights.max_epochs:g} epochs at most in {weights.budget} examples"
         total = sum(sizes.values())
-        return (f"UniMax, but {weights.max_epochs:g} epochs at most cannot be kept: {weights.budget:,} examples are drawn "
-                f"from {total:,}, {weights.budget / total:.3g} times each")  # fmt: skip
+        return (f"UniMax, but {weights.max_epochs:g} epochs at most cannot be kept: {weights.budget:,} examples are "
+                f"drawn from {total:,}, {weights.budget / total:.3g} times each")  # fmt: skip
     return "weights as sizes" if weights == "proportional" else None
 
 

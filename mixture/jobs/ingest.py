@@ -160,8 +160,8 @@ def _check_names(collections: Iterable[str], *, given: bool) -> None:
     """Of names that the store has not: they keep the rule, and fit into a folder's name in URL form, of 255 bytes."""
     for collection in sorted(collections):
         if not given and not is_name(collection):
-            raise UsageError(f"the collection's name would be {collection!r}, as the file or folder is called, and a name "
-                             f"needs {NAME_RULE}; give `name`")  # fmt: skip
+            raise UsageError(f"the collection's name would be {collection!r}, as the file or folder is called, and a "
+                             f"name needs {NAME_RULE}; give `name`")  # fmt: skip
         check_collection_name(collection)
 
 
@@ -175,7 +175,9 @@ def check_collection_name(name: str) -> None:
 
 def _place(unit: SourceUnit) -> str:
     """The location in full: a path as it is from anywhere on this machine, links as they stand."""
-    return os.path.abspath(unit.place) if isinstance(unit.place, Path) else unit.location
+    if not isinstance(unit.place, Path):
+        return unit.location
+    return os.path.abspath(unit.place)  # noqa: PTH100 - a link, as of a hub's cache, leads elsewhere when it changes
 
 
 @dataclass(frozen=True)

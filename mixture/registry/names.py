@@ -207,8 +207,8 @@ def _newest_of(tag: str) -> str:
 def check_name(kind: str, name: str) -> None:
     """Raise `UsageError` for a name that could not be referred to: the rule of all names, and nothing like an id."""
     if not is_name(name) or not name[0].isalpha() or len(name) > MOST_LETTERS or ID_LIKE.fullmatch(name):
-        raise UsageError(f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', of any script, at most "
-                         f"{MOST_LETTERS}, and nothing like an id")  # fmt: skip
+        raise UsageError(f"{kind} {name!r}: use a letter, then letters, digits, '.', '_' or '-', of any script, at "
+                         f"most {MOST_LETTERS}, and nothing like an id")  # fmt: skip
 
 
 def resolve(store: Store, reference: Mixture) -> SavedMixture:

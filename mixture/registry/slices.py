@@ -283,8 +283,9 @@ def check_disjoint(store: Store, spec: MixtureSpec) -> None:
         if whole:
             part = next(c.name for c in parts if c.slice is not None)
             raise UsageError(
-                f"{collection!r} is in the mixture as a whole and as {part!r}; take one of them. To have the part alone, "
-                f"leave the whole out; to look for a condition in it only, write collection = {collection!r} into `where`"
+                f"{collection!r} is in the mixture as a whole and as {part!r}; take one of them. To have the part "
+                f"alone, leave the whole out; to look for a condition in it only, write collection = {collection!r} "
+                "into `where`"
             )
         names: dict[str | None, list[str]] = {}
         for c in parts:

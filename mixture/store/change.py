@@ -12,8 +12,8 @@ from mixture.errors import UsageError, unknown_name
 from mixture.store.connect import Store
 
 REMOVE, RENAME = "remove", "rename"
-# Everything that is today's. What mixtures and runs were made of stays under the name that it had then: `mixture_weights`,
-# `selections`, `run_draws`, `weight_history`.
+# Everything that is today's. What mixtures and runs were made of stays under the name that it had then:
+# `mixture_weights`, `selections`, `run_draws`, `weight_history`.
 TABLES = ("examples", "passages", "negatives", "file_examples", "sources", "rejects", "removals", "collections")
 
 
@@ -162,8 +162,10 @@ def _log(
     connection: duckdb.DuckDBPyConnection, change: str, made: Change, before: int, *, undone: bool = False
 ) -> None:  # fmt: skip
     if undone:  # neither can be undone again, but versions between keep their names
-        connection.execute("UPDATE collection_changes SET change = ? WHERE change = ? AND renamed_to = ? AND collection = ?",
-                           [f"{change} undone", change, made.collection, made.renamed_to])  # fmt: skip
+        connection.execute(
+            "UPDATE collection_changes SET change = ? WHERE change = ? AND renamed_to = ? AND collection = ?",
+            [f"{change} undone", change, made.collection, made.renamed_to],
+        )
     connection.execute(
         """INSERT INTO collection_changes (change, collection, renamed_to, snapshot_before, changed_at)
            VALUES (?, ?, ?, ?, now())""",

@@ -1,13 +1,16 @@
 """Which file gives which examples (`file_examples`), so that a file that changed takes back what it gave alone.
 
-A link says: the file at `place` gives this example, in its `part` (a batch), with these negatives. `turn` is the place of
-the file among those of the collection. What several give has the negatives of all; where they disagree about the rank
-of one, the first file counts, as it does while they are stored. So what is there follows from the links alone, whatever
+A link says: the file at `place` gives this example, in its `part` (a batch), with these negatives. `turn` is the file's
+place among those of the collection. What several give has the negatives of all; where they disagree about the rank of
+one, the first file counts, as it does while they are stored. So what is there follows from the links alone, whatever
 was edited between.
 
-All functions work within the transaction of `connection`, on the temporary tables that `prepare` makes: `new_links` of the
-file at hand, `given_before` and `known_rows` (what it gave before; its rows that the collection had), `touched_examples` and `loose_passages` (the
-examples to settle; passages that may be of no use any more).
+All functions work within the transaction of `connection`, on the temporary tables that `prepare` makes:
+
+new_links                    of the file at hand
+given_before, known_rows     what its earlier content gave; its rows that the collection had
+touched_examples             those to settle
+loose_passages               those that may be of no use any more
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ def adopt(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
     ).fetchall()
     if not old:
         return
-    places = {file: os.path.abspath(file) if Path(file).exists() else file for (file,) in old}
+    full = os.path.abspath  # links stay as they stand, as in the places of new files
+    places = {file: full(file) if Path(file).exists() else file for (file,) in old}
     place = next(iter(places.values())) if len(places) == 1 else UNKNOWN
     connection.execute(
         """INSERT INTO file_examples BY NAME
@@ -72,8 +76,8 @@ def turn_of(connection: duckdb.DuckDBPyConnection, collection: str, place: str, 
         return newest + 1, False
     if loose and any(prompts is None for (prompts,) in found):
         raise UsageError(
-            f"{place} has changed, and an older version of this toolkit stored it in {collection!r} without noting which "
-            f"file gave which row; give `append` to keep what it gave, or remove {collection!r} and ingest it anew"
+            f"{place} has changed, and an older version of this toolkit stored it in {collection!r} without noting "
+            f"which file gave which row; give `append` to keep what it gave, or remove {collection!r} and ingest it anew"
         )
     return (newest + 1 if own is None else own), True
 
@@ -116,8 +120,8 @@ def note_known(connection: duckdb.DuckDBPyConnection, known: pa.Table, part: int
 
 
 def link(connection: duckdb.DuckDBPyConnection, collection: str, place: str, turn: int, *, replaces: bool) -> int:
-    """Store the links that were kept, in place of those of the file's earlier content; how many of the examples that the
-    collection has that content gave too."""
+    """Store the links that were kept, in place of those of the file's earlier content. How many of the examples that
+    the collection has that content gave too."""
     if replaces:
         connection.execute("DELETE FROM file_examples WHERE collection = ? AND place = ?", [collection, place])
     connection.execute(
@@ -157,7 +161,8 @@ def take_back(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
         """INSERT INTO temp.loose_passages
            SELECT unnest(positives).passage_id FROM examples
            WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)
-           UNION SELECT passage_id FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)""",
+           UNION SELECT passage_id FROM negatives
+           WHERE collection = $c AND example_id IN (SELECT id FROM temp.gone_examples)""",
         {"c": collection},
     )
     for table in ("examples", "negatives"):
@@ -209,7 +214,8 @@ def settle(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE outdated_negatives AS
            SELECT o.example_id, o.passage_id
-           FROM (SELECT * FROM negatives WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched_examples)) o
+           FROM (SELECT * FROM negatives
+                 WHERE collection = $c AND example_id IN (SELECT id FROM temp.touched_examples)) o
            LEFT JOIN temp.wanted_negatives w USING (example_id, passage_id)
            WHERE CASE WHEN o.miner <> 'provided' THEN w.passage_id IS NOT NULL
                       WHEN w.passage_id IS NULL THEN o.example_id NOT IN (
@@ -245,7 +251,7 @@ def settle_only(connection: duckdb.DuckDBPyConnection, collection: str, example_
 
 
 def drop_loose_passages(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
-    """Remove the passages in `loose_passages` that nothing uses any more. An undo brings back what it needs, by time travel."""
+    """Remove the passages in `loose_passages` that nothing uses any more. An undo brings back those that it needs."""
     if not connection.execute("SELECT 1 FROM temp.loose_passages LIMIT 1").fetchone():
         return
     connection.execute(

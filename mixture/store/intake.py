@@ -125,7 +125,7 @@ class RejectLimit:
 
 
 def file_is_stored(store: Store, collection: str, sha256: str, place: str) -> bool:
-    """Whether the collection has what this file gives: it was stored with this content, here or where it was moved from.
+    """Whether the collection has what this file gives: it was stored with this content, here or before it was moved.
 
     A copy of a stored file is another file, which goes on giving its rows when the first one changes. One of which
     nothing could be read does not count.

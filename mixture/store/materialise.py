@@ -113,8 +113,8 @@ def _written_from(store: Store, component: Component, version: int, target: Path
 
 def _require_held(store: Store, spec: MixtureSpec, root: Path) -> None:
     held = read.names(store)
-    missing = sorted({c.collection for c in spec.components
-                      if c.collection not in held and not (c.digest and layout.component(root, c.digest).exists())})  # fmt: skip
+    lacking = [c for c in spec.components if c.collection not in held]
+    missing = sorted({c.collection for c in lacking if not c.digest or not layout.component(root, c.digest).exists()})
     if missing:
         raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
 

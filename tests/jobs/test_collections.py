@@ -114,7 +114,7 @@ def test_names_that_break_the_rule_are_refused_and_old_ones_can_be_renamed(
     small_store: Store, tmp_path: Path, name: str
 ) -> None:
     file = str(tmp_path / "raw" / "easy.jsonl")
-    with pytest.raises(UsageError, match="collection name .*: use a letter or digit, then letters, digits"):
+    with pytest.raises(UsageError, match=r"collection name .*: use a letter or digit, then letters, digits"):
         jobs.ingest(small_store, file, name=name)
     assert len(read.names(small_store)) == 3
     rename_collection(small_store, "easy", name)  # as older versions took it

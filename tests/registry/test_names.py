@@ -19,7 +19,8 @@ from mixture import Store, UsageError, jobs, registry, transfers
 from mixture.console.tree import as_tree
 from mixture.registry import lineage
 from mixture.specs import Component, MixtureSpec
-from mixture.store.write import CollectionFacts, declare, insert_rows
+from mixture.store.intake import CollectionFacts, declare
+from mixture.store.write import insert_rows
 from mixture.weights import normalise
 
 

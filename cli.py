@@ -15,7 +15,6 @@ from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
-from mixture.console.options import chosen as _chosen
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.terminal import PlainErrors, bar, stages
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 
 # Jobs, cards and models are imported by the commands that need them: they take longer to load than most answers.
 app = typer.Typer(
-    cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
 )  # fmt: skip
 
@@ -55,14 +55,12 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    store: StoreOption = None,
+    store: StoreOption = None, as_json: JsonOption = False,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
                                           help="Show the version and leave")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
 ) -> None:  # fmt: skip
-    _chosen.clear()
-    if store is not None:
-        _chosen["store"] = store
+    """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
 
 
 @app.command()
@@ -120,7 +118,7 @@ def cards(
             with _open(store) as lake:
                 facts = cards.facts_of(card, lake)
         except UsageError:
-            if store or "store" in _chosen:  # a store that was not asked for may be missing
+            if store:  # a store that was not asked for may be missing
                 raise
             facts = None
         cards.show(card, facts, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,8 @@ def run_prompt(store: Store, *, limits: Limits, fmt: str) -> None:
 
     A mistake is printed and does not end the prompt; Ctrl-C clears the line, or stops the running query.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # here Ctrl-C ends a query, not the command
     names = Names(store)
     session: PromptSession[str] = PromptSession(
         "mixture> ",

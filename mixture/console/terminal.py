@@ -8,13 +8,14 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import typer.core
 
 from mixture.console.examples import examples
+from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
 from mixture.errors import MixtureError, UsageError
 from mixture.progress import Progress
 
@@ -39,7 +40,8 @@ class _Plain:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
-            code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+            with ctrl_c_ends(STOPPED) if standalone_mode else nullcontext():
+                code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
                 _fail(STOPPED, 130)
         except Exception as error:
@@ -99,18 +101,6 @@ def _given_before(ctx: Any, command: Any) -> dict[str, Any]:
     for name in given.keys() - {parameter.name for parameter in command.params}:
         raise UsageError(f"{command.name} takes no {SHARED[name]}")
     return given
-
-
-def is_ctrl_c(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, is a Ctrl-C. DuckDB makes a RuntimeError of one that comes while it
-    works, in whatever read or write that is."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) or (
-            type(error) is RuntimeError and "interrupted" in str(error).lower()
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _plain(error: Exception, arguments: list[str], command: Any) -> int:

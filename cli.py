@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
+from mixture.console import sentences
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
+from mixture.console.sentences import say
 from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
 from mixture.progress import quiet
@@ -82,8 +84,11 @@ def ingest(
     with _open(store, create=True) as lake, bar("ingest") as progress:
         results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt,
                               max_rejects=max_rejects, progress=progress)  # fmt: skip
-    print_rows([{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
-                for r in results], as_json=as_json)  # fmt: skip
+    rows = [{"collection": r.collection, "files": r.files, "unchanged": r.unchanged, **asdict(r.counts)}
+            for r in results]  # fmt: skip
+    if not as_json:
+        say(sentences.ingested(rows))
+    print_rows(rows, as_json=as_json)
 
 
 @app.command()
@@ -152,15 +157,17 @@ def dedup(
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
                                  verify=verify or None, across=across, dry_run=dry_run, engine=engine,
                                  progress=progress)  # fmt: skip
-    _show_removals(results, dry_run, as_json)
+    _show_removals(results, "near-duplicates", dry_run, as_json)
 
 
-def _show_removals(results: list[jobs.RemovalResult], dry_run: bool, as_json: bool) -> None:
+def _show_removals(results: list[jobs.RemovalResult], what: str, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         rows = [row for result in results for row in result.removals.to_pylist()]
         print_rows(rows, as_json=as_json, title="would be removed")
         return
     rows = [{"collection": r.collection, "examples": r.examples, "removed": r.removed} for r in results]
+    if not as_json:
+        say(sentences.removed(rows, what))
     print_rows(rows, as_json=as_json)
 
 
@@ -185,7 +192,7 @@ def decontaminate(
         else:
             results = jobs.decontaminate(lake, against or (), collections or (), distance=distance, dry_run=dry_run,
                                          engine=engine, progress=progress)  # fmt: skip
-    _show_removals(results, dry_run, as_json)
+    _show_removals(results, "test queries", dry_run, as_json)
 
 
 @app.command()
@@ -211,7 +218,11 @@ def mine(
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
                             encoder=lambda model: trainers.encode_with(model), filters=assigned(given),
                             seed=42 if seed is None else seed, engine=engine, progress=progress)  # fmt: skip
-    print_rows([asdict(r) for r in results], as_json=as_json)
+    rows = [asdict(result) for result in results]
+    if not as_json:
+        say(sentences.mined(rows, miner, had_none=not collections))
+    if rows or as_json:
+        print_rows(rows, as_json=as_json)
 
 
 @app.command("learn-weights")
@@ -284,6 +295,8 @@ def train(
             with _open(store) as lake:
                 made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), stage=stage)
     if is_main():
+        if not as_json:
+            say(sentences.trained(asdict(made)))
         print_rows([asdict(made)], as_json=as_json)
 
 
@@ -310,6 +323,7 @@ def evaluate(
     if as_json:
         print_json(scored)
     else:
+        say(sentences.evaluated(scored))
         Console(width=None if sys.stdout.isatty() else 160).print(score_table(scored, caption(results)))
 
 

@@ -34,7 +34,7 @@ class Difference:
     rows:       one a collection or slice, the largest change of weight first. `change` is what changed: added,
                 dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
     prompts:    the collections whose prompts differ, where both are known: collection, a, b
-    settings:   of the runs that made them, those that differ: setting, a, b
+    settings:   where a run made each of them, what both runs were asked and differs: setting, a, b
     """
 
     a: SavedMixture
@@ -139,11 +139,7 @@ def _run(store: Store, mixture: SavedMixture) -> dict[str, Any]:
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"setting": name, "a": a.get(name), "b": b.get(name)}
-        for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name)
-    ]
+    return [{"setting": name, "a": a[name], "b": b[name]} for name in sorted(a.keys() & b.keys()) if a[name] != b[name]]
 
 
 def _joined(prompts: list[str]) -> str:

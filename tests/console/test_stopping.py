@@ -38,9 +38,9 @@ import time
 from mixture.console import stopping
 stopping.GRACE_SECONDS = float(__import__("sys").argv[1])
 with stopping.ctrl_c_ends("stopped"):
-    print("ready", flush=True)
     while True:
         try:
+            print("ready", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             print("lost", flush=True)

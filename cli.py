@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
-from mixture.console import sentences
+from mixture.console import completion, sentences
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
@@ -70,7 +70,8 @@ def ingest(
     sources: Annotated[list[str] | None, typer.Argument(
         help="Files, folders, a folder of collections, patterns, s3:// URIs, hub ids; default: the card's own")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
-    card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
+    card: Annotated[str | None, typer.Option(
+        "--card", help="The collection's datacard", autocompletion=completion.cards)] = None,
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
     fmt: Annotated[str | None, typer.Option(
         "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
@@ -93,7 +94,8 @@ def ingest(
 
 @app.command()
 def cards(
-    name: Annotated[str | None, typer.Argument(help="One card, or: new NAME, or: check")] = None,
+    name: Annotated[str | None, typer.Argument(
+        help="One card, or: new NAME, or: check", autocompletion=completion.cards)] = None,
     new_name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="After new: the new card's name")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="With new: the file or folder to count")] = None,
     out: Annotated[Path, typer.Option("--out", help="With new: where the card goes")] = Path(),
@@ -136,7 +138,8 @@ UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newe
 
 @app.command()
 def dedup(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all; their order is the priority")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all; their order is the priority", autocompletion=completion.collections)] = None,
     method: Annotated[str, typer.Option("--method", help="{mixture.dedup.methods:METHODS}")] = "simhash",
     distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7; --verify decides")] = 3,
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
@@ -173,7 +176,8 @@ def _show_removals(results: list[jobs.RemovalResult], what: str, dry_run: bool, 
 
 @app.command()
 def decontaminate(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all", autocompletion=completion.collections)] = None,
     against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
     distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
     dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
@@ -197,7 +201,8 @@ def decontaminate(
 
 @app.command()
 def mine(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all that have no negatives")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
         "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense")] = "bm25",
     per_query: Annotated[int, typer.Option("--per-query", "--negatives", help="Negatives for each example")] = 8,
@@ -227,7 +232,8 @@ def mine(
 
 @app.command("learn-weights")
 def learn_weights(
-    mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
+    mix: Annotated[str, typer.Option(
+        "--mix", help="The mixture whose collections are weighed", autocompletion=completion.mixtures)],
     proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
@@ -269,7 +275,9 @@ def learn_weights(
 
 @app.command()
 def train(
-    mix: Annotated[str, typer.Option("--mix", help="The mixture to train on, or a folder of a materialised one")],
+    mix: Annotated[str, typer.Option(
+        "--mix", help="The mixture to train on, or a folder of a materialised one",
+        autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mixture import registry
+from mixture.console import completion
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
 from mixture.console.sentences import made, say
@@ -21,7 +22,8 @@ from mixture.store import Store
 app = typer.Typer()
 # A table of a thousand takes longer to draw than to find, and nobody reads it.
 LISTED = 100
-RefArgument = Annotated[str, typer.Argument(help="An id or its beginning, a name, name:version, or a tag")]
+RefArgument = Annotated[str, typer.Argument(
+    help="An id or its beginning, a name, name:version, or a tag", autocompletion=completion.mixtures)]  # fmt: skip
 
 
 @app.command("list")
@@ -104,7 +106,8 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
 
 @app.command("verify")
 def verify_store(
-    ref: Annotated[str | None, typer.Argument(help="A mixture; default: all, and every data file")] = None,
+    ref: Annotated[str | None, typer.Argument(
+        help="A mixture; default: all, and every data file", autocompletion=completion.mixtures)] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check that what mixtures pin is still there and whole: contents, data files, materialised files."""
@@ -164,7 +167,8 @@ def export(
 @app.command()
 def report(
     ref: RefArgument,
-    against: Annotated[str | None, typer.Option("--against", help="A mixture to compare with [its parent]")] = None,
+    against: Annotated[str | None, typer.Option(
+        "--against", help="A mixture to compare with [its parent]", autocompletion=completion.mixtures)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file [report-NAME-VERSION.html]")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Steps of the training whose epochs are shown")] = 1000,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a step of that training")] = 64,

@@ -60,6 +60,9 @@ class Difference:
             return ["the two are the same mixture"]
         result = [f"{self.distance:.2%} of the draws go to another collection"]
         result += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in self.prompts]
+        learned = [(side.reference, side.run_id) for side in (self.a, self.b) if side.run_id is not None]
+        if len(learned) == 1:
+            result.append(f"only {learned[0][0]} was made by a run, {learned[0][1]}")
         return result + [f"run, {s['setting']}: {s['a']} -> {s['b']}" for s in self.settings]
 
     def to_dict(self) -> dict[str, Any]:

@@ -226,6 +226,7 @@ MISTAKES = [
     (["train", "--mix", "m", "--model", "tiny-qwen2"], "--out"),
     (["evaluate", "nobody/nothing", "--suite", "raw"], "raw"),
     (["evaluate", "nobody/nothing"], "--suite"),
+    (["import", "store/catalog.sqlite", "--name", "n"], "is no text in UTF-8; give what `mixture export` writes"),
     (["sql", "select colection from examples"], "collection"),
     (["sql", "from exampels"], "examples"),
     (["sql", "selec 1"], "selec"),

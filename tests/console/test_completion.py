@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_names_that_fit_are_offered(offered: Offered) -> None:
 
 def test_the_store_is_the_one_that_the_line_names(offered: Offered, tmp_path: Path) -> None:
     with Store.open(tmp_path / "other", create=True) as store:
-        insert_rows(store, "collections", [{"collection": "elsewhere", "added_at": None}])
+        insert_rows(store, "collections", [{"collection": "elsewhere", "added_at": datetime.now(UTC)}])
     other = str(tmp_path / "other")
     assert offered("--store", other, "dedup", "") == ["elsewhere"]
     assert offered("dedup", "--store", other, "") == ["elsewhere"]

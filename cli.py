@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixture import registry
+from mixture.console import completion, sentences
 from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
-from mixture.console.options import chosen as _chosen
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
+from mixture.console.sentences import say
 from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
 from mixture.progress import quiet
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 # Jobs, cards and models are imported by the commands that need them: they take longer to load than most answers.
 app = typer.Typer(
-    cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Which training data, in what proportion? Measured, versioned mixtures for dense retrievers.",
 )  # fmt: skip
 
@@ -57,14 +59,12 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    store: StoreOption = None,
+    store: StoreOption = None, as_json: JsonOption = False,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
                                           help="Show the version and leave")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
 ) -> None:  # fmt: skip
-    _chosen.clear()
-    if store is not None:
-        _chosen["store"] = store
+    """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
 
 
 @app.command()
@@ -73,7 +73,8 @@ def ingest(
     sources: Annotated[list[str] | None, typer.Argument(
         help="Files, folders, a folder of collections, patterns, s3:// URIs, hub ids; default: the card's own")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
-    card: Annotated[str | None, typer.Option("--card", help="The collection's datacard")] = None,
+    card: Annotated[str | None, typer.Option(
+        "--card", help="The collection's datacard", autocompletion=completion.cards)] = None,
     cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
     fmt: Annotated[str | None, typer.Option(
         "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
@@ -120,7 +121,8 @@ def ingest(
 
 @app.command()
 def cards(
-    name: Annotated[str | None, typer.Argument(help="One card, or: new NAME, or: check")] = None,
+    name: Annotated[str | None, typer.Argument(
+        help="One card, or: new NAME, or: check", autocompletion=completion.cards)] = None,
     new_name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="After new: the new card's name")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="With new: the file or folder to count")] = None,
     out: Annotated[Path, typer.Option("--out", help="With new: where the card goes")] = Path(),
@@ -150,7 +152,7 @@ def cards(
             with _open(store) as lake:
                 facts = cards.facts_of(card, lake)
         except UsageError:
-            if store or "store" in _chosen:  # a store that was not asked for may be missing
+            if store:  # a store that was not asked for may be missing
                 raise
             facts = None
         cards.show(card, facts, as_json=as_json)
@@ -163,7 +165,8 @@ UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newe
 
 @app.command()
 def dedup(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all; their order is the priority")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all; their order is the priority", autocompletion=completion.collections)] = None,
     method: Annotated[str, typer.Option("--method", help="{mixture.dedup.methods:METHODS}")] = "simhash",
     distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7; --verify decides")] = 3,
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
@@ -184,21 +187,24 @@ def dedup(
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
                                  verify=verify or None, across=across, dry_run=dry_run, engine=engine,
                                  progress=progress)  # fmt: skip
-    _show_removals(results, dry_run, as_json)
+    _show_removals(results, "near-duplicates", dry_run, as_json)
 
 
-def _show_removals(results: list[jobs.RemovalResult], dry_run: bool, as_json: bool) -> None:
+def _show_removals(results: list[jobs.RemovalResult], what: str, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         rows = [row for result in results for row in result.removals.to_pylist()]
         print_rows(rows, as_json=as_json, title="would be removed")
         return
     rows = [{"collection": r.collection, "examples": r.examples, "removed": r.removed} for r in results]
+    if not as_json:
+        say(sentences.removed(rows, what))
     print_rows(rows, as_json=as_json)
 
 
 @app.command()
 def decontaminate(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all", autocompletion=completion.collections)] = None,
     against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
     distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
     dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
@@ -217,12 +223,13 @@ def decontaminate(
         else:
             results = jobs.decontaminate(lake, against or (), collections or (), distance=distance, dry_run=dry_run,
                                          engine=engine, progress=progress)  # fmt: skip
-    _show_removals(results, dry_run, as_json)
+    _show_removals(results, "test queries", dry_run, as_json)
 
 
 @app.command()
 def mine(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all that have no negatives")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(
+        help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
         "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense")] = "bm25",
     per_query: Annotated[int, typer.Option("--per-query", "--negatives", help="Negatives for each example")] = 8,
@@ -243,12 +250,17 @@ def mine(
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
                             encoder=lambda model: trainers.encode_with(model), filters=assigned(given),
                             seed=42 if seed is None else seed, engine=engine, progress=progress)  # fmt: skip
-    print_rows([asdict(r) for r in results], as_json=as_json)
+    rows = [asdict(result) for result in results]
+    if not as_json:
+        say(sentences.mined(rows, miner, had_none=not collections))
+    if rows or as_json:
+        print_rows(rows, as_json=as_json)
 
 
 @app.command("learn-weights")
 def learn_weights(
-    mix: Annotated[str, typer.Option("--mix", help="The mixture whose collections are weighed")],
+    mix: Annotated[str, typer.Option(
+        "--mix", help="The mixture whose collections are weighed", autocompletion=completion.mixtures)],
     proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
@@ -290,7 +302,9 @@ def learn_weights(
 
 @app.command()
 def train(
-    mix: Annotated[str, typer.Option("--mix", help="The mixture to train on, or a folder of a materialised one")],
+    mix: Annotated[str, typer.Option(
+        "--mix", help="The mixture to train on, or a folder of a materialised one",
+        autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
@@ -316,6 +330,8 @@ def train(
             with _open(store) as lake:
                 made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), stage=stage)
     if is_main():
+        if not as_json:
+            say(sentences.trained(asdict(made)))
         print_rows([asdict(made)], as_json=as_json)
 
 
@@ -342,6 +358,7 @@ def evaluate(
     if as_json:
         print_json(scored)
     else:
+        say(sentences.evaluated(scored))
         Console(width=None if sys.stdout.isatty() else 160).print(score_table(scored, caption(results)))
 
 

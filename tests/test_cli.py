@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,14 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import typer.main
 
 from cli import app
 from mixture import Store, jobs, registry
+from mixture.console.examples import EXAMPLES
 
 Run = Callable[..., Any]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -227,6 +231,7 @@ MISTAKES = [
     (["train", "--mix", "m", "--model", "tiny-qwen2"], "--out"),
     (["evaluate", "nobody/nothing", "--suite", "raw"], "raw"),
     (["evaluate", "nobody/nothing"], "--suite"),
+    (["import", "store/catalog.sqlite", "--name", "n"], "is no text in UTF-8; give what `mixture export` writes"),
     (["sql", "select colection from examples"], "collection"),
     (["sql", "from exampels"], "examples"),
     (["sql", "selec 1"], "selec"),
@@ -264,17 +269,63 @@ def test_a_broken_store_is_exit_code_1(run: Run, small_store: Store) -> None:
     assert "does not open" in err
 
 
-def test_every_command_is_in_the_readme_and_has_help(run: Run) -> None:
-    import typer.main
-
+def test_every_command_is_in_the_readme_and_has_help_that_ends_with_examples(run: Run) -> None:
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
-    names = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    assert len(names) >= 14
-    for name in names:
+    assert len(COMMANDS) >= 14
+    for name in COMMANDS:
         assert f"mixture {name}" in readme, name
         code, out, _ = run(name, "--help")
         assert code == 0
-        assert len(out) > 100
+        assert max(map(len, out.decode().splitlines())) <= 80
+        assert run(name, "-h") == run("help", name) == (0, out, "")
+        shown = out.decode().split("  Examples:\n")[1]
+        assert EXAMPLES[name]
+        for line in EXAMPLES[name]:
+            assert line in shown
+            assert _parsed(line).info_name == name
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["help"]])
+def test_the_help_lists_every_command_with_a_whole_sentence(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    listed = re.findall(r"^  (\S+)  +(.*(?:\n {8,}\S.*)*)", out.decode().split("Commands:\n")[1], re.MULTILINE)
+    assert [name for name, _ in listed] == list(COMMANDS)
+    for name, said in listed:
+        whole, shown = " ".join(COMMANDS[name].help.split()), " ".join(said.split()).rstrip(".")
+        assert whole.startswith(f"{shown}."), name
+
+
+def _parsed(line: str) -> Any:
+    """The context in which a command line would run. Raises what the command line raises for a mistake."""
+    words = shlex.split(line)
+    group = typer.main.get_command(app)
+    with group.make_context("mixture", words[words.index("mixture") + 1 :]) as context:
+        name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])  # type: ignore[attr-defined]
+        return command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("line", ["mixture dedup --nmae x", "mixture select tdro", "mixture mine --depth few"])
+def test_an_example_with_a_mistake_would_be_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"[Nn]o such option|Missing parameter|valid integer"):
+        _parsed(line)
+
+
+def test_store_and_json_stand_before_the_command_or_after_it(
+    root_with_m: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXTURE_STORE", "no/store")
+    store = str(root_with_m)
+    wanted = run("list", "--store", store, "--json")
+    assert json.loads(wanted[1])[0]["reference"] == "m:1"
+    for words in (["--store", store, "--json", "list"], ["--json", "list", "--store", store],
+                  ["--store", store, "list", "--json"], ["--store", "other", "list", "--json", "--store", store],
+                  ["--store", store, "list", "--json", "--debug"]):  # fmt: skip
+        assert run(*words) == wanted
+    assert run("list")[0] == 2  # nothing is remembered
+    assert run("--store", store, "list")[1] != wanted[1]
+    code, _, err = run("--json", "demo")
+    assert (code, err) == (2, "mixture: demo takes no --json\n")
 
 
 HEAVY = {"accelerate", "datasets", "datasketch", "huggingface_hub", "jinja2", "numba", "pandas", "peft", "scipy",

@@ -38,14 +38,15 @@ def test_the_wheel_has_every_module_and_what_they_read(tmp_path: Path) -> None:
     source.mkdir()
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "pyproject.toml", SETTINGS["project"]["readme"], *SETTINGS["project"]["license-files"]):
+    modules = [f"{name}.py" for name in SETTINGS["tool"]["setuptools"]["py-modules"]]
+    for name in (*modules, "pyproject.toml", SETTINGS["project"]["readme"], *SETTINGS["project"]["license-files"]):
         shutil.copy(ROOT / name, source)
     command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, *command, str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert held == _files("*.py", "py.typed", "templates/*", "*.toml", "*.md") | {"cli.py"}
+    assert held == _files("*.py", "py.typed", "templates/*", "*.toml", "*.md") | set(modules)
     assert {f"{name}/py.typed" for name in PACKAGES} < held
 
 

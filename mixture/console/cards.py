@@ -37,7 +37,7 @@ def show(card: DataCard, facts: Facts | None, *, as_json: bool) -> None:
         shown = {"measured": asdict(facts) if facts is not None else None, "differences": differing}
         print_json(card.model_dump(mode="json", exclude={"path"}) | shown)
         return
-    print_rows(side_by_side(card, facts), as_json=False)
+    print_rows(side_by_side(card, facts), as_json=False, lines=0)
     sys.stdout.writelines(line + "\n" for line in differing)
 
 

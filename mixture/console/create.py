@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from mixture.console import completion
 from mixture.console.mixtures import show_mixture
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.errors import UsageError
@@ -32,7 +33,8 @@ def create(
     weights: Annotated[Path | None, typer.Option("--weights", help="JSON: collection to weight")] = None,
     sql: Annotated[str | None, typer.Option("--sql", help="A SELECT of collection and weight")] = None,
     collection: Annotated[list[str] | None, typer.Option(
-        "--collection", help="Default: all, or none beside slices; again for more")] = None,
+        "--collection", help="Default: all, or none beside slices; again for more",
+        autocompletion=completion.collections)] = None,
     slice_: Annotated[list[str] | None, typer.Option(
         "--slice", help="COLLECTION:COLUMN, a component for each value, as xquad:language; again for more")] = None,
     where: Annotated[list[str] | None, typer.Option(
@@ -40,11 +42,13 @@ def create(
     selection: Annotated[list[Path] | None, typer.Option(
         "--selection", help="A file of collection, example_id: CSV, Parquet or JSON")] = None,
     min_examples: Annotated[int, typer.Option("--min-examples", help="Leave out smaller collections")] = 1,
-    source: Annotated[str | None, typer.Option("--from", metavar="REF", help="Change this mixture")] = None,
+    source: Annotated[str | None, typer.Option(
+        "--from", metavar="REF", help="Change this mixture", autocompletion=completion.mixtures)] = None,
     fixed: Annotated[list[str] | None, typer.Option(
         "--set", help="With --from: COLLECTION=WEIGHT, the others share the rest; again for more")] = None,
     dropped: Annotated[list[str] | None, typer.Option(
-        "--drop", help="With --from: leave a collection out; again for more")] = None,
+        "--drop", help="With --from: leave a collection out; again for more",
+        autocompletion=completion.collections)] = None,
     blend: Annotated[str | None, typer.Option(
         "--blend", help="With --from: REF:SHARE, another mixture and its share, mixed in last")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
@@ -98,11 +102,12 @@ def _weights_of(texts: Sequence[str]) -> dict[str, float]:
 
 @app.command()
 def select(
-    ref: Annotated[str, typer.Argument(help="A mixture")],
+    ref: Annotated[str, typer.Argument(help="A mixture", autocompletion=completion.mixtures)],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")],
     top: Annotated[float | None, typer.Option("--top", help="The heaviest percent of the collections, equally")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Weights as weight^(1/T)")] = None,
-    reweight: Annotated[str | None, typer.Option("--reweight", help="The weights of another mixture")] = None,
+    reweight: Annotated[str | None, typer.Option(
+        "--reweight", help="The weights of another mixture", autocompletion=completion.mixtures)] = None,
     loss_reweight: Annotated[bool, typer.Option("--loss-reweight", help="Draw equally, weigh the losses")] = False,
     blend: Annotated[str | None, typer.Option("--blend", help="REF:SHARE, another mixture and its share")] = None,
     floor: Annotated[float | None, typer.Option("--floor", help="The least weight of a collection")] = None,

@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mixture.console import sentences
+from mixture.console.sentences import say
 from mixture.errors import MixtureError, UsageError
 from mixture.fixtures import write_fixtures
 
@@ -47,46 +49,40 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     train_recipe.write_text(RECIPE.format(steps=steps, negatives=1), "utf-8")
     tdro_recipe.write_text(RECIPE.format(steps=steps, negatives=3) + TDRO_RECIPE, "utf-8")
     os.environ["MIXTURE_STORE"] = str(folder / "store")
-    _say(f"fixtures of 25 collections and their held-out suites are in {folder}")
-    _say(f"\n$ export MIXTURE_STORE={folder}/store")
+    say(f"fixtures of 25 collections and their held-out suites are in {folder}")
+    say(f"\n$ export MIXTURE_STORE={folder}/store")
     run = _Runner(invoke)
     raw, suites = str(folder / "raw"), str(folder / "eval")
 
-    read = run("ingest", raw)
-    _say(f"{sum(r['rows_read'] for r in read):,} rows of {len(read)} collections: "
-         f"{sum(r['stored'] for r in read):,} stored, {sum(r['repeated'] for r in read):,} exact repeats, "
-         f"{sum(r['rejected'] for r in read):,} rejected")  # fmt: skip
-    _say(_removed(run("dedup"), "near-duplicates"))
-    _say(_removed(run("decontaminate", "--against", str(folder / "test_queries.jsonl")), "test queries"))
-    mined = run("mine")
-    _say(f"{sum(r['negatives'] for r in mined):,} BM25 negatives for {len(mined)} collections that had none")
-    uniform = run("create", "uniform", "--uniform")
-    _say(f"{uniform['reference']} = {uniform['id']}: {len(uniform['components'])} collections, equal weights")
+    say(sentences.ingested(run("ingest", raw)))
+    say(sentences.removed(run("dedup"), "near-duplicates"))
+    say(sentences.removed(run("decontaminate", "--against", str(folder / "test_queries.jsonl")), "test queries"))
+    say(sentences.mined(run("mine"), "bm25", had_none=True))
+    say(sentences.made(run("create", "uniform", "--uniform")))
 
     learned = run("learn-weights", "--mix", "uniform", "--proxy", MODEL, "--name", "tdro", "--config", str(tdro_recipe))
-    _say(f"{learned['reference']} = {learned['id']}: heaviest {_weights(learned['components'][:3])}")
-    top = run("select", "tdro", "--top", "70", "--name", "top70")
-    _say(f"{top['reference']} = {top['id']}: {len(top['components'])} of {len(learned['components'])} collections")
+    say(sentences.made(learned))
+    say(sentences.made(run("select", "tdro", "--top", "70", "--name", "top70")))
 
     scores = {}
     for name in ("uniform", "tdro"):
         out = str(folder / "models" / name)
         trained = run("train", "--mix", name, "--model", MODEL, "--out", out, "--config", str(train_recipe))[0]
-        _say(f"{trained['steps']} steps on {trained['mixture']}, saved to {out}")
+        say(sentences.trained(trained))
         results = run("evaluate", out, "--suite", suites)
         scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}
-        _say(f"mean nDCG@10 {100 * _mean(scores[name]):.1f} on {len(results)} held-out suites")
+        say(sentences.evaluated(results))
 
     report = run("report", "tdro", "--against", "uniform", "--out", str(folder / "report.html"),
                  "--steps", str(steps), "--batch-size", "32")  # fmt: skip
-    _say(f"weights, losses, epochs and scores with their charts: open {report['file']}")
+    say(f"weights, losses, epochs and scores with their charts: open {report['file']}")
 
     query = ("SELECT collection, round(weight, 4) AS weight FROM mixture_weights "
              f"WHERE mixture = '{learned['id']}' ORDER BY weight DESC")  # fmt: skip
     rows = run("sql", query)
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(_weight_table(rows), _score_table(scores))
-    _say(f"the whole job took {time.perf_counter() - started:.0f} s; look around with: "
+    say(f"the whole job took {time.perf_counter() - started:.0f} s; look around with: "
          f"mixture --store {folder}/store sql 'show tables'")  # fmt: skip
 
 
@@ -97,7 +93,7 @@ class _Runner:
         self.invoke = invoke
 
     def __call__(self, *arguments: str) -> Any:
-        _say(f"\n$ mixture {' '.join(_quoted(a) for a in arguments)}")
+        say(f"\n$ mixture {' '.join(_quoted(a) for a in arguments)}")
         with _captured() as printed:
             code = self.invoke([*arguments, "--json"])
         if code:
@@ -120,18 +116,6 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARK).touch()
-
-
-def _removed(results: Sequence[dict[str, Any]], what: str) -> str:
-    hit = [r for r in results if r["removed"]]
-    total = sum(r["removed"] for r in results)
-    most = sorted(hit, key=lambda r: -r["removed"])[:3]
-    named = ", ".join(f"{r['collection']} {r['removed']}" for r in most)
-    return f"{total:,} {what} removed from {len(hit)} collections ({named}, …)" if hit else f"no {what} found"
-
-
-def _weights(components: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(f"{c['collection']} {c['weight']:.3f}" for c in components)
 
 
 def _weight_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -169,8 +153,3 @@ def _mean(scores: dict[str, float]) -> float:
 
 def _quoted(argument: str) -> str:
     return f'"{argument}"' if " " in argument else argument
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mixture.console import sentences
 from mixture.console.output import print_json, print_rows
+from mixture.console.sentences import say
 from mixture.console.terminal import as_options
 from mixture.ingest.report import FileReport
 from mixture.jobs import IngestResult, Preview
@@ -30,6 +32,7 @@ def print_results(results: Sequence[IngestResult], command: Any, *, as_json: boo
         return
     _print_files([read for result in results for read in result.read], command)
     _print_notes([note for result in results for note in result.notes], command)
+    say(sentences.ingested(counts))
     print_rows(counts, as_json=False)
 
 

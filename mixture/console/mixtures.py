@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from mixture import registry
+from mixture.console import completion
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
+from mixture.console.sentences import made, say
 from mixture.console.terminal import bar
 from mixture.store import Store
 
@@ -20,7 +22,8 @@ from mixture.store import Store
 app = typer.Typer()
 # A table of a thousand takes longer to draw than to find, and nobody reads it.
 LISTED = 100
-RefArgument = Annotated[str, typer.Argument(help="An id or its beginning, a name, name:version, or a tag")]
+RefArgument = Annotated[str, typer.Argument(
+    help="An id or its beginning, a name, name:version, or a tag", autocompletion=completion.mixtures)]  # fmt: skip
 
 
 @app.command("list")
@@ -28,8 +31,13 @@ def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> Non
     """List the mixtures, newest first."""
     with open_store(store) as lake:
         rows = registry.listing(lake)
-    print_rows(rows if as_json else rows[:LISTED], as_json=as_json)
-    if len(rows) > LISTED and not as_json:
+    if as_json:
+        print_json(rows)
+        return
+    shown = [row | {name: ", ".join(row[name] or ()) for name in ("tags", "parents")} for row in rows[:LISTED]]
+    print_rows(shown, as_json=False, drop=("parents", "heaviest_weight", "created", "collections"),
+               whole=("reference",), lines=1)  # fmt: skip
+    if len(rows) > LISTED:
         sys.stderr.write(f"{len(rows) - LISTED:,} older ones; --json prints all\n")
 
 
@@ -46,10 +54,8 @@ def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> 
     if as_json:
         print_json(body)
         return
-    tagged = f"[{', '.join(body['tags'])}]" if body["tags"] else None
-    said = (mixture.reference, f"id {mixture.spec.id}", tagged, mixture.note)
-    sys.stdout.write("  ".join(filter(None, said)) + "\n")
-    print_rows(body["components"], as_json=False)
+    say(made(body))
+    print_rows(body["components"], as_json=False, drop=("digest", "loss_weight"), lines=1)
     if body["missing"]:
         sys.stdout.write(f"the store lacks {len(body['missing'])} of these collections: {', '.join(body['missing'])}\n")
 
@@ -66,7 +72,8 @@ def diff(a: RefArgument, b: RefArgument, store: StoreOption = None, as_json: Jso
         return
     columns = ("collection", "weight_a", "weight_b", "difference", "examples_a", "examples_b", "change")
     title = f"a: {found.a.reference}, b: {found.b.reference}"
-    print_rows([{name: row[name] for name in columns} for row in found.rows], as_json=False, title=title)
+    rows = [{name: row[name] for name in columns} for row in found.rows]
+    print_rows(rows, as_json=False, title=title, drop=("examples_a", "examples_b"), lines=1)
     sys.stdout.writelines(line + "\n" for line in found.lines())
 
 
@@ -99,7 +106,8 @@ def log(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False
 
 @app.command("verify")
 def verify_store(
-    ref: Annotated[str | None, typer.Argument(help="A mixture; default: all, and every data file")] = None,
+    ref: Annotated[str | None, typer.Argument(
+        help="A mixture; default: all, and every data file", autocompletion=completion.mixtures)] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check that what mixtures pin is still there and whole: contents, data files, materialised files."""
@@ -147,19 +155,20 @@ def export(
     from mixture import jobs
 
     with open_store(store) as lake:
-        made = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
+        written = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
                            batches=batches, batch_size=batch_size, seed=seed)  # fmt: skip
-    if made.text is not None:
-        sys.stdout.write(made.text)
+    if written.text is not None:
+        sys.stdout.write(written.text)
         return
     what = "folder" if materialised or hf_dataset else "file"
-    print_rows([{"mixture": made.mixture, what: str(made.path), **made.counts}], as_json=as_json)
+    print_rows([{"mixture": written.mixture, what: str(written.path), **written.counts}], as_json=as_json)
 
 
 @app.command()
 def report(
     ref: RefArgument,
-    against: Annotated[str | None, typer.Option("--against", help="A mixture to compare with [its parent]")] = None,
+    against: Annotated[str | None, typer.Option(
+        "--against", help="A mixture to compare with [its parent]", autocompletion=completion.mixtures)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file [report-NAME-VERSION.html]")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Steps of the training whose epochs are shown")] = 1000,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples in a step of that training")] = 64,

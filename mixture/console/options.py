@@ -15,14 +15,16 @@ from mixture.store.catalog import spellings
 
 StoreOption = Annotated[str | None, typer.Option("--store", help=f"The store: {spellings()} [$MIXTURE_STORE]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
-# The store named before the command's own name.
-chosen: dict[str, str] = {}
 
 
 def open_store(store: str | None, *, create: bool = False) -> Store:
-    """The store of a command: its own --store, the one named before it, $MIXTURE_STORE, or ./mixture-store."""
-    named = store if store is not None else chosen.get("store")
-    return Store.open(named if named is not None else os.environ.get("MIXTURE_STORE") or "mixture-store", create=create)
+    """The store of a command: its --store, $MIXTURE_STORE, or ./mixture-store."""
+    return Store.open(named_store(store), create=create)
+
+
+def named_store(store: str | None) -> str:
+    """Where the store of a command is."""
+    return store if store is not None else os.environ.get("MIXTURE_STORE") or "mixture-store"
 
 
 def assigned(texts: Iterable[str]) -> dict[str, Any]:

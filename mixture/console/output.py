@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixture.console.width import drawn, fit, terminal_width
 from mixture.errors import UsageError
 
 FORMATS = ("table", "json", "csv", "parquet")
-SHOWN_ROWS = 500
+SHOWN_ROWS = 100
+# Of so many rows a long text may take several lines.
+FEW_ROWS, SEVERAL = 20, 5
 
 
 def print_json(value: Any) -> None:
@@ -32,26 +35,50 @@ def _finite(value: Any) -> Any:
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str | None = None) -> None:
-    """Dictionaries of equal keys as a table, or as a JSON list."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str | None = None, drop: Sequence[str] = (),
+    whole: Sequence[str] = (), lines: int | None = None,
+) -> None:  # fmt: skip
+    """Dictionaries of equal keys as a table, or as a JSON list. On a terminal the table fits it.
+
+    drop:  the columns that a narrow terminal can do without, the first one first
+    whole: the columns that are never shortened
+    lines: that a long text may take, 0 for all; default: several where there are few rows. Off a terminal nothing is
+           cut
+    """
     if as_json:
         print_json(list(rows))
         return
     if not rows:
         Console().print("nothing to show" if title is None else f"{title}: nothing")
         return
-    numbers = {name for name in rows[0] if all(isinstance(r[name], int | float | None) for r in rows)}
-    shown = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
-    for row in rows[:SHOWN_ROWS]:
-        # Text, not str: a collection called [red] is a name, not a colour.
-        shown.add_row(*(Text(_cell(value)) for value in row.values()))
-    # Off a terminal nothing is wrapped or cut.
-    console = Console() if sys.stdout.isatty() else Console(width=100_000)
-    console.print(shown)
+    names = list(rows[0])
+    numbers = {name for name in names if all(isinstance(r[name], int | float | None) for r in rows)}
+    cells = [[_cell(value) for value in row.values()] for row in rows[:SHOWN_ROWS]]
+    width = terminal_width()
+    fitted = fit(names, cells, width, drop=drop, whole=whole)
+    if lines is None:
+        lines = SEVERAL if len(rows) <= FEW_ROWS else 1
+    if width is None:
+        print_whole(names, cells, numbers, title)
+    else:
+        Console(width=width).print(drawn(fitted, names, cells, numbers=numbers, lines=lines, title=title))
+    if fitted.left_out:
+        named, more = fitted.left_out[:3], len(fitted.left_out) - 3
+        others = f" and {more} more" if more > 0 else ""
+        sys.stderr.write(f"no room for {', '.join(named)}{others}; --json prints all\n")
     if len(rows) > SHOWN_ROWS:
-        sys.stderr.write(f"{len(rows) - SHOWN_ROWS:,} more rows; --format csv prints all\n")
+        sys.stderr.write(f"{len(rows) - SHOWN_ROWS:,} more rows; --json prints all\n")
+
+
+def print_whole(names: Sequence[str], cells: Sequence[Sequence[str]], numbers: set[str], title: str | None) -> None:
+    """Off a terminal nothing is wrapped or cut."""
+    shown = Table(title=title, title_justify="left")
+    for name in names:
+        shown.add_column(Text(name), justify="right" if name in numbers else "left", overflow="fold")
+    for row in cells:
+        shown.add_row(*map(Text, row))
+    Console(width=100_000).print(shown)
 
 
 def print_table(table: pa.Table, fmt: str) -> None:
@@ -102,5 +129,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return f"[{', '.join(map(_cell, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_cell(part)}' for name, part in value.items())}}}"
     return str(value)

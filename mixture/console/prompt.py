@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,16 @@ KEYWORDS = (
     "WHERE", "WITH",
 )  # fmt: skip
 COMMANDS = {"\\d": "list tables, views and macros; \\d NAME lists columns", "\\q": "leave"}
+# Words that people type: as commands, with a semicolon or without.
+LEAVING, ASKING = ("exit", "quit", "\\q"), ("help", "?", "\\?", "\\h")
+HELP = """One SELECT at a time, ended by a semicolon; it may have several lines. For instance:
+  FROM collection_facts;
+  SELECT query, positives FROM pairs WHERE collection = 'nq' LIMIT 5;
+  FROM mixture('tdro');
+\\d       lists tables, views and macros; \\d NAME lists the columns of one
+exit     leaves, as quit, \\q and Ctrl-D do
+Tab completes names. Ctrl-C stops a query.
+"""
 READS = re.compile(r"\b(?:from|join|describe|summarize)\s+([a-z_]\w*)", re.IGNORECASE)
 AFTER_FROM = re.compile(r"\b(?:from|join|describe|summarize)\s+\w*$", re.IGNORECASE)
 
@@ -107,6 +118,8 @@ def run_prompt(store: Store, *, limits: Limits, fmt: str) -> None:
 
     A mistake is printed and does not end the prompt; Ctrl-C clears the line, or stops the running query.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # here Ctrl-C ends a query, not the command
     names = Names(store)
     session: PromptSession[str] = PromptSession(
         "mixture> ",
@@ -118,13 +131,18 @@ def run_prompt(store: Store, *, limits: Limits, fmt: str) -> None:
         key_bindings=_bindings(),
         lexer=PygmentsLexer(SqlLexer),
     )
-    sys.stderr.write("One SELECT at a time, ended by ';'. \\d lists what there is, \\q leaves, Tab completes.\n")
+    sys.stderr.write(
+        "One SELECT at a time, ended by ';'. \\d lists what there is, help helps, exit leaves, Tab completes.\n"
+    )
     while True:
         try:
             line = session.prompt().strip()
-            if line == "\\q":
+            word = _word(line)
+            if word in LEAVING:
                 return
-            if line:
+            if word in ASKING:
+                sys.stderr.write(HELP)
+            elif line:
                 print_table(_answer(line, store, names, limits), fmt)
         except EOFError:
             return
@@ -140,7 +158,11 @@ def _answer(line: str, store: Store, names: Names, limits: Limits) -> pa.Table:
         return store.sql(line, limits=limits)
     if command == "\\d" and len(arguments) <= 1:
         return names.described(arguments[0].rstrip(";")) if arguments else names.overview()
-    raise UsageError(f"{line!r} is no command; there are: " + "; ".join(f"{k} ({v})" for k, v in COMMANDS.items()))
+    raise UsageError(f"'{line}' is no command; there are: " + "; ".join(f"{k} ({v})" for k, v in COMMANDS.items()))
+
+
+def _word(line: str) -> str:
+    return line.rstrip("; ").lower()
 
 
 def _bindings() -> KeyBindings:
@@ -150,7 +172,7 @@ def _bindings() -> KeyBindings:
     @keys.add("enter")
     def _(event: KeyPressEvent) -> None:
         text = event.current_buffer.text.strip()
-        if not text or text.endswith(";") or text.startswith("\\"):
+        if not text or text.endswith(";") or text.startswith("\\") or _word(text) in (*LEAVING, *ASKING):
             event.current_buffer.validate_and_handle()
         else:
             event.current_buffer.insert_text("\n")

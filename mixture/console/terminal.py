@@ -8,14 +8,21 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import typer.core
 
-from mixture.errors import MixtureError
+from mixture.console.examples import examples
+from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
+from mixture.errors import MixtureError, UsageError
 from mixture.progress import Progress
+
+STOPPED = "stopped; the same command goes on from its last checkpoint or file"
+HELP = frozenset({"-h", "--help"})
+# Options of the whole command line that may stand before the command's name and after it.
+SHARED = {"store": "--store", "as_json": "--json"}
 
 
 class _Plain:
@@ -33,13 +40,14 @@ class _Plain:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
-            code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+            with ctrl_c_ends(STOPPED) if standalone_mode else nullcontext():
+                code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
-                _fail("stopped; the same command goes on from its last checkpoint or file", 130)
+                _fail(STOPPED, 130)
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise
-            code = _plain(error, arguments, self.command_of(arguments))
+            code = _fail(STOPPED, 130) if is_ctrl_c(error) else _plain(error, arguments, self.command_of(arguments))
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
@@ -54,16 +62,45 @@ class PlainCommand(_Plain, typer.core.TyperCommand):
 
 
 class PlainErrors(_Plain, typer.core.TyperGroup):
-    """A group of commands with plain mistakes, and with the names of dictionaries in its helps."""
+    """A group of commands with plain mistakes. Without arguments it shows its help. Helps have examples, and names of
+    dictionaries; `--store` and `--json` may stand before the command or after it."""
 
     def command_of(self, arguments: list[str]) -> Any:
         return next((self.commands[word] for word in arguments if word in self.commands), None)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, args or ["--help"])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] == "help":
+            if len(args) == 1:
+                typer.echo(ctx.get_help())
+                ctx.exit()
+            args = [args[1], "--help"]
         name, command, rest = super().resolve_command(ctx, args)
-        if "--help" in rest:
+        if command is None:  # an unknown name, while the shell completes
+            return name, command, rest
+        if HELP & set(rest):
             list_choices(command)
+            command.epilog = examples(str(name))
+        if "--debug" in rest:
+            rest.remove("--debug")
+        ctx.default_map = {name: _given_before(ctx, command)}
         return name, command, rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Their first sentences, whole: typer's own cuts them."""
+        shown = {name: self.commands[name] for name in self.list_commands(ctx) if not self.commands[name].hidden}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in shown.items()])
+
+
+def _given_before(ctx: Any, command: Any) -> dict[str, Any]:
+    """The shared options that stood before the command's name, as defaults of the command."""
+    given = {name: ctx.params[name] for name in SHARED if ctx.params.get(name)}
+    for name in given.keys() - {parameter.name for parameter in command.params}:
+        raise UsageError(f"{command.name} takes no {SHARED[name]}")
+    return given
 
 
 def _plain(error: Exception, arguments: list[str], command: Any) -> int:
@@ -71,8 +108,6 @@ def _plain(error: Exception, arguments: list[str], command: Any) -> int:
         return _fail(as_options(str(error), command), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument
         message = error.format_message()
-        if not message:  # called without a command: the help was printed
-            return 2
         names = getattr(getattr(error, "param", None), "opts", [])
         given = [value for name, value in itertools.pairwise(arguments) if name in names]
         return _fail(message + "".join(f" (given: {value})" for value in given[-1:]), getattr(error, "exit_code", 2))

@@ -34,7 +34,7 @@ class Difference:
     rows:       one a collection or slice, the largest change of weight first. `change` is what changed: added,
                 dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
     prompts:    the collections whose prompts differ, where both are known: collection, a, b
-    settings:   of the runs that made them, those that differ: setting, a, b
+    settings:   where a run made each of them, what both runs were asked and differs: setting, a, b
     """
 
     a: SavedMixture
@@ -60,6 +60,9 @@ class Difference:
             return ["the two are the same mixture"]
         result = [f"{self.distance:.2%} of the draws go to another collection"]
         result += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in self.prompts]
+        learned = [(side.reference, side.run_id) for side in (self.a, self.b) if side.run_id is not None]
+        if len(learned) == 1:
+            result.append(f"only {learned[0][0]} was made by a run, {learned[0][1]}")
         return result + [f"run, {s['setting']}: {s['a']} -> {s['b']}" for s in self.settings]
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,11 +142,7 @@ def _run(store: Store, mixture: SavedMixture) -> dict[str, Any]:
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"setting": name, "a": a.get(name), "b": b.get(name)}
-        for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name)
-    ]
+    return [{"setting": name, "a": a[name], "b": b[name]} for name in sorted(a.keys() & b.keys()) if a[name] != b[name]]
 
 
 def _joined(prompts: list[str]) -> str:

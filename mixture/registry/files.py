@@ -136,12 +136,10 @@ def import_(store: Store, file: Name, name: str) -> SavedMixture:
     file = Path(file).expanduser()
     try:
         text = file.read_bytes().decode("utf-8-sig")  # as bytes: a line end inside a quoted name stays what it is
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text in UTF-8; give what `mixture export` writes, JSON or CSV") from error
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file} is no text; import takes a mixture's JSON, the tDRO release's JSON, or CSV"
-        ) from error
     try:
         found = _read_json(text) if text.lstrip().startswith("{") else _read_csv(text)
     except (UsageError, csv.Error) as error:

@@ -196,6 +196,19 @@ VIEWS: dict[str, View] = {
            QUALIFY row_number() OVER (PARTITION BY model, suite, corpus, metric ORDER BY evaluated_at DESC) = 1
            ORDER BY suite, metric, value DESC, model""",
     ),
+    "pairs": View(
+        "one row an example, with its texts: a title stands before its passage; negatives in order of miner and rank",
+        """SELECT e.collection, e.example_id, e.query,
+                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY place)
+                            FROM (SELECT unnest(e.positives).passage_id AS passage_id,
+                                         generate_subscripts(e.positives, 1) AS place) one
+                            JOIN lake.main.passages p
+                                 ON p.collection = e.collection AND p.passage_id = one.passage_id), []) AS positives,
+                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY n.miner, n.rank, n.passage_id)
+                            FROM lake.main.negatives n JOIN lake.main.passages p USING (collection, passage_id)
+                            WHERE n.collection = e.collection AND n.example_id = e.example_id), []) AS negatives
+           FROM lake.main.examples e""",
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from mixture import Store
-from mixture.console.prompt import Names, SqlCompleter, run_prompt
+from mixture.console.prompt import HELP, Names, SqlCompleter, run_prompt
 from mixture.store.limits import Limits
 from mixture.store.write import insert_rows
 
@@ -95,6 +95,27 @@ def test_d_lists_tables_views_macros_and_columns(typed: Typed) -> None:
 
 def test_q_leaves_and_what_follows_is_not_read(typed: Typed) -> None:
     assert typed("\\q\r", "SELECT 1;\r")[0] == ""
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "EXIT", "exit;", "\\q;", " quit "])
+def test_words_that_people_type_leave_too(typed: Typed, word: str) -> None:
+    assert typed(f"{word}\r", "SELECT 1;\r")[0] == ""
+
+
+@pytest.mark.parametrize("word", ["help", "?", "help;", "\\?", "\\h"])
+def test_help_says_what_to_type_and_its_examples_run(typed: Typed, word: str) -> None:
+    out, err = typed(f"{word}\r", "SELECT 2 AS b;\r")
+    assert json.loads(out) == [{"b": 2}]
+    shown = [line.strip() for line in HELP.splitlines() if line.endswith(";")]
+    assert len(shown) == 3
+    assert all(line in err for line in shown)
+    _, err = typed(*(f"{line}\r" for line in shown))
+    assert "mixture:" not in err
+
+
+def test_a_wrong_command_is_shown_as_it_was_typed(typed: Typed) -> None:
+    _, err = typed("\\q x\r")
+    assert "mixture: '\\q x' is no command" in err
 
 
 def test_ctrl_c_clears_the_line(typed: Typed) -> None:

@@ -170,12 +170,14 @@ def test_diff_says_what_changed(small_store: Store) -> None:
     assert rows["easy"]["difference"] == -0.25
     assert found.distance == pytest.approx(0.25)
     assert found.prompts == ({"collection": "middle", "a": [], "b": ["Find it"]},)
-    assert {s["setting"]: s["b"] for s in found.settings} == {
-        "kind": "tdro",
-        "mixture": a.spec.id,
-        "steps": 10,
-        "seed": 1,
-    }
+    assert found.settings == ()
+    assert found.lines()[-1] == f"only b:1 was made by a run, {'f' * 12}"
+    insert_rows(small_store, "runs", [
+        {"run_id": "e" * 12, "kind": "tdro", "status": "finished", "mixture": a.spec.id, "started_at": a.created_at,
+         "config": json.dumps({"steps": 20, "seed": 1, "older": 3})}
+    ])  # fmt: skip
+    c = registry.save(small_store, spec, "c", run_id="e" * 12)
+    assert jobs.diff(small_store, b, c).settings == ({"setting": "steps", "a": 10, "b": 20},)
     backwards = {row["collection"]: row["change"] for row in jobs.diff(small_store, b, a).components.to_pylist()}
     assert backwards["easy"] == "added"
     assert jobs.diff(small_store, a, a).equal

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mixture import Store, UsageError
+from mixture import Store, UsageError, jobs
 from mixture.store.surface import MACROS, VIEWS
 from mixture.store.write import insert_rows
 
@@ -171,3 +172,21 @@ def test_the_store_itself_holds_no_view_and_no_macro(facts_store: Store) -> None
     for sort in ("views", "functions"):
         found = facts_store.rows(f"SELECT * FROM duckdb_{sort}() WHERE database_name = 'lake' AND NOT internal")
         assert found == []
+
+
+def test_pairs_shows_each_example_with_its_texts_in_order(tmp_path: Path) -> None:
+    rows = [
+        {"query": "q1", "pos": [{"title": "T", "text": "first"}, "second"], "neg": ["n1", "n2"]},
+        {"query": "q2", "pos": ["second"], "neg": []},
+    ]
+    file = tmp_path / "c.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Store.open(tmp_path / "s", create=True) as store:
+        jobs.ingest(store, file)
+        assert _rows(store, "SELECT * EXCLUDE example_id FROM pairs ORDER BY query") == [
+            {"collection": "c", "query": "q1", "positives": ["T first", "second"], "negatives": ["n1", "n2"]},
+            {"collection": "c", "query": "q2", "positives": ["second"], "negatives": []},
+        ]
+        assert _rows(store, "SELECT e.query FROM pairs JOIN examples e USING (example_id) WHERE 'n2' IN negatives") == [
+            {"query": "q1"}
+        ]

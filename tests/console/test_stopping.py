@@ -1,0 +1,122 @@
+"""Ctrl-C as the terminal sends it, to real processes: one line, exit code 130, and never a fault of the toolkit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mixture import Store, jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+STOPPED = "mixture: stopped"
+# Python itself ends with the signal, which a shell shows as 130 too, where C code met the exception first.
+ENDED = (130, -signal.SIGINT)
+# A command whose statement takes for ever, in a transaction of the store.
+SLOW = """
+import typer
+from mixture import Store
+from mixture.console.terminal import PlainCommand
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command(cls=PlainCommand)
+def slow(folder: str) -> None:
+    with Store.open(folder, create=True) as store:
+        print("ready", flush=True)
+        query = "SELECT sum(i) FROM range(100000000000) t(i) WHERE sin(i) = 2"
+        store.transaction(lambda connection: connection.execute(query).fetchall())
+app()
+"""
+# What loses the exception, as a library does that clears errors.
+LOST = """
+import time
+from mixture.console import stopping
+stopping.GRACE_SECONDS = float(__import__("sys").argv[1])
+with stopping.ctrl_c_ends("stopped"):
+    while True:
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("lost", flush=True)
+"""
+
+
+def _start(*command: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command], env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def _stop(process: subprocess.Popen[str]) -> str:
+    """Standard error after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=60)[1]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, write_collection: Callable[..., Path]) -> Path:
+    return write_collection(tmp_path_factory.mktemp("big"), "big", rows=20_000)
+
+
+def _ingest(file: Path, store: Path) -> tuple[subprocess.Popen[str], float]:
+    """An ingest that has begun, and when it did: the store's folder is there."""
+    process = _start("-m", "mixture", "ingest", str(file), MIXTURE_STORE=str(store))
+    while not store.exists() and process.poll() is None:
+        time.sleep(0.01)
+    return process, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def seconds(file: Path) -> float:
+    """What an ingest of the file takes after it has begun."""
+    process, begun = _ingest(file, file.parent / "whole")
+    assert process.communicate()[1] == ""
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.7, 0.9])
+def test_an_ingest_stops_at_any_moment_and_the_same_command_does_all_of_it(
+    file: Path, seconds: float, tmp_path: Path, share: float
+) -> None:
+    process, _ = _ingest(file, tmp_path / "store")
+    time.sleep(share * seconds)
+    said = _stop(process)
+    if process.returncode != 0:  # it was done before
+        assert process.returncode in ENDED, said
+        assert said.startswith(STOPPED)
+        assert len(said.splitlines()) == 1
+    with Store.open(tmp_path / "store", create=True) as store:
+        assert store.rows("SELECT count(*) AS n FROM examples")[0]["n"] in (0, 20_000)
+        jobs.ingest(store, file)
+        assert store.rows("SELECT count(*) AS n FROM examples")[0]["n"] == 20_000
+
+
+def test_what_duckdb_makes_of_it_within_a_transaction_is_no_fault(tmp_path: Path) -> None:
+    process = _start("-c", SLOW, str(tmp_path / "store"))
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1)  # the statement runs
+    said = _stop(process)
+    assert process.returncode in ENDED
+    assert said.startswith(STOPPED)
+    assert len(said.splitlines()) == 1
+
+
+def test_a_command_that_loses_the_exception_ends_after_a_while_or_at_the_second_one() -> None:
+    for grace, times in (("0.5", 1), ("60", 2)):
+        process = _start("-c", LOST, grace)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "lost\n"
+        if times == 2:
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (130, "mixture: stopped\n")

@@ -1,12 +1,13 @@
 """The data side's jobs over a store, one function a command, under the command's name. A mixture is given as it was
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
+from mixture.jobs.contamination import matches
 from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate
+from mixture.jobs.decontaminate import decontaminate, forget
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, ingest
-from mixture.jobs.mine import MiningResult, mine
+from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
 from mixture.registry import tag
@@ -30,14 +31,17 @@ __all__ = [
     "dedup",
     "diff",
     "export",
+    "forget",
     "gc",
     "import_",
     "ingest",
     "log",
+    "matches",
     "mine",
     "report",
     "select",
     "tag",
     "undo",
+    "undo_mining",
     "verify",
 ]

@@ -16,6 +16,7 @@ from mixture.ingest.hub import HubSource
 from mixture.ingest.normalise import build_batches
 from mixture.ingest.sources import SourceUnit, discover
 from mixture.ingest.units import read_unit, sha256_of
+from mixture.jobs.contamination import matches, warn_of_test_rows
 from mixture.progress import Progress, silent
 from mixture.rows import Batch
 from mixture.store import Store
@@ -84,6 +85,7 @@ def ingest(
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
+    warn_of_test_rows(matches(store, results) if results else {})
     progress(len(units), len(units), "done")
     return list(results.values())
 

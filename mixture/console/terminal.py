@@ -17,6 +17,23 @@ import typer.core
 from mixture.errors import MixtureError
 from mixture.progress import Progress
 
+AT_ONCE = "the store is changed in one step at the end, or not at all; the same command starts over"
+AFTERWARDS = {
+    "ingest": "files that were done are stored; the same command goes on with the next one",
+    "dedup": AT_ONCE,
+    "decontaminate": AT_ONCE,
+    "mine": "collections that were done are stored; the same command goes on with the rest, but with COLLECTIONS or "
+    "--replace it starts over",
+    "learn-weights": "the same command goes on from its last checkpoint",
+    "train": "the same command goes on from its last checkpoint",
+}
+"""What a command that was stopped leaves, and what it does when it is called again."""
+
+
+def stopped(command: str | None) -> str:
+    """What is said when a command was stopped by Ctrl-C."""
+    return f"stopped; {AFTERWARDS[command]}" if command in AFTERWARDS else "stopped"
+
 
 class _Plain:
     """Mistakes as one or two plain lines: exit code 2 for the caller's, 1 for a failure of data or machine."""
@@ -35,7 +52,7 @@ class _Plain:
             run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
             code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
-                _fail("stopped; the same command goes on from its last checkpoint or file", 130)
+                _fail(stopped(getattr(self.command_of(arguments), "name", None)), 130)
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise

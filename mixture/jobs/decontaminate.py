@@ -84,7 +84,9 @@ def forget(store: Store, suites: Names) -> list[str]:
 def _change(distance: int | None, passages: bool | None, passage_overlap: float | None) -> dict[str, Any]:
     """What the caller says of the rule, by field of `Rule`."""
     if passages is False and passage_overlap is not None:
-        raise UsageError("`passage_overlap` says how test passages are found; leave it or `passages=False` away")
+        raise UsageError(
+            "test passages are not looked for, so `passage_overlap` says nothing; leave one of the two away"
+        )
     change: dict[str, Any] = {} if distance is None else {"distance": distance}
     if passages is not None or passage_overlap is not None:
         share = DEFAULT_SHARE if passage_overlap is None else passage_overlap

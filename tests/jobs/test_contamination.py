@@ -217,7 +217,7 @@ def test_the_share_of_a_test_passage_can_be_set(store: Store, suite: Path, tmp_p
             jobs.decontaminate(store, suite, passage_overlap=wrong)
     with pytest.raises(UsageError, match="`distance` is 65; allowed: whole numbers from 0 to 64"):
         jobs.decontaminate(store, suite, distance=65)
-    with pytest.raises(UsageError, match="leave it or `passages=False` away"):
+    with pytest.raises(UsageError, match="leave one of the two away"):
         jobs.decontaminate(store, suite, passages=False, passage_overlap=0.5)
     assert store.rows("FROM test_suites") == []  # nothing is registered by a call that is refused
 

@@ -13,6 +13,7 @@ from mixture import Store, jobs
 from mixture.cards import load_cards
 from mixture.rows import Batch
 from mixture.store import read
+from mixture.store.negatives import add_negatives
 from mixture.store.write import CollectionFacts, NewFile, add_files, declare, remove_examples
 
 

@@ -149,8 +149,8 @@ def _chosen(
         first = first.lower()
         name = first + colon + model
     elif encode is None and not Path(name).exists() and (near := difflib.get_close_matches(first.lower(), MINERS)):
-        raise UsageError(f"no miner {first!r}; did you mean {near[0]!r}? (miners: {', '.join(MINERS)}; a model of "
-                         f"that name: dense:{name})")  # fmt: skip
+        raise UsageError(f"no miner {first!r}; did you mean {near[0]!r}? A model of that name is dense:{name} "
+                         f"(miners: {', '.join(MINERS)})")  # fmt: skip
     else:
         first, model = "dense", name
     miner = MINERS[first]

@@ -61,7 +61,9 @@ def test_a_miner_in_front_of_a_model_gets_its_embeddings(small_store: Store, mon
 
 
 def test_a_name_without_what_it_needs_is_refused(small_store: Store) -> None:
-    with pytest.raises(UsageError, match=r"no miner .bm52.; did you mean .bm25.\? \(miners: bm25, dense; a model of"):
+    with pytest.raises(
+        UsageError, match=r"no miner .bm52.; did you mean .bm25.\? A model .* dense:bm52 \(miners: bm25, dense\)"
+    ):
         jobs.mine(small_store, miner="bm52")
     with pytest.raises(UsageError, match="the miner bm25 reads no model; leave away `encode`"):
         jobs.mine(small_store, encode=encode)

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from mixture.console.terminal import PlainErrors, bar, stages
 from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
-
-if TYPE_CHECKING:
-    from mixture import jobs
 
 # Jobs, cards and models are imported by the commands that need them: they take longer to load than most answers.
 app = typer.Typer(
@@ -158,9 +155,10 @@ def cards(
         cards.show(card, facts, as_json=as_json)
 
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would go, and change nothing")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
 EngineOption = Annotated[str, typer.Option("--engine", help="What runs the tasks: {mixture.engine:ENGINES}")]
-UndoOption = Annotated[bool, typer.Option("--undo", help="Put back what the newest such command took out")]
+UndoOption = Annotated[bool, typer.Option("--undo", help="Take back what the newest such command did")]
+LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dry-run shows with their texts; 0: all")]
 
 
 @app.command()
@@ -172,62 +170,70 @@ def dedup(
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
     verify: Annotated[float, typer.Option("--verify", help="Least n-gram Jaccard similarity; 0 for none")] = 0.8,
     across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,
-    dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
+    dry_run: DryRunOption = False, undo: UndoOption = False, limit: LimitOption = 5, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take near-equal examples out of each collection; the table removals says which and why."""
     from mixture import jobs
+    from mixture.console.removals import show_removals
 
-    if undo and (collections or dry_run):
-        raise UsageError("--undo puts back all that the newest dedup took out; leave collections and --dry-run away")
+    if undo and collections:
+        raise UsageError("--undo puts back all that the newest dedup took out; leave the collections away")
     with _open(store) as lake, bar("dedup") as progress:
         if undo:
-            results = jobs.undo(lake, "dedup")
+            results = jobs.undo(lake, "dedup", dry_run=dry_run)
         else:
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
                                  verify=verify or None, across=across, dry_run=dry_run, engine=engine,
                                  progress=progress)  # fmt: skip
-    _show_removals(results, "near-duplicates", dry_run, as_json)
-
-
-def _show_removals(results: list[jobs.RemovalResult], what: str, dry_run: bool, as_json: bool) -> None:
-    if dry_run:
-        rows = [row for result in results for row in result.removals.to_pylist()]
-        print_rows(rows, as_json=as_json, title="would be removed")
-        return
-    rows = [{"collection": r.collection, "examples": r.examples, "removed": r.removed} for r in results]
-    if not as_json:
-        say(sentences.removed(rows, what))
-    print_rows(rows, as_json=as_json)
+    show_removals(results, ["duplicate"], dry_run=dry_run, undo=undo, limit=limit, as_json=as_json)
 
 
 @app.command()
 def decontaminate(
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all", autocompletion=completion.collections)] = None,
-    against: Annotated[list[str] | None, typer.Option("--against", help="A list of test queries, or a suite")] = None,
-    distance: Annotated[int, typer.Option("--distance", help="Edits forgiven at most, also in long queries")] = 16,
-    dry_run: DryRunOption = False, undo: UndoOption = False, engine: EngineOption = "local",
+    against: Annotated[list[str] | None, typer.Option(
+        "--against", help="A list of test queries, or a suite; default: all that are registered")] = None,
+    distance: Annotated[int | None, typer.Option(
+        "--distance", help="Edits forgiven at most, also in long queries [16, or as for this suite before]")] = None,
+    passages: Annotated[bool | None, typer.Option(
+        "--passages/--no-passages", help="Look for test passages in positives [yes, or as before]")] = None,
+    passage_overlap: Annotated[float | None, typer.Option(
+        "--passage-overlap", help="Least share of a test passage that a positive holds [0.5, or as before]")] = None,
+    forget: Annotated[list[str] | None, typer.Option(
+        "--forget", help="Unregister this suite, and do nothing else; again for more")] = None,
+    dry_run: DryRunOption = False, undo: UndoOption = False, limit: LimitOption = 5, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take out examples whose query is a test query, or nearly, or whose positive holds most of a test passage."""
     from mixture import jobs
+    from mixture.console.removals import show_removals
 
-    if undo and (against or collections or dry_run):
-        raise UsageError(
-            "--undo puts back all that the newest decontaminate took out; leave collections, --against, --dry-run away"
-        )
+    others = bool(against or collections) or (distance, passages, passage_overlap) != (None, None, None)
+    if undo and (others or forget):
+        raise UsageError("--undo puts back all that the newest decontaminate took out; it goes with --dry-run alone")
+    if forget and (others or dry_run):
+        raise UsageError("--forget unregisters suites; it goes with no other option")
     with _open(store) as lake, bar("decontaminate") as progress:
-        if undo:
-            results = jobs.undo(lake, "decontaminate")
+        if forget:
+            forgotten = jobs.forget(lake, forget)
+        elif undo:
+            results = jobs.undo(lake, "decontaminate", dry_run=dry_run)
         else:
-            results = jobs.decontaminate(lake, against or (), collections or (), distance=distance, dry_run=dry_run,
+            results = jobs.decontaminate(lake, against or (), collections or (), distance=distance,
+                                         passages=passages, passage_overlap=passage_overlap, dry_run=dry_run,
                                          engine=engine, progress=progress)  # fmt: skip
-    _show_removals(results, "test queries", dry_run, as_json)
+    if forget:
+        print_rows([{"forgotten": suite} for suite in forgotten], as_json=as_json)
+        return
+    reasons = ["test query", "test passage"]
+    show_removals(results, reasons, dry_run=dry_run, undo=undo, limit=limit, as_json=as_json)
 
 
 @app.command()
 def mine(
+    context: typer.Context,
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
@@ -239,22 +245,37 @@ def mine(
         "[0.95 with a model, bm25 any]")] = None,
     filters: Annotated[list[str] | None, typer.Option(
         "--filter", help="NAME=VALUE, again for more; VALUE none for none: {mixture.mining:FILTERS}")] = None,
+    fill_random: Annotated[bool, typer.Option(
+        "--fill-random/--no-fill-random", help="Random passages where the miner finds too few")] = True,
+    replace: Annotated[bool, typer.Option(
+        "--replace", help="Every example anew, in place of what this miner found; so are named collections")] = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
     import trainers
     from mixture import jobs
+    from mixture.console.terminal import as_options
+    from mixture.jobs.mine import remarks
 
-    given = [*(filters or ()), *([] if max_ratio is None else [f"max_ratio={max_ratio or 'none'}"])]
+    if undo and (collections or replace):
+        raise UsageError("--undo takes back all of the newest mine; it goes with --dry-run alone")
     with _open(store) as lake, bar("mine") as progress:
+        if undo:
+            print_rows([asdict(r) for r in jobs.undo_mining(lake, dry_run=dry_run)], as_json=as_json,
+                       title="would be taken back" if dry_run else None)  # fmt: skip
+            return
+        given = [*(filters or ()), *([] if max_ratio is None else [f"max_ratio={max_ratio or 'none'}"])]
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
                             encoder=lambda model: trainers.encode_with(model), filters=assigned(given),
-                            seed=42 if seed is None else seed, engine=engine, progress=progress)  # fmt: skip
+                            fill_random=fill_random, seed=42 if seed is None else seed, replace=replace,
+                            dry_run=dry_run, engine=engine, progress=progress)  # fmt: skip
     rows = [asdict(result) for result in results]
-    if not as_json:
+    if not (as_json or dry_run):
         say(sentences.mined(rows, miner, had_none=not collections))
     if rows or as_json:
-        print_rows(rows, as_json=as_json)
+        print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
+    sys.stderr.writelines(f"{as_options(line, context.command)}\n" for line in remarks(results, per_query))
 
 
 @app.command("learn-weights")

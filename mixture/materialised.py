@@ -56,6 +56,10 @@ class ComponentData:
             tuple(columns["negatives"][row].as_py()),
         )
 
+    def queries(self) -> pa.ChunkedArray:
+        """The query of every example: num_examples texts."""
+        return self._examples["query"]
+
     def passage(self, row: int) -> str:
         """Title and text joined by a space, as the tDRO release does."""
         return joined(self._passages["title"][row].as_py(), self._passages["text"][row].as_py())

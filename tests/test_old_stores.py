@@ -127,7 +127,10 @@ def test_commands_say_of_the_old_store_what_the_old_code_said(old: Path, ask: Ca
 
 
 def test_sql_gives_the_same_numbers(old: Path) -> None:
-    assert _sql(old, *EXPECTED["sql"]) == list(EXPECTED["sql"].values())
+    """Views may have further columns since."""
+    for found, wanted in zip(_sql(old, *EXPECTED["sql"]), EXPECTED["sql"].values(), strict=True):
+        names = wanted[0] if wanted else ()
+        assert [{name: row[name] for name in names} for row in found] == wanted
 
 
 def test_the_old_store_is_written_to_as_before(
@@ -139,6 +142,9 @@ def test_the_old_store_is_written_to_as_before(
         answer = ask(tmp_path, asked["words"])
         if asked["words"][0] == "ingest":  # how each file was read came later
             answer = [{key: row[key] for key in row if key not in ("read", "notes")} for row in answer]
+        if asked["words"] == ["dedup", "--undo"]:  # an undo called what it put back removed, below 0
+            answer = [{**row, "removed": -row["put_back"]} for row in answer]
+            answer = [{name: value for name, value in row.items() if name != "put_back"} for row in answer]
         assert answer == asked["answer"], asked["words"]
 
 

@@ -51,6 +51,8 @@ def create(
         autocompletion=completion.collections)] = None,
     blend: Annotated[str | None, typer.Option(
         "--blend", help="With --from: REF:SHARE, another mixture and its share, mixed in last")] = None,
+    allow_contaminated: Annotated[bool, typer.Option(
+        "--allow-contaminated", help="Also with rows of a registered test suite in it")] = False,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Make a mixture of today's collections or slices of them, or from another mixture with changes."""
@@ -79,6 +81,7 @@ def create(
             lake, name, weights=rule, collections=collection or (), slices=slice_ or (), where=where or (),
             selections=selection or (), min_examples=min_examples, source=source, fixed=_weights_of(fixed or ()),
             dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
+            allow_contaminated=allow_contaminated,
         )  # fmt: skip
         show_mixture(made, lake, as_json)
         sys.stderr.writelines(f"note: {remark}\n" for remark in made.remarks)

@@ -19,10 +19,25 @@ from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
 from mixture.errors import MixtureError, UsageError
 from mixture.progress import Progress
 
-STOPPED = "stopped; the same command goes on from its last checkpoint or file"
 HELP = frozenset({"-h", "--help"})
 # Options of the whole command line that may stand before the command's name and after it.
 SHARED = {"store": "--store", "as_json": "--json"}
+AT_ONCE = "the store is changed in one step at the end, or not at all; the same command starts over"
+AFTERWARDS = {
+    "ingest": "files that were done are stored; the same command goes on with the next one",
+    "dedup": AT_ONCE,
+    "decontaminate": AT_ONCE,
+    "mine": "collections that were done are stored; the same command goes on with the rest, but with COLLECTIONS or "
+    "--replace it starts over",
+    "learn-weights": "the same command goes on from its last checkpoint",
+    "train": "the same command goes on from its last checkpoint",
+}
+"""What a command that was stopped leaves, and what it does when it is called again."""
+
+
+def stopped(command: str | None) -> str:
+    """What is said when a command was stopped by Ctrl-C."""
+    return f"stopped; {AFTERWARDS[command]}" if command in AFTERWARDS else "stopped"
 
 
 class _Plain:
@@ -38,16 +53,17 @@ class _Plain:
         **extra: Any,
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
+        message = stopped(getattr(self.command_of(arguments), "name", None))
         try:
             run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
-            with ctrl_c_ends(STOPPED) if standalone_mode else nullcontext():
+            with ctrl_c_ends(message) if standalone_mode else nullcontext():
                 code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
             if code == 130:  # what typer makes of Ctrl-C
-                _fail(STOPPED, 130)
+                _fail(message, 130)
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise
-            code = _fail(STOPPED, 130) if is_ctrl_c(error) else _plain(error, arguments, self.command_of(arguments))
+            code = _fail(message, 130) if is_ctrl_c(error) else _plain(error, arguments, self.command_of(arguments))
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code

@@ -23,8 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.decontaminate import checked_count, test_columns
-from mixture.dedup.duplicates import id_array
+from mixture.dedup.decontaminate import checked_count, named_rows, test_columns
 from mixture.dedup.simhash import chained, text_hash
 from mixture.engine import in_threads
 from mixture.errors import UsageError
@@ -222,6 +221,48 @@ def _searched(
     return out, shares
 
 
+def checked_share(share: float, name: str = "share") -> float:
+    """The least share of a test passage's n-grams if it is a number above 0, at most 1; otherwise a UsageError."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise UsageError(f"`{name}` is {share!r}; allowed: numbers above 0, at most 1")
+    return share
+
+
+class PassageSearch:
+    """Test passages, made to be searched any number of times. The arguments are those of `find_contained`."""
+
+    def __init__(
+        self, test_passages: pa.Table, *, gram: int = DEFAULT_GRAM, gram_cjk: int = DEFAULT_GRAM_CJK,
+        share: float = DEFAULT_SHARE,
+    ) -> None:  # fmt: skip
+        self._widths = (
+            checked_count("gram", gram, 2, _LONGEST_GRAM), checked_count("gram_cjk", gram_cjk, 2, _LONGEST_GRAM)
+        )  # fmt: skip
+        self._tests = test_columns(test_passages, ("suite", "doc_id", "text"), what="test passages")
+        self._index = _make_index(self._tests["text"], *self._widths, checked_share(share))
+
+    def find(self, texts: Texts) -> pa.Table:
+        """The rows of n texts that are contaminated, ascending: row, suite, doc_id, test_passage, share."""
+        tasks = (
+            partial(_searched, column, first, end, self._widths, self._index)
+            for column in text_columns(texts, what="train_texts")
+            for first, end in parts_of(column[0])
+        )
+        parts = list(in_threads(tasks))
+        passage = np.concatenate([np.empty(0, dtype=np.int64), *(part[0] for part in parts)])
+        shares = np.concatenate([np.empty(0), *(part[1] for part in parts)])
+        hits = np.flatnonzero(passage >= 0)
+        found = self._tests.take(passage[hits])
+        columns = {
+            "row": hits,
+            "suite": found["suite"],
+            "doc_id": found["doc_id"],
+            "test_passage": found["text"],
+            "share": shares[hits],
+        }
+        return pa.table(columns).cast(pa.schema([pa.field("row", pa.int64(), nullable=False), *list(CONTAINED)[1:]]))
+
+
 def find_contained(
     train_texts: Texts,
     train_ids: Sequence[str] | pa.Array | pa.ChunkedArray,
@@ -248,26 +289,5 @@ def find_contained(
     >>> found.select(["removed", "doc_id", "share"]).to_pylist()
     [{'removed': 'a', 'doc_id': '7', 'share': 1.0}]
     """
-    widths = checked_count("gram", gram, 2, _LONGEST_GRAM), checked_count("gram_cjk", gram_cjk, 2, _LONGEST_GRAM)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise UsageError(f"share {share!r}: allowed are numbers above 0, at most 1")
-    tests = test_columns(test_passages, ("suite", "doc_id", "text"), what="test passages")
-    index = _make_index(tests["text"], *widths, share)
-    tasks = (
-        partial(_searched, column, first, end, widths, index)
-        for column in text_columns(train_texts, what="train_texts")
-        for first, end in parts_of(column[0])
-    )
-    parts = list(in_threads(tasks))
-    passage = np.concatenate([np.empty(0, dtype=np.int64), *(part[0] for part in parts)])
-    shares = np.concatenate([np.empty(0), *(part[1] for part in parts)])
-    hits = np.flatnonzero(passage >= 0)
-    found = tests.take(passage[hits])
-    columns = {
-        "removed": id_array(train_ids, len(passage)).take(hits),
-        "suite": found["suite"],
-        "doc_id": found["doc_id"],
-        "test_passage": found["text"],
-        "share": shares[hits],
-    }
-    return pa.table(columns).cast(CONTAINED).sort_by("removed")
+    search = PassageSearch(test_passages, gram=gram, gram_cjk=gram_cjk, share=share)
+    return named_rows(search.find(train_texts), train_ids, len(train_texts), CONTAINED)

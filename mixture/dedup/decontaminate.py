@@ -56,8 +56,13 @@ CONTAMINATED = pa.schema(
 def checked_count(name: str, value: int, least: int, most: int) -> int:
     """The value if it is a whole number from `least` to `most`; otherwise a UsageError that calls it `name`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise UsageError(f"{name} {value!r}: allowed are whole numbers from {least} to {most}")
+        raise UsageError(f"`{name}` is {value!r}; allowed: whole numbers from {least} to {most}")
     return int(value)
+
+
+def checked_distance(distance: int) -> int:
+    """The most edits if that is a whole number from 0 to 64; otherwise a UsageError."""
+    return checked_count("distance", distance, 0, MOST_DISTANCE)
 
 
 def test_columns(table: pa.Table, names: tuple[str, str, str], *, what: str) -> pa.Table:
@@ -67,6 +72,55 @@ def test_columns(table: pa.Table, names: tuple[str, str, str], *, what: str) -> 
         raise UsageError(f"{what}: no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
     # In this order the first of several equally near test texts is the one to report.
     return table.select(names).sort_by([(name, "ascending") for name in names[:2]])
+
+
+class QuerySearch:
+    """Test queries, made to be searched any number of times. The arguments are those of `find_contaminated`."""
+
+    def __init__(
+        self, test_queries: pa.Table, *, distance: int = DEFAULT_DISTANCE, shortest: int = DEFAULT_SHORTEST,
+        letters_per_edit: int = DEFAULT_LETTERS_PER_EDIT,
+    ) -> None:  # fmt: skip
+        distance = checked_distance(distance)
+        shortest = checked_count("shortest", shortest, LEAST_SHORTEST, MOST_LETTERS)
+        letters_per_edit = checked_count("letters_per_edit", letters_per_edit, LEAST_PER_EDIT, MOST_LETTERS)
+        tests = test_columns(test_queries, ("suite", "query_id", "query"), what="test queries")
+        first_row: dict[str, int] = {}
+        for row, letters in enumerate(letters_of(tests["query"], what="test queries")):
+            if letters:
+                first_row.setdefault(letters, row)
+        self._tests = tests.take(np.array(list(first_row.values()), dtype=np.int64))
+        self._index = make_index(list(first_row), distance, shortest, letters_per_edit)
+
+    def find(self, queries: Texts) -> pa.Table:
+        """The rows of n queries that are contaminated, ascending: row, suite, query_id, test_query, distance,
+        similarity."""
+        tasks = (
+            partial(_searched, column, first, end, self._index)
+            for column in text_columns(queries, what="queries")
+            for first, end in parts_of(column[0])
+        )
+        test, edits, letters = np.concatenate([np.empty((0, 3), dtype=np.int64), *in_threads(tasks)]).T
+        hits = np.flatnonzero(test >= 0)
+        longer = np.maximum(letters[hits], np.diff(self._index.offsets)[test[hits]])
+        found = self._tests.take(test[hits])
+        columns = {
+            "row": hits,
+            "suite": found["suite"],
+            "query_id": found["query_id"],
+            "test_query": found["query"],
+            "distance": edits[hits],
+            "similarity": 1 - edits[hits] / np.maximum(longer, 1),
+        }
+        return pa.table(columns).cast(pa.schema([pa.field("row", pa.int64(), nullable=False), *list(CONTAMINATED)[1:]]))
+
+
+def named_rows(
+    found: pa.Table, ids: Sequence[str] | pa.Array | pa.ChunkedArray, num: int, schema: pa.Schema
+) -> pa.Table:
+    """Found rows of num texts with their ids in place of the row numbers, ordered by them."""
+    rows = id_array(ids, num).take(found["row"].combine_chunks())
+    return found.set_column(0, "removed", rows).cast(schema).sort_by("removed")
 
 
 def _searched(column: Column, first: int, end: int, index: Index) -> NDArray[np.int64]:
@@ -99,31 +153,5 @@ def find_contaminated(
     >>> find_contaminated(["who wrote hamelt?", "who wrote Faust?"], ["a", "b"], tests)["removed"].to_pylist()
     ['a']
     """
-    distance = checked_count("distance", distance, 0, MOST_DISTANCE)
-    shortest = checked_count("shortest", shortest, LEAST_SHORTEST, MOST_LETTERS)
-    letters_per_edit = checked_count("letters_per_edit", letters_per_edit, LEAST_PER_EDIT, MOST_LETTERS)
-    tests = test_columns(test_queries, ("suite", "query_id", "query"), what="test queries")
-    first_row: dict[str, int] = {}
-    for row, letters in enumerate(letters_of(tests["query"], what="test queries")):
-        if letters:
-            first_row.setdefault(letters, row)
-    index = make_index(list(first_row), distance, shortest, letters_per_edit)
-    tasks = (
-        partial(_searched, column, first, end, index)
-        for column in text_columns(queries, what="queries")
-        for first, end in parts_of(column[0])
-    )
-    test, edits, letters = np.concatenate([np.empty((0, 3), dtype=np.int64), *in_threads(tasks)]).T
-    id_column = id_array(ids, len(test))
-    hits = np.flatnonzero(test >= 0)
-    longer = np.maximum(letters[hits], np.diff(index.offsets)[test[hits]])
-    found = tests.take(np.array(list(first_row.values()), dtype=np.int64)[test[hits]])
-    columns = {
-        "removed": id_column.take(hits),
-        "suite": found["suite"],
-        "query_id": found["query_id"],
-        "test_query": found["query"],
-        "distance": edits[hits],
-        "similarity": 1 - edits[hits] / np.maximum(longer, 1),
-    }
-    return pa.table(columns).cast(CONTAMINATED).sort_by("removed")
+    search = QuerySearch(test_queries, distance=distance, shortest=shortest, letters_per_edit=letters_per_edit)
+    return named_rows(search.find(queries), ids, len(queries), CONTAMINATED)

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from mixture.arguments import named
 from mixture.dedup.methods import METHODS, Settings
 from mixture.dedup.methods.base import DEFAULT_VERIFY
-from mixture.dedup.neighbours import checked_distance
-from mixture.dedup.second_look import checked_threshold
 from mixture.dedup.simhash import simhash_fingerprints
 from mixture.errors import UsageError
 from mixture.text.form import Texts, text_list
@@ -49,12 +47,10 @@ def duplicate_groups(
 ) -> NDArray[np.int64]:
     """For each text the first row of its group of near-equal texts; shape (n,).
 
-    method: a name of `METHODS`, whose modules say what links two texts. Links chain. distance: 0 to 7; verify: 0 to 1
-    or None. A wrong value is a UsageError, also where the method does not read it.
+    method: a name of `METHODS`, whose modules say what links two texts. Links chain. distance: 0 to 7; verify: above 0
+    to 1, or None. A wrong value is a UsageError, also where the method does not read it.
     """
     chosen, settings = named("method", method, METHODS), Settings(distance, verify)
-    checked_distance(distance)
-    checked_threshold(verify)
     chosen.check(settings)
     return chosen.groups_of(texts, settings)
 

@@ -17,6 +17,7 @@ import numpy as np
 from datasketch import LeanMinHash, MinHash, MinHashLSH
 from numpy.typing import NDArray
 
+from mixture.dedup.methods.minhash import checked_similarity
 from mixture.dedup.neighbours import Distinct, Pairs, listed
 from mixture.dedup.second_look import Verifier
 from mixture.dedup.simhash import gram_hashes, text_hash
@@ -103,10 +104,9 @@ def minhash_pairs(texts: Texts, threshold: float = 0.8, num_perm: int = 128) -> 
     >>> minhash_pairs(["What is dense retrieval?", "how so", "what is  DENSE retrieval"])
     array([[0, 2]])
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.1 <= threshold <= 0.95:
-        raise UsageError(f"threshold {threshold!r}: allowed are 0.1 to 0.95 (least Jaccard similarity)")
+    checked_similarity("threshold", threshold)
     if isinstance(num_perm, bool) or not isinstance(num_perm, int) or not 16 <= num_perm <= 1024:
-        raise UsageError(f"num_perm {num_perm!r}: allowed are the whole numbers 16 to 1024")
+        raise UsageError(f"`num_perm` is {num_perm!r}; allowed: whole numbers from 16 to 1024")
     forms = normalise_texts(texts).combine_chunks().dictionary_encode()
     distinct = Distinct(forms.indices.to_numpy(zero_copy_only=False).astype(np.uint64))
     index = MinHashLSH(threshold, num_perm, weights=_WEIGHTS)

@@ -32,7 +32,7 @@ Accept: TypeAlias = Callable[[Pairs], NDArray[np.bool_]]
 def checked_distance(distance: int) -> int:
     """The distance if it is a whole number from 0 to 7; otherwise a UsageError."""
     if isinstance(distance, bool) or not isinstance(distance, int | np.integer) or not 0 <= distance <= MAX_DISTANCE:
-        raise UsageError(f"distance {distance!r}: allowed are the whole numbers 0 to {MAX_DISTANCE}")
+        raise UsageError(f"`distance` is {distance!r}; allowed: whole numbers from 0 to {MAX_DISTANCE}")
     return int(distance)
 
 

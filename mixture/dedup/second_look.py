@@ -26,10 +26,10 @@ _PART = 8192  # pairs in one task
 
 
 def checked_threshold(verify: float | None) -> float | None:
-    """The threshold if it is None or from 0 to 1; otherwise a UsageError."""
-    if verify is None or (isinstance(verify, int | float) and 0 <= verify <= 1):
+    """The least similarity if it is None (no second look) or above 0 to 1; otherwise a UsageError."""
+    if verify is None or (isinstance(verify, int | float) and not isinstance(verify, bool) and 0 < verify <= 1):
         return verify
-    raise UsageError(f"verify {verify!r}: allowed are None (no second look) and 0 to 1 (least Jaccard similarity)")
+    raise UsageError(f"`verify` is {verify!r}; allowed: above 0 to 1, or none")
 
 
 @compiled
@@ -114,7 +114,7 @@ class Verifier:
     """Says whether two of the given texts are similar enough. Reads them where they are and keeps nothing.
 
     texts: n strings, a sequence of str or an Arrow string array (normalised or not: it makes no difference).
-    threshold: least Jaccard similarity of the n-grams of the normal forms, 0 to 1, or None: then every pair passes.
+    threshold: least Jaccard similarity of the n-grams of the normal forms, above 0 to 1, or None: every pair passes.
     same_numbers: also ask for the same numbers, in any order. A wrong value is a UsageError.
     """
 

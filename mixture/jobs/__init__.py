@@ -2,12 +2,13 @@
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
 from mixture.jobs.collections import remove, rename
+from mixture.jobs.contamination import matches
 from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate
+from mixture.jobs.decontaminate import decontaminate, forget
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview
-from mixture.jobs.mine import MiningResult, mine
+from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import report
 from mixture.registry import tag
@@ -37,10 +38,12 @@ __all__ = [
     "dedup",
     "diff",
     "export",
+    "forget",
     "gc",
     "import_",
     "ingest",
     "log",
+    "matches",
     "mine",
     "preview",
     "remove",
@@ -50,5 +53,6 @@ __all__ = [
     "status",
     "tag",
     "undo",
+    "undo_mining",
     "verify",
 ]

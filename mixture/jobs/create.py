@@ -12,6 +12,7 @@ from typing import TypeAlias
 from mixture import registry, transfers
 from mixture.arguments import Names, listed, named
 from mixture.errors import UsageError
+from mixture.jobs.contamination import refuse_test_rows
 from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
 from mixture.store import Store, read
@@ -61,6 +62,7 @@ def create(
     store: Store, name: str, *, weights: Weights = "uniform", collections: Names = (), slices: Names = (),
     where: Names = (), selections: Names = (), min_examples: int = 1, source: Mixture | None = None,
     fixed: Mapping[str, float] | None = None, dropped: Names = (), blend: tuple[Mixture, float] | None = None,
+    allow_contaminated: bool = False,
 ) -> CreatedMixture:  # fmt: skip
     """Make a mixture of today's collections or slices of them, or from another mixture with changes; save it as `name`.
 
@@ -72,20 +74,21 @@ def create(
     min_examples: smaller collections and slices are left out
     source:       the mixture to change, in this order: components of `dropped` are left out, those of `fixed` get
                   their weight while the others share the rest, `blend` mixes in another mixture with its share
+    allow_contaminated: also where components have rows of a registered test suite (`jobs.matches`)
 
     A mixture that equals the newest of its name is not saved again. Raises `UsageError` for names that mean nothing,
-    and for a source together with what weighs or slices.
+    for a source together with what weighs or slices, and for test data.
     """
     given = (listed(collections), listed(slices), listed(where), listed(selections))
     if (source is None) == bool(fixed or listed(dropped) or blend):
         raise UsageError("`source` and its changes go together: `fixed`, `dropped`, `blend`")
     earlier = _references(store)
     if source is None:
-        made, remarks = _made(store, name, weights, given, min_examples)
+        made, remarks = _made(store, name, weights, given, min_examples, allow_contaminated)
         return _with_remarks(made, [*remarks, *_existed(earlier, made)])
     if any(given) or weights != "uniform":
         raise UsageError("`source` takes `fixed`, `dropped` and `blend` alone; to weigh or slice, create without it")
-    made = _changed(store, name, source, fixed or {}, listed(dropped), blend)
+    made = _changed(store, name, source, fixed or {}, listed(dropped), blend, allow_contaminated)
     return _with_remarks(made, _existed(earlier, made))
 
 
@@ -130,7 +133,7 @@ def select(
 
 def _made(
     store: Store, name: str, weights: Weights, given: tuple[list[str], list[str], list[str], list[str]],
-    min_examples: int,
+    min_examples: int, allow_contaminated: bool,
 ) -> tuple[SavedMixture, list[str]]:  # fmt: skip
     collections, columns, conditions, files = given
     rule = named("weights", weights, RULES) if isinstance(weights, str) else weights
@@ -140,8 +143,10 @@ def _made(
     sliced += [part for file in files for part in slices.from_file(store, Path(file).expanduser())]
     pins = _pinned(store, collections, sliced, explicit, min_examples)
     chosen = _by_rule(rule, pins.sizes) if isinstance(rule, Temperature | UniMax) else explicit
-    note = _note(weights, pins.sizes)
-    made = registry.save(store, registry.weighted(pins.components, chosen), name, note=note, pins=pins)
+    spec = registry.weighted(pins.components, chosen)
+    if not allow_contaminated:
+        refuse_test_rows(store, spec.components)
+    made = registry.save(store, spec, name, note=_note(weights, pins.sizes), pins=pins)
     remarks = remarks_on(store, made, pins.sizes, asked_for=bool(collections), min_examples=min_examples)
     return made, remarks
 
@@ -295,7 +300,7 @@ def _query_weights(store: Store, query: str) -> dict[str, float]:
 
 def _changed(
     store: Store, name: str, source: Mixture, fixed: Mapping[str, float], dropped: Sequence[str],
-    blend: tuple[Mixture, float] | None,
+    blend: tuple[Mixture, float] | None, allow_contaminated: bool,
 ) -> SavedMixture:  # fmt: skip
     """The mixture `source` without some components, with weights set, with another mixture mixed in; in this order."""
     parent = registry.resolve(store, source)
@@ -311,4 +316,6 @@ def _changed(
         spec = transfers.blend(spec, other.spec, share)
         parents.append(other.spec.id)
         changes.append(f"{share:g} of {other.reference}")
+    if not allow_contaminated:
+        refuse_test_rows(store, spec.components)
     return registry.save(store, spec, name, parents=parents, note=f"{parent.reference}, {', '.join(changes)}")

@@ -16,7 +16,6 @@ from mixture.dedup.duplicates import fingerprint_distances
 from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
 from mixture.dedup.methods.base import DEFAULT_VERIFY, Groups
 from mixture.engine import Engine, engine_of
-from mixture.errors import UsageError
 from mixture.jobs.removals import DUPLICATE, RemovalResult, take_out
 from mixture.jobs.tasks import Snapshot
 from mixture.progress import Progress, silent
@@ -48,8 +47,6 @@ def dedup(
     """
     settings = Settings(distance, verify)
     named("key", key, dict.fromkeys(KEYS))
-    if verify is not None and not 0 < verify <= 1:
-        raise UsageError(f"`verify` is {verify}; allowed: above 0 to 1, or none")
     chosen = named("method", method, METHODS)
     chosen.check(settings)
     runs = engine_of(engine)
@@ -84,6 +81,10 @@ def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings:
         gone = np.flatnonzero(kept != np.arange(rows.num_rows))
         removed, keepers = rows.take(pa.array(gone)), rows.take(pa.array(kept[gone]))
         texts = pa.concat_arrays([read.texts_of(store, "query", part) for part in (removed, keepers)])
+        positives = {}
+        if key == "positive":  # the queries then say nothing
+            names_of = {"positive": removed, "kept_positive": keepers}
+            positives = {name: read.texts_of(store, "first positive", part) for name, part in names_of.items()}
     left, right = np.arange(len(gone)), np.arange(len(gone), 2 * len(gone))
     return pa.table(
         {
@@ -94,7 +95,9 @@ def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings:
             "kept_id": keepers["id"],
             "kept_query": texts.slice(len(gone)),
             "distance": pa.array(fingerprint_distances(texts, left, right), pa.int32()),
+            "query": texts.slice(0, len(gone)),
         }
+        | positives
     )
 
 

@@ -22,6 +22,7 @@ from mixture.ingest.reading import Reading
 from mixture.ingest.report import FileReport
 from mixture.ingest.sources import SourceUnit, discover
 from mixture.ingest.units import read_unit, sha256_of
+from mixture.jobs.contamination import matches, warn_of_test_rows
 from mixture.progress import Progress, silent
 from mixture.refusals import Reasons
 from mixture.rows import Batch
@@ -150,6 +151,7 @@ def ingest(
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
+    warn_of_test_rows(matches(store, results) if results else {})
     progress(len(units), len(units), "done")
     if failed:
         raise NothingStored(list(results.values()), failed, len(units))

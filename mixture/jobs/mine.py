@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,90 +24,155 @@ from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
 from mixture.rows import whole_texts
 from mixture.store import Store, read
-from mixture.store.write import add_negatives
+from mixture.store.negatives import TakenBack, add_negatives
+from mixture.store.negatives import undo_mining as take_back
 
 
 @dataclass(frozen=True)
 class MiningResult:
-    """How many examples of a collection got how many negatives. `filled` of them are random passages.
+    """What mining came to in a collection, or would.
 
-    snapshot: of the store that was read
+    examples:  that were mined for
+    negatives: that are this miner's now, random passages among them
+    new:       of these, passages that were no negatives of their examples before
+    random:    of these, random passages, where the miner found too few
+    short:     examples for which the miner found too few
+    known:     found, but negatives of another miner or of the file already, and left as they are
+    replaced:  negatives of this miner's last call that are none any more
+    snapshot:  of the store that was read
     """
 
     collection: str
     examples: int
     negatives: int
-    filled: int
+    new: int
+    random: int
+    short: int
+    known: int
+    replaced: int
     snapshot: int
 
 
 def mine(
     store: Store, collections: Names = (), *, miner: str = "bm25", encode: Encode | None = None,
     encoder: Callable[[str], Encode] | None = None, per_query: int = 8, depth: int = 100,
-    filters: Mapping[str, Any] | None = None, seed: int = 42, engine: str | Engine = "local",
-    progress: Progress = silent,
+    filters: Mapping[str, Any] | None = None, fill_random: bool = True, seed: int = 42, replace: bool = False,
+    dry_run: bool = False, engine: str | Engine = "local", progress: Progress = silent,
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
     Without `collections`, for every example that has no negatives; the rest stays as it is. With `collections`, for
     every example of those, in place of what this miner found before.
 
-    miner:     a name of `MINERS`, or a model, with which the dense miner searches. NAME:MODEL is a model for another
-               miner that needs one. Recorded with the negatives
+    miner:     a name of `MINERS`, in small letters or capitals, or a model, with which the dense miner searches.
+               NAME:MODEL is a model for another miner that needs one. Recorded with the negatives
     encode:    the model as a function, `trainers.encode_with("…")`
-    encoder:   in its place, what makes that function of a model's name, `trainers.encode_with`
+    encoder:   in its place, what makes that function of a model's name, `trainers.encode_with`; called when there is
+               something to mine
     per_query: negatives for each example
     depth:     candidates looked at for each example, its positives included
     filters:   values by name, of names of `FILTERS`; they take the place of the miner's own (dense: max_ratio 0.95),
                and None switches one off
-    seed:      of the random passages that fill up where too few candidates remain
+    fill_random: fill up with random passages where too few candidates remain; the result says how many
+    seed:      of the random passages
+    replace:   without `collections` too, for every example in place of what this miner found before
+    dry_run:   mine, and only say what it comes to
     engine:    what runs the tasks, one a collection: a name of `ENGINES`, or an `Engine`
+
+    Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
-    chosen, encode = _chosen(miner, encode, encoder)
-    settings = MiningSettings(per_query=per_query, depth=depth, seed=seed,
+    chosen, recorded, encoding = _chosen(miner, encode, encoder)
+    settings = MiningSettings(per_query=per_query, depth=depth, seed=seed, fill_random=fill_random,
                               filters=filters_of({**chosen.filters, **(filters or {})}))  # fmt: skip
     runs, names = engine_of(engine), listed(collections)
     infos = read.collections(store, names)
-    todo = infos if names else [i for i in infos if i.num_with_negatives < i.num_examples]
+    whole = bool(names) or replace
+    todo = infos if whole else [i for i in infos if i.num_with_negatives < i.num_examples]
+    if not todo:
+        return []
 
     def tasks() -> Iterator[_Task]:
         for done, info in enumerate(todo):
             progress(done, len(todo), info.collection)
-            yield _read(store, info.collection, whole=bool(names), place=(done, len(todo)))
+            yield _read(store, info.collection, whole=whole, place=(done, len(todo)))
 
-    work = partial(_mined, miner=chosen, settings=settings, encode=encode, recorded=miner,
+    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), recorded=recorded,
                    progress=ProgressHere(progress))  # fmt: skip
-    results = []
-    for result, negatives in runs.map(work, tasks()):
-        add_negatives(store, result.collection, negatives, replace=[miner, RANDOM] if names else [])
-        results.append(result)
+    results, command = [], uuid.uuid4().hex
+    for task, negatives in runs.map(work, tasks()):
+        added = add_negatives(
+            store, task.collection, negatives, replace=[recorded, RANDOM] if whole else [], dry_run=dry_run,
+            miner=recorded, command=command, snapshot=task.snapshot,
+        )  # fmt: skip
+        results.append(
+            MiningResult(
+                task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
+                added.replaced, task.snapshot,
+            )
+        )  # fmt: skip
     progress(len(todo), len(todo), "done")
     return results
 
 
+def remarks(results: Sequence[MiningResult], per_query: int) -> list[str]:
+    """What a caller should know of the results, a line each."""
+    return [
+        f"{r.collection}: fewer than {per_query:,} candidates remained for {r.short:,} of {r.examples:,} examples"
+        + (
+            f", so {r.random:,} of the {r.negatives:,} negatives are random passages (`fill_random`)"
+            if r.random
+            else ""
+        )
+        + "; lower `per_query` or raise `depth`"
+        for r in results
+        if r.short
+    ]
+
+
+def undo_mining(store: Store, *, dry_run: bool = False) -> list[TakenBack]:
+    """Take back what the newest `mine` added to all its collections, and put back what it replaced.
+
+    dry_run: only say how much
+    """
+    found = take_back(store, dry_run=dry_run)
+    if not found:
+        raise UsageError("nothing to take back: no negatives were mined, or all of them are taken back")
+    return found
+
+
 def _chosen(
     name: str, encode: Encode | None, encoder: Callable[[str], Encode] | None
-) -> tuple[Miner, Encode | None]:  # fmt: skip
-    """What a miner's name means: the miner, and the encoder of one that needs it."""
-    first, _, model = name.partition(":")
-    if first not in MINERS:
+) -> tuple[Miner, str, Callable[[], Encode | None]]:  # fmt: skip
+    """What a miner's name means: the miner, the name to record, and what makes the encoder of one that needs it."""
+    first, colon, model = name.partition(":")
+    if first.lower() in MINERS:
+        first = first.lower()
+        name = first + colon + model
+    elif encode is None and not Path(name).exists() and (near := difflib.get_close_matches(first.lower(), MINERS)):
+        raise UsageError(f"no miner {first!r}; did you mean {near[0]!r}? A model of that name is dense:{name} "
+                         f"(miners: {', '.join(MINERS)})")  # fmt: skip
+    else:
         first, model = "dense", name
     miner = MINERS[first]
     if not miner.needs_encoder:
         if model or encode is not None:
             raise UsageError(f"the miner {first} reads no model; leave away {'`encode`' if encode else repr(model)}")
-        return miner, None
+        return miner, name, lambda: None
     if encode is not None:
-        return miner, encode
+        return miner, name, lambda: encode
     if not model:
         raise UsageError(f"the miner {first} needs a model: {first}:MODEL in `miner`")
     if encoder is None:
         raise UsageError(f"`miner` is {name!r}, which names a model (miners: {', '.join(MINERS)}); hand the model "
                          f"over as encode=trainers.encode_with({model!r})")  # fmt: skip
-    try:
-        return miner, encoder(model)
-    except UsageError as error:
-        raise UsageError(f"{error} (miners: {', '.join(MINERS)})") from error
+
+    def encoding() -> Encode:
+        try:
+            return encoder(model)
+        except UsageError as error:
+            raise UsageError(f"{error} (miners: {', '.join(MINERS)})") from error
+
+    return miner, name, encoding
 
 
 @dataclass(frozen=True)
@@ -126,9 +194,19 @@ def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int])
         return _Task(collection, snapshot, pairs, read.passages(store, collection), wanted, place)
 
 
+@dataclass(frozen=True)
+class _Mined:
+    """short: examples for which the miner found fewer than were asked for."""
+
+    collection: str
+    examples: int
+    short: int
+    snapshot: int
+
+
 def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, recorded: str, progress: ProgressHere
-) -> tuple[MiningResult, pa.Table]:
+) -> tuple[_Mined, pa.Table]:
     pool = MiningPool.build(
         task.pairs["example_id"].to_pylist(),
         task.pairs["query"].to_pylist(),
@@ -142,5 +220,8 @@ def _mined(
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
     negatives = miner.mine(pool, settings, encode=encode, recorded=recorded, progress=report)
-    filled = pc.sum(pc.equal(negatives["miner"], RANDOM)).as_py() or 0
-    return MiningResult(task.collection, len(pool.example_ids), negatives.num_rows, filled, task.snapshot), negatives
+    found = (
+        negatives.filter(pc.not_equal(negatives["miner"], RANDOM)).group_by("example_id").aggregate([([], "count_all")])
+    )
+    full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
+    return _Mined(task.collection, len(pool.example_ids), len(pool.example_ids) - full, task.snapshot), negatives

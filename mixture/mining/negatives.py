@@ -24,13 +24,14 @@ class MiningSettings:
     """How many negatives, from where. A wrong value is a UsageError.
 
     per_query: negatives an example gets. depth: candidates looked at for each example, its positives included.
-    filters: a candidate that one of them does not keep is dropped. seed: of the random passages that fill up where too
-    few candidates remain.
+    filters: a candidate that one of them does not keep is dropped. fill_random: whether random passages fill up where
+    too few candidates remain. seed: of these.
     """
 
     per_query: int = 8
     depth: int = 100
     filters: tuple[Filter, ...] = ()
+    fill_random: bool = True
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -67,8 +68,8 @@ class NegativeTable:
     def add(self, example: int, candidates: Candidates) -> None:
         """Choose the negatives of one example: the first `per_query` that may be and that every filter keeps.
 
-        Where these are fewer, random passages follow, with miner "random" and no score. No filter looks at them, but
-        none is a candidate that a filter dropped.
+        Where these are fewer, random passages follow if the settings say so, with miner "random" and no score. No
+        filter looks at them, but none is a candidate that a filter dropped.
         """
         settings, pool = self._settings, self._pool
         keep = np.ones(len(candidates.passages), np.bool_)
@@ -81,7 +82,7 @@ class NegativeTable:
                 chosen[number] = score
         example_id = pool.example_ids[example]
         missing = settings.per_query - len(chosen)
-        if missing:
+        if missing and settings.fill_random:
             excluded = blocked.union(candidates.passages[~keep].tolist(), chosen)
             filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixture.registry.names import saved_mixtures
-from mixture.store import Store, layout
+from mixture.store import Store, layout, registered
 
 # What a command is writing right now looks like what a killed one left behind.
 LEFTOVER_SECONDS = 24 * 3600
@@ -36,7 +36,14 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
     embeddings are kept for runs that are not finished alone: these must find their own to end with the same bits.
     """
     root = store.work
-    found = [*_materialised(store), *_models(store), *_runs(store), *_embeddings(store), *_leftovers(root)]
+    found = [
+        *_materialised(store),
+        *_models(store),
+        *_runs(store),
+        *_embeddings(store),
+        *_matches(store),
+        *_leftovers(root),
+    ]
     result = [Unneeded(str(path.relative_to(root)), size_of(path), why) for path, why in found]
     for path, _ in () if dry_run else found:
         if path.is_dir():
@@ -92,6 +99,13 @@ def _embeddings(store: Store) -> Iterator[tuple[Path, str]]:
         # None: a run that an older version began does not say which it uses.
         if not used & {folder.name, None}:
             yield folder, "a reference's embeddings that no unfinished run uses"
+
+
+def _matches(store: Store) -> Iterator[tuple[Path, str]]:
+    today = registered.suites_key(registered.test_suites(store))
+    for file, suites in layout.counted_matches(store.work).items():
+        if suites != today:
+            yield file, "counts of rows that match other test suites than today's"
 
 
 def _config(row: Mapping[str, Any]) -> dict[str, Any]:

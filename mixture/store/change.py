@@ -14,7 +14,17 @@ from mixture.store.connect import Store
 REMOVE, RENAME = "remove", "rename"
 # Everything that is today's. What mixtures and runs were made of stays under the name that it had then:
 # `mixture_weights`, `selections`, `run_draws`, `weight_history`.
-TABLES = ("examples", "passages", "negatives", "file_examples", "sources", "rejects", "removals", "collections")
+TABLES = (
+    "examples",
+    "passages",
+    "negatives",
+    "file_examples",
+    "sources",
+    "rejects",
+    "removals",
+    "minings",
+    "collections",
+)
 
 
 @dataclass(frozen=True)

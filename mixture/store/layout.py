@@ -14,7 +14,7 @@ from pathlib import Path
 # While a component is written its folder begins so, and a file ends so; a kill leaves them.
 WRITING = ".writing-"
 SCRATCH = ".tmp"
-LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}")
+LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}")
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 RUN = re.compile(r"(?:reference-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
@@ -67,6 +67,16 @@ def component(folder: Path, digest: str) -> Path:
 def components(folder: Path) -> list[Path]:
     """The contents that a materialised folder holds, without those that are being written."""
     return sorted(path for path in component(folder, "").glob("[!.]*") if path.is_dir())
+
+
+def matches(root: Path, suites: str) -> Path:
+    """What was counted against the registered suites, known by a hash of them."""
+    return root / "matches" / f"{suites}.json"
+
+
+def counted_matches(root: Path) -> dict[Path, str]:
+    """The counts that are there, each with the hash of its suites."""
+    return {path: path.stem for path in sorted((root / "matches").glob("[0-9a-f]" * 12 + ".json"))}
 
 
 def tiny_model(root: Path, name: str, digests: Iterable[str], seed: int) -> Path:

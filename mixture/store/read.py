@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mixture.errors import StoreError, UsageError, unknown_name
 from mixture.store.connect import Store
@@ -114,14 +113,19 @@ QUERY_TEXTS = """SELECT "at", query AS "text" FROM wanted w JOIN examples e
 POSITIVE_TEXTS = """SELECT "at", CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END AS "text"
                     FROM wanted w JOIN passages p ON p.collection = w.collection AND p.passage_id = w.id"""
 
+FIRST_POSITIVE_TEXTS = """SELECT "at", CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END AS "text"
+                          FROM wanted w JOIN examples e ON e.collection = w.collection AND e.example_id = w.id
+                          JOIN passages p ON p.collection = w.collection AND p.passage_id = e.positives[1].passage_id"""
+TEXTS = {"query": QUERY_TEXTS, "positive": POSITIVE_TEXTS, "first positive": FIRST_POSITIVE_TEXTS}
+
 
 def texts_of(store: Store, kind: str, wanted: pa.Table) -> pa.Array:
-    """The texts of the rows of `wanted` (collection, id), in order. kind: `query` or `positive` (title and text)."""
+    """The texts of the rows of `wanted` (collection, id), in order. kind: of `TEXTS`; a positive is title and text, and
+    the id is the passage's, for the first positive the example's."""
     rows = wanted.select(["collection", "id"]).append_column("at", pa.array(range(wanted.num_rows), pa.int64()))
     store.connection.register("wanted", rows)
-    query = QUERY_TEXTS if kind == "query" else POSITIVE_TEXTS
     try:
-        found = store.read(f'SELECT "text" FROM ({query}) ORDER BY "at"')["text"].combine_chunks()
+        found = store.read(f'SELECT "text" FROM ({TEXTS[kind]}) ORDER BY "at"')["text"].combine_chunks()
     finally:
         store.connection.unregister("wanted")
     if len(found) != wanted.num_rows:
@@ -176,23 +180,3 @@ def passages(store: Store, collection: str) -> pa.Table:
            ) USING (passage_id) WHERE collection = $c ORDER BY passage_id""",
         {"c": collection},
     )
-
-
-def test_passages(store: Store, suites: Sequence[str]) -> pa.Table:
-    """suite, doc_id, text of the registered passages of these suites; none where only queries were registered."""
-    return store.read(
-        """SELECT suite, doc_id, "text" FROM test_passages WHERE list_contains(?, suite) ORDER BY suite, doc_id""",
-        [list(suites)],
-    )
-
-
-def test_queries(store: Store, suites: Sequence[str] = ()) -> pa.Table:
-    """suite, query_id, query, simhash of the registered suites, or of those named."""
-    rows = store.read("SELECT suite, query_id, query, simhash FROM test_queries ORDER BY suite, query_id")
-    if not suites:
-        return rows
-    known = set(rows["suite"].to_pylist())
-    for name in suites:
-        if name not in known:
-            raise unknown_name("test suite", name, known)
-    return rows.filter(pc.is_in(rows["suite"], pa.array(list(suites))))

@@ -122,7 +122,23 @@ CREATE TABLE collection_changes (change VARCHAR NOT NULL, collection VARCHAR NOT
     snapshot_before BIGINT NOT NULL, changed_at TIMESTAMPTZ NOT NULL)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8)
+# A hash of each registered suite's texts.
+SUITE_DIGESTS = """
+SELECT suite, md5(string_agg(kind || chr(31) || id || chr(31) || body, chr(30) ORDER BY kind, id, body)) AS digest
+FROM (SELECT suite, 'query' AS kind, query_id AS id, query AS body FROM test_queries
+      UNION ALL SELECT suite, 'passage', doc_id, "text" FROM test_passages) GROUP BY suite"""
+
+# How near a row must be to a registered suite to count as its own (NULL: no test passages are looked for). What each
+# call of a miner added to a collection, and the snapshot before it, for one step back.
+V9 = f"""
+CREATE TABLE test_suites (suite VARCHAR NOT NULL, digest VARCHAR NOT NULL, distance INTEGER NOT NULL,
+    passage_overlap DOUBLE, registered_at TIMESTAMPTZ NOT NULL);
+INSERT INTO test_suites SELECT suite, digest, 16, 0.5, now() FROM ({SUITE_DIGESTS});
+CREATE TABLE minings (command VARCHAR NOT NULL, collection VARCHAR NOT NULL, miner VARCHAR NOT NULL,
+    added BIGINT NOT NULL, replaced BIGINT NOT NULL, snapshot_before BIGINT NOT NULL, mined_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

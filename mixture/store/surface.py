@@ -164,7 +164,8 @@ VIEWS: dict[str, View] = {
                   coalesce(e.n, 0) - coalesce(g.with_some, 0) AS without_negatives,
                   coalesce(s.rows_read, 0)::BIGINT AS rows_read, coalesce(s.repeated, 0)::BIGINT AS repeated,
                   coalesce(j.n, 0) AS rejected, coalesce(r.duplicates, 0) AS duplicates_removed,
-                  coalesce(r.tests, 0) AS test_queries_removed, c.deduped_size AS declared_size
+                  coalesce(r.queries, 0) AS test_queries_removed,
+                  coalesce(r.passages, 0) AS test_passages_removed, c.deduped_size AS declared_size
            FROM lake.main.collections c
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.examples GROUP BY ALL) e USING (collection)
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.passages GROUP BY ALL) p USING (collection)
@@ -174,7 +175,8 @@ VIEWS: dict[str, View] = {
                       FROM lake.main.sources GROUP BY ALL) s USING (collection)
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.rejects GROUP BY ALL) j USING (collection)
            LEFT JOIN (SELECT collection, count(*) FILTER (reason = 'duplicate') AS duplicates,
-                             count(*) FILTER (reason IN ('test query', 'test passage')) AS tests
+                             count(*) FILTER (reason = 'test query') AS queries,
+                             count(*) FILTER (reason = 'test passage') AS passages
                       FROM lake.main.removals GROUP BY ALL) r USING (collection)
            ORDER BY c.collection""",
     ),

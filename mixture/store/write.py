@@ -15,43 +15,6 @@ from mixture.store.change import earlier_names
 from mixture.store.connect import Store
 
 
-def add_negatives(store: Store, collection: str, negatives: pa.Table, *, replace: Sequence[str]) -> int:
-    """Store mined negatives (schema `rows.NEGATIVES`) of a collection in place of those of the miners in `replace`."""
-
-    def work(connection: duckdb.DuckDBPyConnection) -> int:
-        connection.execute(
-            "DELETE FROM negatives WHERE collection = ? AND list_contains(?, miner)", [collection, list(replace)]
-        )
-        connection.register("new_negatives", negatives)
-        # A passage that is a negative of the example already, of another miner, stays as it is. Examples that were
-        # taken out since come back, if they do, with the negatives that they had.
-        connection.execute(
-            """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n
-               SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) ANTI JOIN
-               (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)""",
-            {"c": collection},
-        )
-        return negatives.num_rows
-
-    return store.transaction(work)
-
-
-def add_test_suites(store: Store, queries: pa.Table, passages: pa.Table | None) -> None:
-    """Register test queries (suite, query_id, query, simhash) and passages (suite, doc_id, text); what the suites named
-    in `queries` had before is replaced."""
-
-    def work(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.register("new_queries", queries)
-        for table in ("test_queries", "test_passages"):
-            connection.execute(f"DELETE FROM {table} WHERE suite IN (SELECT suite FROM new_queries)")
-        connection.execute("INSERT INTO test_queries BY NAME SELECT * FROM new_queries")
-        if passages is not None and passages.num_rows:
-            connection.register("new_passages", passages)
-            connection.execute("INSERT INTO test_passages BY NAME SELECT * FROM new_passages")
-
-    store.transaction(work)
-
-
 def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = None) -> pa.Array:
     """Take examples out and write down why; which of the rows of `removals` were, a boolean each.
 
@@ -91,30 +54,31 @@ def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = Non
     return store.transaction(work)
 
 
-def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
-    """Put back what the newest command with one of these reasons took out, by time travel; examples by collection.
+def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = False) -> pa.Table:
+    """Put back what the newest command with one of these reasons took out, by time travel; its rows of `removals`.
 
     The examples come back with the negatives that they had, as far as files and miners still give them. What no file of
-    the collection gives any more stays out. Nothing to put back gives an empty dictionary.
+    the collection gives any more stays out. Nothing to put back gives an empty table.
+
+    dry_run: only find the rows
     """
 
-    def work(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
-        newest = connection.execute(
-            "SELECT max(snapshot_before) FROM removals WHERE list_contains(?, reason)", [list(reasons)]
-        ).fetchone()
-        if newest is None or newest[0] is None:
-            return {}
-        before = int(newest[0])
+    def work(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        # Of a collection that an older version stored, and that was not added to since, there are no links.
         removed = connection.execute(
-            "SELECT collection, example_id FROM removals WHERE snapshot_before = ? AND list_contains(?, reason)",
-            [before, list(reasons)],
+            """SELECT * EXCLUDE (removed_at), collection NOT IN (SELECT collection FROM file_examples)
+                   OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples) AS given
+               FROM removals WHERE list_contains($reasons, reason) AND snapshot_before =
+                   (SELECT max(snapshot_before) FROM removals WHERE list_contains($reasons, reason))
+               ORDER BY collection, example_id""",
+            {"reasons": list(reasons)},
         ).to_arrow_table()
-        connection.register("removed", removed)
-        # A collection that an older version stored, and that was not added to since, has no links.
-        back = connection.execute(
-            """SELECT * FROM removed WHERE collection NOT IN (SELECT collection FROM file_examples)
-               OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples)"""
-        ).to_arrow_table()
+        rows = removed.filter(removed["given"]).drop_columns("given")
+        if dry_run or not removed.num_rows:
+            return rows
+        before = int(removed["snapshot_before"][0].as_py())
+        connection.register("removed", removed.select(["collection", "example_id"]))
+        back = rows.select(["collection", "example_id"])
         names = pc.unique(back["collection"]).to_pylist()
         versions = connection.execute(
             "SELECT snapshot_id FROM lake.snapshots() WHERE snapshot_id >= ? ORDER BY 1", [before]
@@ -133,8 +97,7 @@ def restore_removed(store: Store, reasons: Sequence[str]) -> dict[str, int]:
         )
         for name in names:
             givers.settle_only(connection, name, back.filter(pc.equal(back["collection"], name))["example_id"])
-        found = back.group_by("collection").aggregate([("example_id", "count")])
-        return dict(zip(found["collection"].to_pylist(), found["example_id_count"].to_pylist(), strict=True))
+        return rows
 
     return store.transaction(work)
 

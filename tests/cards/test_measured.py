@@ -10,7 +10,7 @@ import pytest
 from mixture import Store, jobs
 from mixture.cards.measured import Lengths, Mined, measured
 from mixture.errors import UsageError
-from mixture.store.write import add_negatives
+from mixture.store.negatives import add_negatives
 
 
 @pytest.fixture

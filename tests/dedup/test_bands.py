@@ -71,7 +71,7 @@ def test_bits_that_may_differ_are_those_expected_of_the_similarity(similarity):
     assert bands.most_bits(similarity) <= bands.most_bits(similarity - 0.1)
     texts = copies(300, {0.6: 12, 0.7: 8, 0.8: 5, 0.9: 2}[similarity])
     pairs = np.arange(600).reshape(-1, 2)
-    jaccard = Verifier(texts, 0.0, same_numbers=False).similarities(pairs)
+    jaccard = Verifier(texts, None, same_numbers=False).similarities(pairs)
     prints = bands.many_fingerprints(texts)
     share = np.bitwise_count(prints[::2] ^ prints[1::2]).sum(axis=1) / (64 * prints.shape[1])
     alike = np.abs(jaccard - similarity) < 0.02

@@ -117,10 +117,10 @@ def test_arrow_arrays_and_nothing_to_compare():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gram": 1}, "gram 1: allowed are whole numbers from 2 to 64"),
-        ({"gram_cjk": 65}, "gram_cjk 65: allowed"),
-        ({"share": 0}, "share 0: allowed are numbers above 0"),
-        ({"share": 1.5}, "share 1.5: allowed"),
+        ({"gram": 1}, "`gram` is 1; allowed: whole numbers from 2 to 64"),
+        ({"gram_cjk": 65}, "`gram_cjk` is 65; allowed"),
+        ({"share": 0}, "`share` is 0; allowed: numbers above 0"),
+        ({"share": 1.5}, "`share` is 1.5; allowed"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

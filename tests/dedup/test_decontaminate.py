@@ -180,10 +180,10 @@ def test_nothing_to_compare():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distance": -1}, "distance -1: allowed are whole numbers from 0 to 64"),
-        ({"distance": 1.5}, "distance 1.5: allowed"),
-        ({"letters_per_edit": 3}, "letters_per_edit 3: allowed are whole numbers from 4"),
-        ({"shortest": 6}, "shortest 6: allowed are whole numbers from 7"),
+        ({"distance": -1}, "`distance` is -1; allowed: whole numbers from 0 to 64"),
+        ({"distance": 1.5}, "`distance` is 1.5; allowed"),
+        ({"letters_per_edit": 3}, "`letters_per_edit` is 3; allowed: whole numbers from 4"),
+        ({"shortest": 6}, "`shortest` is 6; allowed: whole numbers from 7"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

@@ -1,3 +1,4 @@
+import math
 import random
 import time
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from mixture.dedup import find_duplicates, simhash_fingerprints
 from mixture.dedup.duplicates import REMOVED
+from mixture.dedup.methods import METHODS
 from mixture.dedup.methods.simhash import _of_equal_fingerprints
 from mixture.dedup.second_look import Verifier
 from mixture.errors import UsageError
@@ -57,7 +59,7 @@ def test_chains_end_at_one_keeper():
 def test_numbers_must_agree_unless_nothing_is_verified():
     texts = [BASE + " in the year 1914", BASE + " in the year 1917"]
     assert bits(*texts) <= 7
-    assert removed(texts, distance=7, verify=0.0) == {}
+    assert removed(texts, distance=7, verify=1e-9) == {}
     assert len(removed(texts, distance=7, verify=None)) == 1
 
 
@@ -142,9 +144,18 @@ def test_arrow_input_and_empty_input():
     ("change", "message"),
     [
         ({"method": "lsh"}, "exact, minhash, simhash"),
-        ({"distance": 8}, "0 to 7"),
-        ({"distance": 8, "method": "exact"}, "0 to 7"),
-        ({"verify": 80}, "0 to 1"),
+        *(
+            ({"method": method} | wrong, message)
+            for method in METHODS
+            for wrong, message in (
+                ({"distance": 8}, "`distance` is 8; allowed: whole numbers from 0 to 7"),
+                ({"distance": 3.0}, "`distance` is 3.0; allowed"),
+                ({"verify": 80}, "`verify` is 80; allowed: above 0 to 1, or none"),
+                ({"verify": 0}, "`verify` is 0; allowed: above 0 to 1, or none"),
+                ({"verify": True}, "`verify` is True; allowed"),
+                ({"verify": math.nan}, "`verify` is nan; allowed"),
+            )
+        ),
         ({"ids": ["a"]}, "one id for each"),
         ({"ids": ["a", "a"]}, "'a' occurs more than once"),
         ({"keys": ["a", None]}, "row 1 is NoneType"),

@@ -83,8 +83,8 @@ def test_where_negatives_are_mined_changes_nothing(store: Store, tmp_path: Path)
     engine = Travelling()
     again = jobs.mine(store, ["easy", "twins"], per_query=3, engine=engine, progress=lambda *_: None)
     assert engine.tasks == 2
-    assert [(r.collection, r.examples, r.negatives, r.filled) for r in again] == [
-        (r.collection, r.examples, r.negatives, r.filled) for r in first
+    assert [(r.collection, r.examples, r.negatives, r.random) for r in again] == [
+        (r.collection, r.examples, r.negatives, r.random) for r in first
     ]
     assert store.rows(query) == expected
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from mixture import Store, jobs
 from mixture.errors import UsageError
+from mixture.jobs.mine import remarks
 from mixture.mining import MINERS, Miner
 from mixture.mining.filters import Candidates
 
@@ -57,7 +61,9 @@ def test_a_miner_in_front_of_a_model_gets_its_embeddings(small_store: Store, mon
 
 
 def test_a_name_without_what_it_needs_is_refused(small_store: Store) -> None:
-    with pytest.raises(UsageError, match=r"'bm52'.*miners: bm25, dense.*encode=trainers.encode_with\('bm52'\)"):
+    with pytest.raises(
+        UsageError, match=r"no miner .bm52.; did you mean .bm25.\? A model .* dense:bm52 \(miners: bm25, dense\)"
+    ):
         jobs.mine(small_store, miner="bm52")
     with pytest.raises(UsageError, match="the miner bm25 reads no model; leave away `encode`"):
         jobs.mine(small_store, encode=encode)
@@ -67,8 +73,10 @@ def test_a_name_without_what_it_needs_is_refused(small_store: Store) -> None:
     def encoder(model: str) -> Any:
         raise UsageError(f"no model loads from {model!r}")
 
-    with pytest.raises(UsageError, match=r"no model loads from 'bm52' \(miners: bm25, dense\)"):
-        jobs.mine(small_store, miner="bm52", encoder=encoder)
+    with pytest.raises(UsageError, match=r"no model loads from 'org/bm52' \(miners: bm25, dense\)"):
+        jobs.mine(small_store, "easy", miner="org/bm52", encoder=encoder)
+    with pytest.raises(UsageError, match="no model loads from 'bm52'"):
+        jobs.mine(small_store, "easy", miner="dense:bm52", encoder=encoder)
 
 
 def test_filters_take_the_place_of_the_miners_own(small_store: Store) -> None:
@@ -84,4 +92,90 @@ def test_filters_take_the_place_of_the_miners_own(small_store: Store) -> None:
 def test_depth_limits_the_candidates(small_store: Store) -> None:
     (wide,) = jobs.mine(small_store, "easy", per_query=5)
     (narrow,) = jobs.mine(small_store, "easy", per_query=5, depth=2)
-    assert wide.filled == 0 < 120 <= narrow.filled
+    assert wide.random == 0 < 120 <= narrow.random
+
+
+def counts(store: Store) -> dict[str, int]:
+    rows = store.rows("SELECT miner, count(*) AS n FROM negatives WHERE collection = 'easy' GROUP BY miner")
+    return {row["miner"]: row["n"] for row in rows}
+
+
+def test_a_miner_is_known_in_capitals_and_recorded_in_small_letters(small_store: Store) -> None:
+    jobs.mine(small_store, "easy", miner="BM25", per_query=2)
+    assert counts(small_store)["bm25"] > 0
+
+
+def test_no_model_is_loaded_where_nothing_is_to_mine(small_store: Store) -> None:
+    def encoder(model: str) -> Any:
+        raise AssertionError("loaded")
+
+    assert jobs.mine(small_store, miner="some-model", encoder=encoder) == []
+    with pytest.raises(AssertionError, match="loaded"):
+        jobs.mine(small_store, miner="some-model", encoder=encoder, replace=True)
+
+
+def test_the_counts_are_those_of_the_store(small_store: Store) -> None:
+    """What another miner found before stays its own, and does not count as new."""
+    (first,) = jobs.mine(small_store, "easy", per_query=5)
+    assert (first.negatives, first.new, first.replaced) == (counts(small_store)["bm25"], first.negatives, 0)
+    before = sum(counts(small_store).values())
+    (second,) = jobs.mine(small_store, "easy", miner="bag", encode=encode, per_query=5, filters={"max_ratio": None})
+    stored = counts(small_store)
+    assert second.negatives == stored["bag"] + stored.get("random", 0)
+    assert second.new == sum(stored.values()) - before
+    assert 0 < second.known == 40 * 5 - second.negatives
+    (again,) = jobs.mine(small_store, "easy", per_query=5)
+    assert (again.new, again.replaced) == (0, 0)
+    (fewer,) = jobs.mine(small_store, "easy", per_query=2)
+    assert (fewer.new, fewer.replaced) == (0, first.negatives - fewer.negatives)
+
+
+def test_a_dry_run_counts_as_the_run_does_and_changes_nothing(small_store: Store) -> None:
+    snapshot = small_store.snapshot()
+    (planned,) = jobs.mine(small_store, "easy", per_query=3, dry_run=True)
+    assert small_store.snapshot() == snapshot
+    (done,) = jobs.mine(small_store, "easy", per_query=3)
+    assert planned == done
+
+
+def test_random_passages_are_counted_named_and_can_be_left_out(small_store: Store) -> None:
+    (filled,) = jobs.mine(small_store, "easy", per_query=1_000)
+    assert (filled.random, filled.short) == (counts(small_store)["random"], 40)
+    (line,) = remarks([filled], 1_000)
+    assert line == (
+        f"easy: fewer than 1,000 candidates remained for 40 of 40 examples, so {filled.random:,} of the "
+        f"{filled.negatives:,} negatives are random passages (`fill_random`); lower `per_query` or raise `depth`"
+    )
+    (bare,) = jobs.mine(small_store, "easy", per_query=1_000, fill_random=False)
+    assert (bare.random, "random" in counts(small_store)) == (0, False)
+    assert bare.negatives == filled.negatives - filled.random
+    (enough,) = jobs.mine(small_store, "easy", per_query=2)
+    assert remarks([enough], 2) == []
+
+
+def test_one_call_is_taken_back_and_then_the_one_before(small_store: Store) -> None:
+    query = "SELECT collection, example_id, passage_id, rank, score, miner FROM negatives ORDER BY ALL"
+    states = [small_store.rows(query)]
+    for names, options in ((["easy", "hard"], {"per_query": 4}), (["easy"], {"per_query": 2}),
+                           (["easy"], {"miner": "bag", "encode": encode})):  # fmt: skip
+        jobs.mine(small_store, names, **options)
+        states.append(small_store.rows(query))
+    assert all(a != b for a, b in itertools.pairwise(states))
+    for now, before in itertools.pairwise(reversed(states)):
+        planned = jobs.undo_mining(small_store, dry_run=True)
+        assert small_store.rows(query) == now
+        taken = jobs.undo_mining(small_store)
+        assert (taken, small_store.rows(query)) == (planned, before)
+        assert sum(one.put_back - one.removed for one in taken) == len(before) - len(now)
+    with pytest.raises(UsageError, match="nothing to take back"):
+        jobs.undo_mining(small_store)
+
+
+def test_an_undo_leaves_what_came_in_otherwise(small_store: Store, tmp_path: Path) -> None:
+    """Examples that dedup takes out meanwhile, or that a file brings, keep their negatives."""
+    jobs.mine(small_store, "easy", per_query=3)
+    row = {"query": "a new query", "pos": ["a new answer"], "neg": ["no answer at all"]}
+    (tmp_path / "more.jsonl").write_text(json.dumps(row) + "\n")
+    jobs.ingest(small_store, tmp_path / "more.jsonl", name="easy")
+    jobs.undo_mining(small_store)
+    assert counts(small_store) == {"provided": 161}

@@ -71,9 +71,9 @@ def test_one_step_back_restores_examples_and_negatives_of_the_newest_command(sto
     tests.write_text("how does a glacier move downhill\n")
     jobs.decontaminate(store, [str(tests)])
     assert len(queries(store)) == 2
-    assert [(r.collection, r.removed) for r in jobs.undo(store, "decontaminate")] == [("alpha", -1)]
+    assert [(r.collection, r.removed, r.put_back) for r in jobs.undo(store, "decontaminate")] == [("alpha", 0, 1)]
     assert queries(store) == after_dedup
-    assert [(r.collection, r.removed) for r in jobs.undo(store, "dedup")] == [("alpha", -1)]
+    assert [(r.collection, r.put_back) for r in jobs.undo(store, "dedup")] == [("alpha", 1)]
     assert queries(store) == before
     assert store.sql("SELECT count(*) AS n FROM negatives")["n"][0].as_py() == negatives
     assert store.sql("FROM removals").num_rows == 0
@@ -98,7 +98,7 @@ def test_undo_finds_what_was_ingested_while_the_command_ran(
         patch.setattr(Store, "snapshot", lambda _: snapshot)  # taken before the other process committed
         found = jobs.dedup(store, ["late"])
     assert [r.removed for r in found] == [1]
-    assert [(r.collection, r.removed) for r in jobs.undo(store, "dedup")] == [("late", -1)]
+    assert [(r.collection, r.put_back) for r in jobs.undo(store, "dedup")] == [("late", 1)]
     assert queries(store) == before | {("late", str(row["query"])) for row in rows}
     assert store.sql("SELECT 1 FROM negatives WHERE collection = 'late'").num_rows == 2
 

@@ -14,7 +14,8 @@ from mixture.cards import load_cards
 from mixture.rows import Batch
 from mixture.store import read
 from mixture.store.intake import CollectionFacts, NewFile, add_files, declare
-from mixture.store.write import add_negatives, remove_examples
+from mixture.store.negatives import add_negatives
+from mixture.store.write import remove_examples
 
 
 def _counts(store: Store) -> dict[str, int]:

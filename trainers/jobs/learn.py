@@ -11,6 +11,7 @@ from typing import Any
 from mixture import registry, transfers
 from mixture.arguments import Name
 from mixture.errors import UsageError
+from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Stage, quiet
 from mixture.registry import Mixture, SavedMixture
@@ -111,6 +112,7 @@ def learn_weights(
     if given is not None and not uses_reference(settings):
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
     data = materialised(store, mixture.spec)
+    ranks.on_main(lambda: warn_of_test_rows(matches_of(store, mixture.spec.components)))
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mixture import registry
 from mixture.arguments import Name, Names
+from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.progress import Stage, quiet
 from mixture.registry import Mixture
 from mixture.store import Store
@@ -39,6 +40,7 @@ def train(
     tracker_name(settings.tracker)
     loaded = load_suites(suites, settings)
     data = materialised(store, spec)
+    ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
     run = identity(data, base, settings, loaded)
     trained = Trained(target, spec.id, run, settings.steps)

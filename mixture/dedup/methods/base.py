@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixture.dedup.neighbours import checked_distance
+from mixture.dedup.second_look import checked_threshold
 from mixture.text.columns import normalise_texts
 from mixture.text.form import Texts
 
@@ -24,14 +26,18 @@ Groups: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Settings:
-    """A method ignores what it does not read.
+    """A method ignores what it does not read. A wrong value is a UsageError, whether the method reads it or not.
 
-    distance: bits in which two fingerprints may differ
-    verify: least Jaccard similarity of the n-grams of two texts; None: the method's own choice
+    distance: bits in which two fingerprints may differ, 0 to 7
+    verify: least Jaccard similarity of the n-grams of two texts, above 0 to 1; None: the method's own choice
     """
 
     distance: int = 3
     verify: float | None = DEFAULT_VERIFY
+
+    def __post_init__(self) -> None:
+        checked_distance(self.distance)
+        checked_threshold(self.verify)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class StoredTexts:
 
 
 def anything(settings: Settings) -> None:
-    """The check of a method that reads no setting."""
+    """The check of a method that allows all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,7 @@ class Method:
     """A way to find near-equal texts. Texts of equal normal form (`normalise_text`) are near-equal in all of them.
 
     link: from u distinct normal forms to their groups, (u,)
-    check: raises a UsageError for settings that the method does not allow
+    check: raises a UsageError for settings that are right in themselves and that the method does not allow
     lazily: groups of texts that stay in the store, for a method that need not read them all; it must find what `link`
         finds. Without it all texts of a collection are read at once.
     """

@@ -9,9 +9,16 @@ from mixture.dedup.neighbours import connected
 from mixture.errors import UsageError
 
 
+def checked_similarity(name: str, value: float) -> float:
+    """The least similarity if bands of hashes can be laid out for it, 0.1 to 0.95; otherwise a UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 0.95:
+        raise UsageError(f"`{name}` is {value!r}; allowed with minhash: 0.1 to 0.95")
+    return value
+
+
 def _check(settings: Settings) -> None:
-    if settings.verify is not None and not 0.1 <= settings.verify <= 0.95:
-        raise UsageError(f"`verify` is {settings.verify}; allowed with minhash: 0.1 to 0.95, or none for the default")
+    if settings.verify is not None:
+        checked_similarity("verify", settings.verify)
 
 
 def _link(forms: pa.Array, settings: Settings) -> Groups:

@@ -14,16 +14,11 @@ from numpy.typing import NDArray
 
 from mixture.dedup.bands import MOST_BLOCKS, many_fingerprints, proposed_pairs
 from mixture.dedup.methods.base import METHODS, Groups, Method, Settings, StoredTexts
-from mixture.dedup.neighbours import checked_distance, joined, near_duplicate_groups
-from mixture.dedup.second_look import Verifier, checked_threshold
+from mixture.dedup.neighbours import joined, near_duplicate_groups
+from mixture.dedup.second_look import Verifier
 from mixture.dedup.simhash import simhash_fingerprints
 
 EQUAL_ROUNDS = 8
-
-
-def _check(settings: Settings) -> None:
-    checked_distance(settings.distance)
-    checked_threshold(settings.verify)
 
 
 def _lazily(stored: StoredTexts, settings: Settings) -> Groups:
@@ -81,4 +76,4 @@ def _of_equal_fingerprints(fingerprints: NDArray[np.uint64], verifier: Verifier)
     return linked
 
 
-SIMHASH = METHODS["simhash"] = Method(link=_link, check=_check, lazily=_lazily)
+SIMHASH = METHODS["simhash"] = Method(link=_link, lazily=_lazily)

@@ -66,7 +66,7 @@ class Lines:
         if total == 1 and not done:  # one file, one collection: how far it is only `what` can tell
             return f"{what}, {duration(now - self._started)} so far"
         rate = self._rate(done, now)
-        parts = [f"{self._unit} {done:,}/{total:,} ({100 * done // total} %)".lstrip(), what]
+        parts = [" ".join(filter(None, (f"{done:,}/{total:,}", self._unit, f"({100 * done // total} %)"))), what]
         if rate:
             parts.append(f"{rate:.3g} {self._unit or 'done'}/s")
             ahead = (total - done) / rate

@@ -165,9 +165,10 @@ def say_texts(mixture: MaterialisedMixture, template: Template) -> None:
     passages = f"passages after {template.before_passage!r}" if template.before_passage else "passages alone"
     line = f"queries go in as {seen!r} ({name}; {template.source}), {passages}"
     if template.uses_prompt and bare:
-        line += f"; no prompt of its own: {_some('collection', bare, 3)}, so the default one is put on"
+        have = "have no prompts of their own and get" if len(bare) > 1 else "has no prompt of its own and gets"
+        line += f"; {_some('collection', bare, 3)} {have} the default one; without any: `query_template=none`"
     if ranks.is_main():
-        logger.info("%s; `query_template` changes it", line)
+        logger.info("%s", line)
 
 
 def say_small(mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = False) -> None:

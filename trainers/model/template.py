@@ -106,7 +106,7 @@ def template_of(model: str, settings: TrainingSettings) -> Template:
         found = own_template(model) or Template()
     else:
         query = QUERY_WORDS.get(settings.query_template, settings.query_template)
-        found = Template(_unescaped(query), source="as `query_template` says")
+        found = Template(_unescaped(query), source="as query_template says")
     if settings.passage_template != AUTO:
         passage = PASSAGE_WORDS.get(settings.passage_template, settings.passage_template)
         found = replace(found, passage=_unescaped(passage))

@@ -201,7 +201,7 @@ def result_of(suite: str, ndcg: float, recall: float, num_documents: int, prompt
 
 def printed(results: list[SuiteResult]) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(score_table([asdict(result) for result in results], evaluate.caption(results)))
+    console.print(score_table([asdict(result) for result in results], evaluate.caption(results), 120))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -212,7 +212,6 @@ def test_the_table_shows_each_suite_and_their_mean():
     assert "50.00" in rows["small"]
     assert "100.00" in rows["small"]
     assert "1,899" in rows["large"]
-    assert r"'[x]\n'" in rows["large"]
     assert "mean of 2 suites" in rows["mean"]
     assert "37.50" in rows["mean"]
     assert "87.50" in rows["mean"]

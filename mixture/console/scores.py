@@ -30,17 +30,19 @@ def show_trained(made: Mapping[str, Any], *, as_json: bool) -> None:
         show_scores(made["scores"], f"searched: {', '.join(sorted({row['corpus'] for row in made['scores']}))}")
 
 
-def show_scores(results: Sequence[Mapping[str, Any]], caption: str) -> None:
-    """The table of `score_table` as wide as the terminal, and under it the prompts that queries had."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(score_table(results, caption, console.width))
+def show_scores(results: Sequence[Mapping[str, Any]], caption: str, console: Console | None = None) -> None:
+    """The table of `score_table` as wide as the terminal; under it what a reader must know of the numbers, and the
+    prompts that queries had."""
+    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    console.print(score_table(results, console.width))
+    console.print(Text(caption))
     for prompt in dict.fromkeys(result["prompt"] for result in results if result["prompt"]):
         names = [result["suite"] for result in results if result["prompt"] == prompt]
         # repr, because prompts hold line breaks and end in spaces that matter.
         console.print(Text(f"query prompt {prompt!r}: {', '.join(names)}"))
 
 
-def score_table(results: Sequence[Mapping[str, Any]], caption: str, width: int) -> Table:
+def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
     """One row a suite and, for two or more, their unweighted mean. Scores times 100, as the field prints them.
 
     results: the fields of `trainers.evaluation.evaluate.SuiteResult` by name; `seconds` may be missing
@@ -54,7 +56,7 @@ def score_table(results: Sequence[Mapping[str, Any]], caption: str, width: int) 
         if _width(columns) + min(NAME, longest) + 4 <= width:
             break
         columns = [column for column in columns if column != spare]
-    table = Table(caption=caption)
+    table = Table()
     table.add_column("suite", overflow="fold", min_width=min(NAME, longest, max(5, width - _width(columns) - 4)))
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))

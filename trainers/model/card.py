@@ -59,10 +59,8 @@ def _template(template: Mapping[str, str]) -> str:
     text = f"It was trained on queries as `{query}`, and on passages as `{passage}`. `encode_query` and "
     text += "`encode_document` put that on; `model.encode` alone does not."
     if "{prompt}" in template["query"]:
-        text += (
-            f" Without a name, the prompt is `{template['prompt']}`; queries of a known kind take the prompt of their "
-        )
-        text += "collection: `model.prompts` lists them."
+        text += f" The prompt of `encode_query` is `{template['prompt']}`; queries of a known kind take that of their"
+        text += " collection: `model.prompts` lists them."
     return text
 
 

@@ -210,8 +210,9 @@ def test_a_card_may_say_that_there_is_no_prompt(
     from mixture.store.materialise import materialise
 
     (tmp_path / "cards").mkdir()
+    mixture = f"mixture:\n  name: plain\n  prompts: {written}"
     (tmp_path / "cards" / "plain.md").write_text(
-        f"---\npretty_name: Plain\nlanguage: [en]\nlicense: mit\nmixture:\n  name: plain\n  prompts: {written}\n---\n\nA."
+        f"---\npretty_name: Plain\nlanguage: [en]\nlicense: mit\n{mixture}\n---\n\nA."
     )
     file = write_collection(tmp_path, "plain")
     with Store.open(tmp_path / "store", create=True) as store:

@@ -56,6 +56,8 @@ class Lines:
         if self._first is None:
             self._first = done, now
             self._tenth = 10 * done // total
+            if done == total:  # nothing to count
+                return
         tenth = 10 * done // total
         if now - self._last < (APART if tenth > self._tenth else EVERY):
             return

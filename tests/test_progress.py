@@ -41,10 +41,18 @@ def test_a_resumed_job_counts_its_rate_from_where_it_began() -> None:
     assert first == "training: 600/1,000 steps (60 %), loss 0.00, 10 steps/s, 40 s left"
 
 
+def test_a_stage_that_had_nothing_to_count_ends_without_a_word() -> None:
+    clock, written = Clock(), []
+    starting = Lines("starting", written.append, clock=clock)
+    starting(0, 0, "loading")
+    clock.now += 10
+    starting(1, 1, "done")
+    assert written == ["starting: loading"]
+
+
 def test_what_is_loaded_is_said_at_once_and_one_file_by_what_is_read() -> None:
     clock, written = Clock(), []
     lines = Lines("ingest", written.append, clock=clock)
-    lines(0, 0, "loading")
     lines(0, 0, "loading")
     for rows in range(1, 7):
         clock.now += 10

@@ -19,8 +19,9 @@ from mixture.console.mixtures import show_mixture as _show
 from mixture.console.options import JsonOption, StoreOption, assigned
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
+from mixture.console.progress import bar, stages
 from mixture.console.sentences import say
-from mixture.console.terminal import PlainErrors, bar, stages
+from mixture.console.terminal import PlainErrors, WithSettings
 from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
@@ -39,6 +40,7 @@ StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
+ShowOption = Annotated[bool, typer.Option("--settings", help="Show all settings with --config and --set applied")]
 
 
 app.add_typer(collection_commands)
@@ -278,7 +280,7 @@ def mine(
     sys.stderr.writelines(f"{as_options(line, context.command)}\n" for line in remarks(results, per_query))
 
 
-@app.command("learn-weights")
+@app.command("learn-weights", cls=WithSettings)
 def learn_weights(
     mix: Annotated[str, typer.Option(
         "--mix", help="The mixture whose collections are weighed", autocompletion=completion.mixtures)],
@@ -292,17 +294,22 @@ def learn_weights(
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs; the mixture is their mean [1]")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
-    store: StoreOption = None, as_json: JsonOption = False,
+    show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Learn a weight for each collection with a small proxy model (tDRO and others); saves a new mixture."""
     import trainers
-    from mixture.console.learning import watching
-    from trainers.parallel.ranks import is_main
-    from trainers.settings import resolve
+    from mixture.console.settings import show_settings as show_table
+    from trainers.settings import resolve, table
 
     options = {"algorithm": algorithm, "average": weights, "seeds": seeds, "steps": steps, "batch_size": batch_size,
                "learning_rate": learning_rate, "seed": seed}  # fmt: skip
     resolved = resolve(trainers.LearningSettings, config, options, settings or ())
+    if show_settings:
+        show_table(table(resolved), as_json=as_json)
+        return
+    from mixture.console.learning import watching
+    from trainers.parallel.ranks import is_main
+
     with _open(store) as lake:
         with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
             learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, settings=resolved,
@@ -321,7 +328,7 @@ def learn_weights(
     sys.stdout.write("".join(line + "\n" for line in learned.lines()))
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def train(
     mix: Annotated[str, typer.Option(
         "--mix", help="The mixture to train on, or a folder of a materialised one",
@@ -331,19 +338,25 @@ def train(
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
-    store: StoreOption = None, as_json: JsonOption = False,
+    show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Fine-tune a retriever on a mixture, each batch from one collection. Killed or stopped, the same command goes on.
 
     --set evaluate_every=100 evaluates while it trains; --set final=best then takes the best step.
     """
     import trainers
-    from trainers.parallel.ranks import is_main
-    from trainers.settings import resolve
+    from mixture.console.settings import show_settings as show_table
+    from trainers.settings import resolve, table
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
-    with stages() if is_main() else nullcontext(quiet) as stage:
+    if show_settings:
+        show_table(table(resolved), as_json=as_json)
+        return
+    from mixture.console.scores import show_trained
+    from trainers.parallel.ranks import is_main
+
+    with stages("steps") if is_main() else nullcontext(quiet) as stage:
         if Path(mix).is_dir():
             made = trainers.train_on_folder(mix, model, out=out, settings=resolved, suites=suite or (),
                                             progress=stage("training"))  # fmt: skip
@@ -353,7 +366,7 @@ def train(
     if is_main():
         if not as_json:
             say(sentences.trained(asdict(made)))
-        print_rows([asdict(made)], as_json=as_json)
+        show_trained(asdict(made), as_json=as_json)
 
 
 @app.command()
@@ -367,20 +380,19 @@ def evaluate(
     """Score a model on suites; the scores are kept in the table evaluations."""
     if not suite:
         raise UsageError("name the suites: --suite FOLDER, again for more")
-    from rich.console import Console
-
     import trainers
-    from mixture.console.scores import score_table
-    from trainers.evaluation.evaluate import caption
+    from mixture.console.scores import show_scores
 
-    with _open(store) as lake, stages() as stage:
+    with _open(store) as lake, stages("texts") as stage:
         results = trainers.evaluate(lake, model, suite, prompt=prompt, batch_size=batch_size, stage=stage)
     scored = [{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results]
     if as_json:
         print_json(scored)
     else:
+        from trainers.evaluation.evaluate import caption
+
         say(sentences.evaluated(scored))
-        Console(width=None if sys.stdout.isatty() else 160).print(score_table(scored, caption(results)))
+        show_scores(scored, caption(results))
 
 
 @app.command()

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixture.console.output import print_rows
-from mixture.console.terminal import PlainCommand, stages
-from mixture.progress import silent
-from trainers.finetune import FinetuneSettings
+from mixture.console.progress import stages
+from mixture.console.scores import show_trained
+from mixture.console.terminal import PlainCommand
+from mixture.progress import quiet
+from trainers.finetune.config import FinetuneSettings
 from trainers.jobs.folder import open_folder, train_on_folder
 from trainers.parallel import ranks
 from trainers.settings import resolve
@@ -39,11 +41,10 @@ def train(
     options = {"steps": steps, "batch_size": batch_size}
     resolved = resolve(FinetuneSettings, config, options, settings or ())
     data = open_folder(folder, mix)
-    with stages() as stage:
-        progress = stage("training") if ranks.is_main() else silent
-        made = train_on_folder(data, model, out=out, settings=resolved, suites=suite or (), progress=progress)
+    with stages("steps") if ranks.is_main() else nullcontext(quiet) as stage:
+        made = train_on_folder(data, model, out=out, settings=resolved, suites=suite or (), progress=stage("training"))
     if ranks.is_main():
-        print_rows([asdict(made)], as_json=as_json)
+        show_trained(asdict(made), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from mixture.errors import UsageError, unknown_name
+from trainers.model.template import AUTO, fault_of
 from trainers.recipes import read_recipe
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -27,10 +28,15 @@ CHOICES = {
 BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker", "tokens_per_pass", "tokens_kept"})
 
 
-def later(default: Any) -> Any:
+def setting(default: Any, does: str) -> Any:
+    """The field of a setting, and what it does, as tables of settings say it."""
+    return field(default=default, metadata={"does": does})
+
+
+def later(default: Any, does: str = "") -> Any:
     """The field of a setting that the first runs did not have: at its default it stays out of run ids, so that a run
     from before is found again."""
-    return field(default=default, metadata={"later": True})
+    return field(default=default, metadata={"later": True, "does": does})
 
 
 class Checked:
@@ -48,37 +54,49 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Checked):
-    """What fine-tuning and tDRO share. Values are the paper's (Table 6), but for batch size and steps: see below."""
+    """What fine-tuning and tDRO share. Values are the paper's (Table 6), but for the batch size."""
 
     renamed: ClassVar[Mapping[str, str]] = {}  # former name -> name; run ids are hashed from the former
 
-    steps: int = 1000
-    batch_size: int = 64  # the paper: 2048, on 8 GPUs
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100  # at most a tenth of the steps
-    min_learning_rate_ratio: float = 0.1
-    weight_decay: float = 0.1
-    max_gradient_norm: float = 1.0
-    temperature: float = 0.002
-    negatives: int = 7
-    max_query_tokens: int = 128
-    max_passage_tokens: int = 512
-    symmetric_prompts: bool = False  # prompts on the passages too, in collections whose card says symmetric
-    pooling: str = "auto"  # auto, mean, cls or last; auto: the model's own
-    attention: str = "auto"  # auto, flash_attention_2, sdpa or eager
-    tokens_per_pass: int = 0  # padded tokens in a micro-batch, on each rank; 0: as suits the device
-    tokens_kept: int = 0  # padded tokens whose activations are kept at once, on each rank; 0: as many as fit
-    lora_rank: int = 0  # 0: all parameters are trained; the paper: 8
-    lora_alpha: int = 32
-    lora_dropout: float = 0.1
-    lora_merge: bool = True  # False: the trained model is saved as an adapter of the model it started from
-    activation_checkpointing: bool = False  # keep no activations inside a layer: less memory, a third more time
-    bf16: bool = False
-    fsdp: bool = False  # under torchrun: each rank holds a slice of the model
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 1  # the newest ones
-    tracker: str = "auto"  # none, tensorboard, wandb, ... (accelerate's); auto: tensorboard where it is installed
-    seed: int = 42
+    steps: int = setting(1000, "training steps")
+    batch_size: int = setting(64, "examples in a step; the paper's is 2048, on 8 GPUs")
+    learning_rate: float = setting(1e-4, "peak learning rate of the model")
+    warmup_steps: int = setting(100, "steps in which the rate rises to its peak; at most a tenth of the steps")
+    min_learning_rate_ratio: float = setting(0.1, "the last learning rate, as a share of the peak")
+    weight_decay: float = setting(0.1, "AdamW's, on matrices alone")
+    max_gradient_norm: float = setting(1.0, "longer gradients are scaled down to this norm")
+    temperature: float = setting(0.002, "scores are divided by it in the loss")
+    negatives: int = setting(7, "hard negatives that an example brings")
+    query_template: str = later(
+        AUTO,
+        "what the model sees of a query: auto (its own prompts, or else instruct), instruct, none, or a text such as "
+        '"query: {query}"; {prompt} in it is the collection\'s prompt',
+    )
+    passage_template: str = later(
+        AUTO, 'the same of a passage: auto (with query_template=auto its own, or else none), none, "passage: {passage}"'
+    )
+    max_query_tokens: int = setting(128, "tokens of a query, prompt included; the rest is cut off")
+    max_passage_tokens: int = setting(512, "tokens of a passage; the rest is cut off")
+    symmetric_prompts: bool = setting(False, "prompts on the passages too, in collections whose card says symmetric")
+    pooling: str = setting("auto", "auto (the model's own), mean, cls or last")
+    attention: str = setting("auto", "auto, flash_attention_2, sdpa or eager")
+    tokens_per_pass: int = setting(0, "padded tokens in a micro-batch, on each rank; 0: as suits the device")
+    tokens_kept: int = setting(0, "padded tokens whose activations are kept at once, on each rank; 0: as many as fit")
+    lora_rank: int = setting(0, "LoRA's rank, 8 in the paper; 0: all parameters are trained")
+    lora_alpha: int = setting(32, "LoRA's scale, divided by its rank")
+    lora_dropout: float = setting(0.1, "LoRA's dropout")
+    lora_merge: bool = setting(True, "false: the model is saved as an adapter of the model it started from")
+    activation_checkpointing: bool = setting(
+        False, "keep no activations inside a layer: less memory, a third more time"
+    )
+    bf16: bool = setting(False, "compute in bfloat16")
+    fsdp: bool = setting(False, "under torchrun: each rank holds a slice of the model")
+    checkpoint_every: int = setting(100, "steps between checkpoints")
+    keep_checkpoints: int = setting(1, "how many of the newest checkpoints are kept")
+    tracker: str = setting(
+        "auto", "none, tensorboard, wandb, ... (accelerate's); auto: tensorboard where it is installed"
+    )
+    seed: int = setting(42, "seed of batches and models")
 
     def violations(self) -> list[tuple[str, str]]:
         at_least_one = ("steps", "batch_size", "negatives", "max_query_tokens", "max_passage_tokens",
@@ -94,6 +112,11 @@ class TrainingSettings(Checked):
             + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
             + [(n, ", ".join(names)) for n, names in CHOICES.items() if getattr(self, n) not in names]
+            + [
+                (f"{kind}_template", fault)
+                for kind in ("query", "passage")
+                if (fault := fault_of(getattr(self, f"{kind}_template"), kind))
+            ]
         )
 
     @property
@@ -133,6 +156,14 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
     return kind(**values)
 
 
+def table(settings: TrainingSettings) -> list[dict[str, Any]]:
+    """All settings as rows: name, value, default, and what the setting does."""
+    return [
+        {"setting": f.name, "value": getattr(settings, f.name), "default": f.default, "does": f.metadata["does"]}
+        for f in fields(settings)
+    ]
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -148,6 +179,8 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"setting {name} is {value!r}; it must be a list, as [...]")
         return tuple(_typed(name, item, typing.get_args(wanted)[0]) for item in value)
+    if value == "none" and type(None) in typing.get_args(wanted):
+        return None
     allowed = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

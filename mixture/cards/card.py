@@ -32,12 +32,18 @@ FILL_IN = "WRITE-THE-COLUMN-HERE"
 WHOLE_NUMBER = "a whole number, 0 or more"
 
 Text = Annotated[str, StringConstraints(strict=True, pattern=r"\S")]
+Prompt = Annotated[str, StringConstraints(strict=True, pattern=r"^$|\S")]
 Language = Annotated[str, StringConstraints(strict=True, pattern=f"^{LANGUAGE}$")]
 
 
 def _listed(value: Any) -> Any:
     """The hub allows one code in place of a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def _or_none(value: Any) -> Any:
+    """No prompt is a list of an empty one: a collection without a list gets the default prompt."""
+    return [""] if value == [] else value
 
 
 class _Strict(BaseModel):
@@ -75,10 +81,10 @@ class Source(_Strict):
 class DataCard(_Strict):
     """One collection, as its card describes it. `model_dump()` gives a plain dictionary.
 
-    `prompts` are the training prompts in the card's order. `symmetric` says that query and passage are the same kind
-    of text, so that the prompt may go on passages too. `deduped_size` is the number of examples that the card's author
-    counted after deduplication; what a store really holds is counted there. `negatives` says who gave or mined the
-    hard negatives.
+    `prompts` are the training prompts in the card's order, an empty one for none. `symmetric` says that query and
+    passage are the same kind of text, so that the prompt may go on passages too. `deduped_size` is the number of
+    examples that the card's author counted after deduplication; what a store really holds is counted there.
+    `negatives` says who gave or mined the hard negatives.
     """
 
     name: Text = Field(description="a text that is not empty")
@@ -95,7 +101,9 @@ class DataCard(_Strict):
     category: str = Field(default="", description="a text")
     citation: str = Field(default="", description="a text")
     symmetric: StrictBool = Field(default=False, description="true or false")
-    prompts: tuple[Text, ...] = Field(min_length=1, description="a list of one or more texts")
+    prompts: Annotated[tuple[Prompt, ...], BeforeValidator(_or_none)] = Field(
+        min_length=1, description="a list of texts, or [] for no prompt"
+    )
     deduped_size: int | None = Field(default=None, strict=True, ge=0, description=WHOLE_NUMBER)
     negatives: Text = Field(default=UNKNOWN, description=f"a text that says who gave or mined them, or {UNKNOWN}")
     source: Source | None = Field(default=None, description="a mapping that holds hub_id")

@@ -1,4 +1,4 @@
-"""The heaviest collections on standard error while weights are learned; nothing off a terminal."""
+"""The heaviest collections on standard error while weights are learned; off a terminal lines of progress alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from mixture.progress import Progress, Stage, quiet
+from mixture.console.progress import bars, lines, notes, stage_of
+from mixture.progress import Stage
 
 SHOWN = 10
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -21,23 +20,24 @@ Watch = Callable[[list[dict[str, Any]]], None]
 
 @contextmanager
 def watching(console: Console | None = None) -> Iterator[tuple[Stage, Watch | None]]:
-    """Progress bars by stage, and under them a table that each step's rows of the history renew."""
+    """Progress bars by stage, and under them, from the first step on, a table that each step's rows of the history
+    renew."""
     console = console or Console(stderr=True)
-    if not console.is_terminal:
-        yield quiet, None
-        return
-    bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    rows: list[dict[str, Any]] = []
+    with notes(console):
+        if not console.is_terminal:
+            yield lines(console, "steps"), None
+            return
+        shown = bars(console, "steps")
+        rows: list[dict[str, Any]] = []
 
-    def stage(title: str) -> Progress:
-        task = bars.add_task(title, total=None)
-        return lambda done, total, _: bars.update(task, completed=done, total=total)
+        def watch(latest: list[dict[str, Any]]) -> None:
+            rows[:] = latest
 
-    def watch(latest: list[dict[str, Any]]) -> None:
-        rows[:] = latest
+        def drawn() -> Group:
+            return Group(shown, *([weight_table(rows)] if rows else []))
 
-    with Live(console=console, get_renderable=lambda: Group(bars, weight_table(rows)), refresh_per_second=2):
-        yield stage, watch
+        with Live(console=console, get_renderable=drawn, refresh_per_second=2):
+            yield stage_of(shown), watch
 
 
 def weight_table(rows: Sequence[dict[str, Any]]) -> Table:

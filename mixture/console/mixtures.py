@@ -13,8 +13,8 @@ from mixture import registry
 from mixture.console import completion
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
+from mixture.console.progress import bar
 from mixture.console.sentences import made, say
-from mixture.console.terminal import bar
 from mixture.store import Store
 
 # What a list needs is imported here, the rest by the command that needs it; what answers at once goes past

@@ -1,37 +1,84 @@
-"""What a model scored on suites, as a table."""
+"""What a model scored on suites, and what a training made, as tables."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixture.console.output import print_json, print_rows
 
-def score_table(results: Sequence[Mapping[str, Any]], caption: str) -> Table:
+# Least width of a suite's name; what says less goes before a name is cut further.
+NAME = 16
+SPARE = ("seconds", "documents", "queries")
+
+
+def show_trained(made: Mapping[str, Any], *, as_json: bool) -> None:
+    """What a training made: the fields of `trainers.Trained`, and a table of its scores where it was evaluated."""
+    if as_json:
+        print_json([made])
+        return
+    before = made["finished_at"]
+    if before is not None:
+        sys.stdout.write(f"already finished (run {made['run']}, {before.astimezone():%Y-%m-%d %H:%M})\n")
+    print_rows([{k: v for k, v in made.items() if k not in ("scores", "finished_at")}], as_json=False)
+    if made["scores"]:
+        show_scores(made["scores"], f"searched: {', '.join(sorted({row['corpus'] for row in made['scores']}))}")
+
+
+def show_scores(results: Sequence[Mapping[str, Any]], caption: str, console: Console | None = None) -> None:
+    """The table of `score_table` as wide as the terminal; under it what a reader must know of the numbers, and the
+    prompts that queries had."""
+    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    console.print(score_table(results, console.width))
+    console.print(Text(caption))
+    for prompt in dict.fromkeys(result["prompt"] for result in results if result["prompt"]):
+        names = [result["suite"] for result in results if result["prompt"] == prompt]
+        # repr, because prompts hold line breaks and end in spaces that matter.
+        console.print(Text(f"query prompt {prompt!r}: {', '.join(names)}"))
+
+
+def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
     """One row a suite and, for two or more, their unweighted mean. Scores times 100, as the field prints them.
 
-    results: the fields of `trainers.evaluation.evaluate.SuiteResult` by name
+    results: the fields of `trainers.evaluation.evaluate.SuiteResult` by name; `seconds` may be missing
+    width:   of the terminal. Names of suites keep `NAME` letters: where that is too much, the columns of `SPARE` are
+             left out one by one
     """
-    names = list(results[0]["metrics"]) if results else []
-    prompted = any(result["prompt"] for result in results)
+    metrics = list(results[0]["metrics"]) if results else []
+    columns = ["documents", "queries", *metrics, *["seconds"] * any("seconds" in result for result in results)]
+    longest = max((len(result["suite"]) for result in results), default=0)
+    for spare in SPARE:
+        if _width(columns) + min(NAME, longest) + 4 <= width:
+            break
+        columns = [column for column in columns if column != spare]
     table = Table()
-    table.add_column("suite", overflow="fold")
-    for column in ("documents", "queries", *names, "seconds"):
+    table.add_column("suite", overflow="fold", min_width=min(NAME, longest, max(5, width - _width(columns) - 4)))
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    if prompted:
-        table.add_column("query prompt", overflow="ellipsis", max_width=40, no_wrap=True)
     for result in results:
-        scores = [f"{100 * result['metrics'][name]:.2f}" for name in names]
-        counts = [f"{result['num_documents']:,}", f"{result['num_queries']:,}"]
-        # repr, because prompts hold line breaks and end in spaces that matter.
-        shown = [Text(repr(result["prompt"])) if result["prompt"] else ""] if prompted else []
-        table.add_row(Text(result["suite"]), *counts, *scores, f"{result['seconds']:.1f}", *shown)
+        table.add_row(Text(result["suite"]), *(_cell(result, column) for column in columns))
     if len(results) > 1:
-        means = [f"{100 * sum(r['metrics'][name] for r in results) / len(results):.2f}" for name in names]
+        mean = {"metrics": {name: sum(r["metrics"][name] for r in results) / len(results) for name in metrics}}
+        mean |= {"seconds": sum(r["seconds"] for r in results)} if "seconds" in columns else {}
         table.add_section()
-        seconds = f"{sum(r['seconds'] for r in results):.1f}"
-        table.add_row(f"mean of {len(results)} suites", "", "", *means, seconds, style="bold")
-    table.caption = caption
+        table.add_row(f"mean of {len(results)} suites", *(_cell(mean, column) for column in columns), style="bold")
     return table
+
+
+def _width(columns: Sequence[str]) -> int:
+    """Of these columns with their borders; numbers are narrower than their headings."""
+    return sum(len(column) + 3 for column in columns)
+
+
+def _cell(result: Mapping[str, Any], column: str) -> str:
+    if column in result["metrics"]:
+        return f"{100 * result['metrics'][column]:.2f}"
+    if column == "seconds":
+        return f"{result['seconds']:.1f}"
+    number = result.get(f"num_{column}")
+    return "" if number is None else f"{number:,}"

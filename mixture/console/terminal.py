@@ -7,8 +7,8 @@ import itertools
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import typer.core
 from mixture.console.examples import examples
 from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
 from mixture.errors import MixtureError, UsageError
-from mixture.progress import Progress
+
+_running: list[Any] = []  # the command that runs now
 
 HELP = frozenset({"-h", "--help"})
 # Options of the whole command line that may stand before the command's name and after it.
@@ -76,6 +77,24 @@ class _Plain:
 class PlainCommand(_Plain, typer.core.TyperCommand):
     """A command that stands alone, with plain mistakes."""
 
+    def invoke(self, ctx: Any) -> Any:
+        _running[:] = [self]
+        return super().invoke(ctx)
+
+
+class WithSettings(typer.core.TyperCommand):
+    """A command with `--settings`, which shows its settings and does nothing else: nothing is required then."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        required = [parameter for parameter in self.params if parameter.required and "--settings" in args]
+        for parameter in required:
+            parameter.required = False
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            for parameter in required:
+                parameter.required = True
+
 
 class PlainErrors(_Plain, typer.core.TyperGroup):
     """A group of commands with plain mistakes. Without arguments it shows its help. Helps have examples, and names of
@@ -102,6 +121,7 @@ class PlainErrors(_Plain, typer.core.TyperGroup):
         if "--debug" in rest:
             rest.remove("--debug")
         ctx.default_map = {name: _given_before(ctx, command)}
+        _running[:] = [command]
         return name, command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -161,42 +181,16 @@ def as_options(message: str, command: Any) -> str:
         name, value = found["name"], found["value"]
         if name in names:
             return names[name] + (f" {value}" if value else "")
-        return f"--set {name}={value}" if value and "settings" in names else found[0]
+        return f"--set {name}={value}" if value and "set" in names else found[0]
 
     return re.sub(r"`(?P<name>[a-z][a-z_0-9]*)(=(?P<value>[^`]+))?`", option, message)
+
+
+def current_command() -> Any:
+    """The command that runs now; None for none."""
+    return _running[-1] if _running else None
 
 
 def _fail(message: str, code: int) -> int:
     sys.stderr.write(f"mixture: {message}\n")
     return code
-
-
-@contextmanager
-def bar(title: str) -> Iterator[Progress]:
-    """A progress line for the data side's jobs; silent off a terminal."""
-    with stages() as stage:
-        show = stage(title)
-        yield show
-
-
-@contextmanager
-def stages() -> Iterator[Any]:
-    """Named progress bars on standard error, one a stage; silent off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[line]}"))  # fmt: skip
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def stage(title: str) -> Progress:
-            task = bars.add_task(title, total=None, line="")
-
-            def show(done: int, total: int, what: str) -> None:
-                bars.update(task, completed=done, total=total, line=what)
-
-            return show
-
-        yield stage

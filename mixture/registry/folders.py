@@ -22,7 +22,7 @@ from mixture.sampling import BatchPlan, generator
 from mixture.store import Store
 from mixture.store.materialise import materialise
 
-# What training puts before a query; `trainers.batch.texts.query_prefix` has the same form, and a test compares the two.
+# What training puts before a query; `trainers.model.template.Template` has the same form, and a test compares the two.
 PREFIX = "Instruct: {prompt}\nQuery: "
 DEFAULT_PROMPT = "Given a query, retrieve relevant passages that answer the query"
 # Negatives of an example at most, as many as training draws by default.
@@ -132,9 +132,8 @@ def export_hf_dataset(store: Store, mixture: SavedMixture, folder: Path) -> dict
         if shown:
             datasets.enable_progress_bars()
         columns = {name: list(part.column_names) for name, part in parts.items()}
-    prompts = {
-        n: {"anchor": PREFIX.format(prompt=(p.prompts or (DEFAULT_PROMPT,))[0])} for n, p in data.components.items()
-    }
+    first = {n: (p.prompts or (DEFAULT_PROMPT,))[0] for n, p in data.components.items()}
+    prompts = {n: {"anchor": prompt and PREFIX.format(prompt=prompt)} for n, prompt in first.items()}
     (folder / "prompts.json").write_text(json.dumps(prompts, ensure_ascii=False, indent=1), "utf-8")
     (folder / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
     return columns

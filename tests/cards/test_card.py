@@ -161,7 +161,7 @@ def test_a_broken_card_reports_all_its_faults_at_once(tmp_path: Path) -> None:
     path = tmp_path / "broken.md"
     path.write_text(
         "---\nlanguage: [English]\nlicense: ''\nmixture:\n  name: broken\n  prompt: [x]\n  symmetric: sometimes\n"
-        "  prompts: []\n  deduped_size: -3\n  colour: red\n  license: mit\n"
+        "  prompts: [3]\n  deduped_size: -3\n  colour: red\n  license: mit\n"
         "  source:\n    hub: a/b\n    hub_id: a b\n    files: one.jsonl\n    columns: {anchor: q}\n---\n",
         encoding="utf-8",
     )
@@ -174,7 +174,7 @@ def test_a_broken_card_reports_all_its_faults_at_once(tmp_path: Path) -> None:
         "language is ['English']; it must be a list of BCP-47 codes",
         "license is ''; it must be a text such as cc-by-4.0",
         "mixture.symmetric is 'sometimes'; it must be true or false",
-        "mixture.prompts is []; it must be a list",
+        "mixture.prompts is [3]; it must be a list",
         "mixture.deduped_size is -3; it must be a whole number",
         "mixture.colour is no known key; there are: name, name_in_release",
         "mixture.license is no known key",

@@ -240,7 +240,7 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
         for statement in (
             "DROP TABLE test_suites",
             "DROP TABLE minings",
-            "DELETE FROM store_versions WHERE version = 8",
+            "DELETE FROM store_versions WHERE version = 9",
         ):
             connection.execute(statement)
 

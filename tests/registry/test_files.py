@@ -251,7 +251,7 @@ def test_the_hf_dataset_has_the_store_s_rows_and_training_s_prompts(
 ) -> None:
     import datasets
 
-    from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
+    from trainers.model.template import DEFAULT_PROMPT, Template
 
     folder = tmp_path / "hf"
     folders.export_hf_dataset(small_store, saved, folder)
@@ -265,8 +265,8 @@ def test_the_hf_dataset_has_the_store_s_rows_and_training_s_prompts(
         wanted = [example.query, *(part.passage(n) for n in (example.positives[0], *example.negatives))]
         assert list(loaded["hard"][row].values()) == wanted
     prompts = json.loads((folder / "prompts.json").read_text())
-    assert prompts["easy"] == {"anchor": query_prefix("Find it")}
-    assert prompts["hard"] == {"anchor": query_prefix(DEFAULT_PROMPT)}
+    assert prompts["easy"] == {"anchor": Template().before_query("Find it")}
+    assert prompts["hard"] == {"anchor": Template().before_query(DEFAULT_PROMPT)}
     with pytest.raises(UsageError, match="is not empty"):
         folders.export_hf_dataset(small_store, saved, folder)
 

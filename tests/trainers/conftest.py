@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mixture.materialised import MaterialisedMixture
-from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
+from trainers.model.template import DEFAULT_PROMPT, Template
 from trainers.model.tiny import build_tiny
 
 if TYPE_CHECKING:  # not every machine that runs tests has duckdb
@@ -25,7 +25,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, write_collection: Calla
     """Two layers, 64 wide; its tokenizer knows the words of the test collections and of the default prompt."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     texts = TEXTS + write_collection(folder.parent, "texts").read_text("utf-8").splitlines()
-    texts += [query_prefix(DEFAULT_PROMPT)] * len(texts)
+    texts += [Template().before_query(DEFAULT_PROMPT)] * len(texts)
     build_tiny(texts, folder, seed=1, vocabulary=500, hidden=64)
     return folder
 

@@ -15,22 +15,17 @@ from mixture.errors import UsageError
 from mixture.materialised import ComponentData, Example, MaterialisedMixture
 from mixture.sampling import BatchPlan, draw_passages, generator
 from trainers.batch.embedding import Tokens
+from trainers.model.template import Template
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
-
-DEFAULT_PROMPT = "Given a query, retrieve relevant passages that answer the query"
-
 
 # How many queries of a collection are looked at for its prompt's length, and the share of them that may be cut by it.
 SAMPLED = 256
 CUT = 0.1
+# Of the query that is shown when training starts.
+SHOWN_WORDS = 12
 
 logger = logging.getLogger(__name__)
-
-
-def query_prefix(prompt: str) -> str:
-    """What stands before a query (the paper's form); passages stand alone."""
-    return f"Instruct: {prompt}\nQuery: "
 
 
 @dataclass(frozen=True)
@@ -70,15 +65,17 @@ def _some(kind: str, names: Sequence[str], shown: int) -> str:
 
 
 class BatchSource:
-    """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, step)."""
+    """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, template, step)."""
 
     def __init__(
-        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False
-    ) -> None:
+        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False,
+        template: Template = Template(),
+    ) -> None:  # fmt: skip
         self.mixture = mixture
         self.plan = plan
         self.negatives = negatives
         self.symmetric_prompts = symmetric_prompts
+        self.template = template
         stuck = [n for n, part in mixture.components.items() if plan.weights[n] > 0 and part.without_candidates()]
         if stuck:
             raise UsageError(
@@ -134,14 +131,16 @@ class BatchSource:
         numbers: list[int] = []
         for example, positive, hard in zip(examples, positives, negatives, strict=True):
             numbers += positive + (hard or _random_passages(part, example, self.negatives, random))
-        prompts = part.prompts or (DEFAULT_PROMPT,)
-        choice = generator(seed, "prompt", *key).integers(0, len(prompts), size=len(examples))
-        prefixes = [query_prefix(prompts[c]) for c in choice]
+        before = self.template.prefixes(part.prompts)
+        choice = generator(seed, "prompt", *key).integers(0, len(before), size=len(examples))
+        prefixes = [before[c] for c in choice]
         queries = [prefix + e.query for prefix, e in zip(prefixes, examples, strict=True)]
         passages = [part.passage(n) for n in numbers]
         if self.symmetric_prompts and part.symmetric:
             # As the tDRO release does: an example's passages get the prompt of its query.
             passages = [prefixes[i // (1 + self.negatives)] + text for i, text in enumerate(passages)]
+        elif self.template.before_passage:
+            passages = [self.template.before_passage + text for text in passages]
         return queries, passages, numbers
 
 
@@ -155,14 +154,46 @@ def _random_passages(part: ComponentData, example: Example, count: int, random: 
     return drawn
 
 
-def symmetric_of(mixture: MaterialisedMixture, settings: TrainingSettings) -> dict[str, str]:
-    """What a run's identity takes of the cards' `symmetric`, which the mixture's id leaves out: nothing where it does
-    not matter."""
-    names = [name for name, part in mixture.components.items() if part.symmetric]
-    return {"symmetric": ",".join(sorted(names))} if settings.symmetric_prompts and names else {}
+def say_texts(mixture: MaterialisedMixture, template: Template) -> None:
+    """A line to the log: a query as the model will see it, whose layout that is, and who gets a default prompt."""
+    drawn = [c.name for c in mixture.spec.components if c.weight > 0] or list(mixture.components)
+    bare = [name for name in drawn if not mixture.components[name].prompts]
+    name = (bare if template.uses_prompt and bare else drawn)[0]
+    part = mixture.components[name]
+    query = " ".join(part.example(0).query.split()[:SHOWN_WORDS])
+    seen = template.prefixes(part.prompts)[0] + query
+    passages = f"passages after {template.before_passage!r}" if template.before_passage else "passages alone"
+    line = f"queries go in as {seen!r} ({name}; {template.source}), {passages}"
+    if template.uses_prompt and bare:
+        have = "have no prompts of their own and get" if len(bare) > 1 else "has no prompt of its own and gets"
+        line += f"; {_some('collection', bare, 3)} {have} the default one; without any: `query_template=none`"
+    if ranks.is_main():
+        logger.info("%s", line)
 
 
-def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, settings: TrainingSettings) -> None:
+def say_small(mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = False) -> None:
+    """A line to the log where batches hold fewer rows than asked for, since there are no more.
+
+    mixed: batches are drawn over all collections; else each is of one
+    """
+    sizes = {c.name: mixture.sizes[c.name] for c in mixture.spec.components if c.weight > 0}
+    total = sum(sizes.values())
+    small = [f"{name} ({size:,})" for name, size in sorted(sizes.items(), key=lambda item: item[1])
+             if size < batch_size]  # fmt: skip
+    if not ranks.is_main() or not (total < batch_size if mixed else small):
+        return
+    if total < batch_size:
+        logger.warning("`batch_size` is %s, but the mixture has %s rows: no batch holds more", f"{batch_size:,}",
+                       f"{total:,}")  # fmt: skip
+    else:
+        logger.info("`batch_size` is %s; a batch holds all rows, and no more, of the smaller %s",
+                    f"{batch_size:,}", _some("collection", small, 3))  # fmt: skip
+
+
+def check_prompts(
+    encoder: SentenceTransformer, mixture: MaterialisedMixture, settings: TrainingSettings,
+    template: Template = Template(),
+) -> None:  # fmt: skip
     """Whether `max_query_tokens` leaves room for the queries behind their prompts, in the tokens of `encoder`.
 
     Raises `UsageError` where a collection's prompt alone fills the limit. Where a prompt costs more than a tenth of the
@@ -172,15 +203,17 @@ def check_prompts(encoder: SentenceTransformer, mixture: MaterialisedMixture, se
     limit = min(settings.max_query_tokens, encoder.max_seq_length or settings.max_query_tokens)
     full: dict[str, int] = {}
     for name, part in mixture.components.items():
-        lengths = {p: _num_tokens(encoder, [query_prefix(p).rstrip()])[0] for p in part.prompts or (DEFAULT_PROMPT,)}
+        lengths = {p: _num_tokens(encoder, [p.rstrip()])[0] for p in template.prefixes(part.prompts)}
         prompt = max(lengths, key=lambda p: lengths[p])
+        if not prompt:
+            continue
         if lengths[prompt] >= limit:
             full[name] = lengths[prompt]
             continue
         rows = np.linspace(0, part.num_examples - 1, min(SAMPLED, part.num_examples)).astype(int)
         queries = [part.example(int(row)).query for row in rows]
         alone = _num_tokens(encoder, queries)
-        together = _num_tokens(encoder, [query_prefix(prompt) + query for query in queries])
+        together = _num_tokens(encoder, [prompt + query for query in queries])
         cut = sum(one <= limit < both for one, both in zip(alone, together, strict=True))
         if cut > CUT * len(queries) and ranks.is_main():
             logger.warning(

@@ -14,12 +14,10 @@ from mixture.errors import UsageError
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import METRICS, deepest, mean_scores, require_pytrec_eval, score_run
 from trainers.evaluation.search import merge_top_k, top_k
+from trainers.model.template import DOCUMENT_PROMPTS
 
 # Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
 CHUNK_DOCUMENTS = 16_384
-
-# Names under which models keep the prompt of their documents (SentenceTransformer.encode_document, in this order).
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainers.losses import LOSSES
-from trainers.settings import TrainingSettings, later
+from trainers.settings import TrainingSettings, later, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,15 +13,17 @@ class FinetuneSettings(TrainingSettings):
     """`TrainingSettings`, whether the other examples' passages are negatives too (equation 7), and evaluation during
     training."""
 
-    loss: str = later("info_nce")  # of trainers.losses.LOSSES
-    in_batch: bool = True
-    cross_device: bool = True  # with in_batch: passages of the other ranks' examples too
-    hard_only: tuple[str, ...] = ()  # collections whose examples see their own passages only, in_batch or not
-    symmetric_loss: bool = False  # with in_batch: the loss from passage to query too
-    matryoshka_dims: tuple[int, ...] = ()  # the loss is the mean over these many first dimensions; (): all only
-    evaluate_every: int = 0  # steps between evaluations on the suites given; 0: at the end only
-    keep_best: bool = False  # the best step's model is saved too, in the folder best/ of the final one
-    final: str = "last"  # which step becomes the final model: last, or best by mean nDCG@10
+    loss: str = later("info_nce", "a loss of trainers.losses")
+    in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
+    cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
+    hard_only: tuple[str, ...] = setting((), "collections whose examples see their own passages only, in_batch or not")
+    symmetric_loss: bool = setting(False, "with in_batch: the loss from passage to query too")
+    matryoshka_dims: tuple[int, ...] = setting(
+        (), "the loss is the mean over these many first dimensions; []: all only"
+    )
+    evaluate_every: int = setting(0, "steps between evaluations on the suites given; 0: at the end only")
+    keep_best: bool = setting(False, "the best step's model is saved too, in the folder best/ of the final one")
+    final: str = setting("last", "which step becomes the final model: last, or best by mean nDCG@10")
 
     def violations(self) -> list[tuple[str, str]]:
         return (

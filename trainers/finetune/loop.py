@@ -20,19 +20,21 @@ from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
-from trainers.batch.texts import DEFAULT_PROMPT, BatchSource, TextBatch, check_prompts, query_prefix, symmetric_of
+from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_texts
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.identity import identity
 from trainers.finetune.scores import METRIC, Scores
 from trainers.loop.checkpoints import fill
+from trainers.loop.recent import MOST, recent
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
 from trainers.losses import LOSSES, matryoshka
 from trainers.model.adapters import add_lora, merge_lora
-from trainers.model.encoder import load_for_training, model_identity, to_device
+from trainers.model.encoder import load_for_training, to_device
+from trainers.model.template import Template, template_of
 from trainers.parallel import ranks
-from trainers.settings import run_id
 
 
 def finetune(
@@ -41,9 +43,9 @@ def finetune(
 ) -> str:  # fmt: skip
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
-    Beside the model lies `training.json`: run_id, model, mixture, settings, final_step (which became the model), drawn
-    (`output.drawn`), evaluations (`Scores.rows`), query_scores (of the final step: suite, corpus, metric -> query id ->
-    value) and losses (step, collection, examples, loss).
+    Beside the model lies `training.json`: run_id, model, mixture, settings, template (`Template.parts`), final_step
+    (which became the model), drawn (`output.drawn`), evaluations (`Scores.rows`), query_scores (of the final step:
+    suite, corpus, metric -> query id -> value) and losses (step, collection, examples, loss).
 
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
@@ -54,11 +56,14 @@ def finetune(
     if ranks.on_main(lambda: output.finished(out, run)):
         return run
     # Mistakes are said before `out` belongs to this run.
-    encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings)
+    template = template_of(model, settings)
+    encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings, template)
     scores.check(encoder)
     size = encoder.get_embedding_dimension() or 0
     if max(settings.matryoshka_dims, default=0) > size:
         raise UsageError(f"matryoshka_dims has {max(settings.matryoshka_dims)}; the embeddings have {size} dimensions")
+    say_texts(mixture, template)
+    say_small(mixture, settings.batch_size)
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
@@ -82,25 +87,20 @@ def finetune(
                 if settings.needs_best and scores.best == loop.step:
                     loop.checkpoints.save_best(loop.step)
             loop.save_if_due()
-            progress(loop.step, settings.steps, f"loss {value:.4f} on {name}")
-    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries}
+            progress(
+                loop.step, settings.steps, recent([row["loss"] for row in history.rows[-MOST:]], settings.steps).text
+            )
+    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "template": template.parts}
     _finish(loop, mixture, model, out, {"run_id": run, **kept})
     return run
 
 
-def identity(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, suites: Sequence[Suite] = ()) -> str:
-    """The run's id: a hash of what decides the model and its record."""
-    more = {"suites": ",".join(f"{suite.name}:{suite.digest}" for suite in suites)} if suites else {}
-    return run_id(
-        "finetune", mixture.spec.id, settings, model=model_identity(model), **symmetric_of(mixture, settings), **more
-    )
-
-
 def encoder_of(mixture: MaterialisedMixture, model: str, settings: FinetuneSettings) -> SentenceTransformer:
     """The model as training starts from it: prompts checked and added, LoRA added."""
-    encoder = load_for_training(model, settings)
-    check_prompts(encoder, mixture, settings)
-    encoder.prompts = {**prompts_of(mixture)}  # those that it came with are not trained with
+    encoder, template = load_for_training(model, settings), template_of(model, settings)
+    check_prompts(encoder, mixture, settings, template)
+    encoder.prompts = {**prompts_of(mixture, template)}  # those that it came with are not trained with
+    encoder.default_prompt_name = None  # one for all texts would stand before passages too
     add_lora(encoder, settings)
     return encoder
 
@@ -138,20 +138,21 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
     return loss(query, passages)
 
 
-def prompts_of(mixture: MaterialisedMixture) -> dict[str, str]:
-    """Prompts to save with the model: one for each collection, `query` for any other query, `document` empty."""
-    named = {name: query_prefix((part.prompts or (DEFAULT_PROMPT,))[0]) for name, part in mixture.components.items()}
-    return named | {"query": query_prefix(DEFAULT_PROMPT), "document": ""}
+def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, str]:
+    """Prompts to save with the model: one for each collection, `query` for any other query, `document` for passages."""
+    named = {name: template.prefixes(part.prompts)[0] for name, part in mixture.components.items()}
+    return named | {"query": template.before_query(), "document": template.before_passage}
 
 
-def _source(mixture: MaterialisedMixture, settings: FinetuneSettings) -> BatchSource:
+def _source(mixture: MaterialisedMixture, settings: FinetuneSettings, template: Template = Template()) -> BatchSource:
     for name in settings.hard_only:
         if name not in mixture.components:
             raise unknown_name("collection", name, mixture.components)
     plan = BatchPlan(
         mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives()
     )
-    return BatchSource(mixture, plan, negatives=settings.negatives, symmetric_prompts=settings.symmetric_prompts)
+    return BatchSource(mixture, plan, negatives=settings.negatives, symmetric_prompts=settings.symmetric_prompts,
+                       template=template)  # fmt: skip
 
 
 def _numbers(loop: TrainingLoop, batch: TextBatch, loss: float, waited: float, seconds: float) -> dict[str, float]:
@@ -185,6 +186,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         "model": model,
         "mixture": json.loads(mixture.spec.to_json()),
         "settings": asdict(settings),
+        "template": found["template"],
         "final_step": step,
         "drawn": output.drawn(mixture, seen, settings.batch_size),
         "evaluations": found["evaluations"],

@@ -7,15 +7,15 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from sentence_transformers import SentenceTransformer
+from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from trainers.model.card import model_card
+from trainers.model.template import RECORD
 
-RECORD = "training.json"
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 MARK = "run.json"
 
 
@@ -25,6 +25,13 @@ def mark(out: Path, run: str) -> None:
     (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
 
 
+def check_folder(out: Path) -> None:
+    """Raise `UsageError` where `out` holds what no training left there; what it left, `finished` looks at."""
+    left = (out / RECORD).is_file() or (out / "checkpoints" / MARK).is_file()
+    if not left and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty; name a new folder in `out`")
+
+
 def finished(out: Path, run: str) -> bool:
     """Whether this run is finished in `out`; a `UsageError` where `out` holds anything else than this run."""
     mark = out / "checkpoints" / MARK
@@ -32,13 +39,9 @@ def finished(out: Path, run: str) -> bool:
         if record_of(out)["run_id"] == run:
             return True
         raise UsageError(f"{out} holds another finished model; name a new folder in `out`")
-    if mark.is_file():
-        if json.loads(mark.read_text("utf-8"))["run_id"] != run:
-            raise UsageError(
-                f"{out} holds an unfinished run with other settings; remove it, or name a new folder in `out`"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a new folder in `out`")
+    if mark.is_file() and json.loads(mark.read_text("utf-8"))["run_id"] != run:
+        raise UsageError(f"{out} holds an unfinished run with other settings; remove it, or name a new folder in `out`")
+    check_folder(out)
     return False
 
 
@@ -77,6 +80,8 @@ def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch
 def save(encoder: SentenceTransformer, out: Path, record: dict[str, Any]) -> None:
     """The model with its card, then its record (whose presence says that the run is finished), then no more
     checkpoints."""
+    from trainers.model.card import model_card
+
     encoder.save(str(out), create_model_card=False)
     (out / "README.md").write_text(model_card(record), "utf-8")
     scratch = out / f".{RECORD}"

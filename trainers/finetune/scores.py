@@ -5,29 +5,37 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from sentence_transformers import SentenceTransformer
-
-from mixture.arguments import Names, listed
 from mixture.errors import UsageError
-from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
-from trainers.evaluation.evaluate import check_similarity, document_prompt_for, evaluate_suite, prompt_for
+from trainers.deferred import Deferred
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.config import FinetuneSettings
 from trainers.parallel import ranks
 
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+else:
+    torch = Deferred("torch")
+
 METRIC = "ndcg@10"
 
 
-def load_suites(folders: Names, settings: FinetuneSettings) -> list[Suite]:
-    """The suites in these folders. What does not fit the settings is said now, before anything long starts."""
-    given = listed(folders)
-    loaded = [load_suite(folder) for folder in (find_suites(given) if given else ())]
-    Scores(loaded, settings)
-    return loaded
+def load_suites(folders: Sequence[Path]) -> list[Suite]:
+    """The suites in these folders."""
+    return [load_suite(folder) for folder in folders]
+
+
+def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
+    """Raise `UsageError` for suites (or their folders) that the settings do not use, and for settings that need
+    suites."""
+    if not suites and (settings.evaluate_every or settings.needs_best):
+        raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: `suite`")
+    if suites:
+        require_pytrec_eval()
 
 
 @dataclass
@@ -46,13 +54,12 @@ class Scores:
     queries: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.suites and (self.settings.evaluate_every or self.settings.needs_best):
-            raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: `suite`")
-        if self.suites:
-            require_pytrec_eval()
+        check_suites(self.suites, self.settings)
 
     def check(self, encoder: SentenceTransformer) -> None:
         """Raise `UsageError` for a model that cannot be scored."""
+        from trainers.evaluation.evaluate import check_similarity
+
         if self.suites:
             check_similarity(encoder)
 
@@ -79,6 +86,8 @@ class Scores:
     def _rows(
         self, encoder: SentenceTransformer, suite: Suite, step: int
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+
         prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
         result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
         queries = {"step": step, "suite": suite.name, "corpus": result.corpus, "values": result.by_metric}

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixture.arguments import Name, Names
+from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store
 from mixture.store.write import append
 from mixture.suites.layout import find_suites
-from mixture.suites.suite import load_suite
-from trainers.evaluation.evaluate import SuiteResult, document_prompt_for, evaluate_suite, prompt_for
+from mixture.suites.suite import Suite, load_suite
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
-from trainers.model.encoder import load_encoder
-from trainers.model.names import known_model
+from trainers.model.names import known_model, shown
+
+if TYPE_CHECKING:
+    from trainers.evaluation.evaluate import SuiteResult
+
+logger = logging.getLogger(__name__)
+# Of the query that is shown when an evaluation starts.
+SHOWN_WORDS = 12
 
 
 def evaluate(
@@ -28,23 +35,43 @@ def evaluate(
     Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.evaluate.prompt_for`).
     `batch_size` texts are encoded at once.
     """
+    if batch_size < 1:
+        raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
     folders = find_suites(suites)
     name = known_model(model)
+    starting = stage("starting")
+    starting(0, 0, f"loading PyTorch and {shown(name)}")
+    from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+    from trainers.model.encoder import load_encoder
+
     encoder = load_encoder(name)
-    results = []
+    starting(1, 1, "done")
+    document_prompt = document_prompt_for(encoder)[1]
+    results: list[SuiteResult] = []
     for folder in folders:
         suite = load_suite(folder)
+        before = prompt_for(encoder, suite.name)[1] if prompt is None else prompt
+        if (before or None) not in [result.prompt for result in results]:
+            _say_texts(suite, before or "", document_prompt, given=prompt is not None)
         result = evaluate_suite(
             encoder,
             suite,
-            prompt=prompt_for(encoder, suite.name)[1] if prompt is None else prompt,
-            document_prompt=document_prompt_for(encoder)[1],
+            prompt=before,
+            document_prompt=document_prompt,
             batch_size=batch_size,
             progress=partial(_counts, stage(suite.name)),
         )
         _record_evaluation(store, name, result)
         results.append(result)
     return results
+
+
+def _say_texts(suite: Suite, prompt: str, document_prompt: str | None, *, given: bool) -> None:
+    """A line to the log: a query as the model sees it, and whose prompt that is."""
+    whose = "as `prompt` says" if given else "the model's own prompt" if prompt else "the model has none for it"
+    query = prompt + " ".join(suite.queries[0].split()[:SHOWN_WORDS])
+    passages = f"passages after {document_prompt!r}" if document_prompt else "passages alone"
+    logger.info("queries go in as %r (%s; %s), %s", query, suite.name, whose, passages)
 
 
 def _counts(show: Progress, done: int, total: int) -> None:

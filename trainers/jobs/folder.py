@@ -3,27 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from mixture.arguments import Name, Names
+from mixture.arguments import Name, Names, listed
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.store import layout
-from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.scores import load_suites
-from trainers.loop.trackers import chosen as tracker_name
-from trainers.model.names import known_model, resolve_model
+from mixture.suites.layout import find_suites
+from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.identity import identity
+from trainers.finetune.output import check_folder, finished, record_of
+from trainers.finetune.scores import check_suites, load_suites
+from trainers.loop.recent import recent
+from trainers.model.names import known_model, resolve_model, shown
+from trainers.model.template import RECORD
+from trainers.parallel import ranks
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A fine-tuned model: its folder, the id of the mixture, the run's id, and the steps that it was asked for."""
+    """A fine-tuned model.
+
+    model:       its folder
+    mixture:     the mixture's id
+    run:         the run's id
+    steps:       that it was asked for
+    loss:        mean of the last steps (`loop.recent`)
+    scores:      of the step that became the model, one a suite: suite, metrics (name -> mean), num_queries,
+                 num_documents, corpus, prompt
+    finished_at: when an earlier call had finished this run; None where this call did
+    """
 
     model: Path
     mixture: str
     run: str
     steps: int
+    loss: float
+    scores: tuple[dict[str, Any], ...]
+    finished_at: datetime | None = None
+
+    @classmethod
+    def of(cls, folder: Path, *, before: bool) -> Trained:
+        """What a finished run left in its folder; `before`: an earlier call had finished it."""
+        record = record_of(folder)
+        scores: dict[str, dict[str, Any]] = {}
+        for row in record["evaluations"]:
+            if row["step"] == record["final_step"]:
+                facts = {name: row[name] for name in ("suite", "num_queries", "num_documents", "corpus", "prompt")}
+                scores.setdefault(row["suite"], facts | {"metrics": {}})["metrics"][row["metric"]] = row["value"]
+        steps = record["settings"]["steps"]
+        loss = recent([row["loss"] for row in record["losses"]], steps).loss
+        at = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC) if before else None
+        return cls(folder, record["mixture"]["id"], record["run_id"], steps, loss, tuple(scores.values()), at)
 
 
 def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture:
@@ -52,9 +86,23 @@ def train_on_folder(
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     if not isinstance(data, MaterialisedMixture):
         data = open_folder(data)
-    name = known_model(model)
-    tracker_name(settings.tracker)
-    loaded = load_suites(suites, settings)
+    name, folders = asked_for(model, target, suites, settings)
+    loaded = load_suites(folders)
     base = resolve_model(data.folder, data, name, seed=settings.seed)
-    run = finetune(data, base, settings, target, suites=loaded, progress=progress)
-    return Trained(target, data.spec.id, run, settings.steps)
+    if ranks.on_main(lambda: finished(target, identity(data, base, settings, loaded))):
+        return Trained.of(target, before=True)
+    progress(0, 0, f"loading PyTorch and {shown(model)}")
+    from trainers.finetune.loop import finetune
+
+    finetune(data, base, settings, target, suites=loaded, progress=progress)
+    return Trained.of(target, before=False)
+
+
+def asked_for(model: Name, out: Path, suites: Names, settings: FinetuneSettings) -> tuple[str, list[Path]]:
+    """The model's name and the suites' folders. Mistakes in any of these are said before anything is loaded."""
+    name = known_model(model)
+    check_folder(out)
+    given = listed(suites)
+    folders = find_suites(given) if given else []
+    check_suites(folders, settings)
+    return name, folders

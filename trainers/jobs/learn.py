@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixture import registry, transfers
 from mixture.arguments import Name
@@ -17,8 +18,7 @@ from mixture.progress import Stage, quiet
 from mixture.registry import Mixture, SavedMixture
 from mixture.specs import MixtureSpec
 from mixture.store import Store, layout
-from trainers.batch.texts import symmetric_of
-from trainers.finetune import FinetuneSettings, finetune
+from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import RECORD, record_if_any, record_of
 from trainers.jobs.runs import (
     finished_config,
@@ -30,12 +30,16 @@ from trainers.jobs.runs import (
     set_result,
 )
 from trainers.learning.config import LearningSettings
-from trainers.learning.loop import Watch, embeddings_name, run_learner, start, uses_reference
-from trainers.model.encoder import model_identity
-from trainers.model.names import known_model, resolve_model
+from trainers.model.identity import model_identity
+from trainers.model.names import known_model, resolve_model, shown
+from trainers.model.template import identified, own_template, template_of
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings, run_id
 
+if TYPE_CHECKING:
+    from trainers.learning.loop import Watch
+
+logger = logging.getLogger(__name__)
 RESTLESS = 0.02
 # Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
 MANY_EPOCHS = 4
@@ -109,19 +113,31 @@ def learn_weights(
     given = None if reference is None else known_model(reference)
     asked = known_model(proxy)
     registry.check_name("mixture name", name)
-    if given is not None and not uses_reference(settings):
+    if given is not None and not settings.uses_reference:
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
+    starting = stage("starting")
+    starting(0, 0, "writing out the mixture")
     data = materialised(store, mixture.spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, mixture.spec.components)))
+    starting(0, 0, f"loading PyTorch and {shown(asked)}")
+    from trainers.batch.texts import say_small, say_texts
+    from trainers.learning.loop import embeddings_name, run_learner, start
+
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)
+    template = template_of(model, settings)
+    say_texts(data, template)
+    say_small(data, settings.batch_size, mixed=True)
+    if given is not None and (own := own_template(given)) is not None and own.parts != template.parts:
+        logger.warning("the reference comes with other prompts than the proxy: %r; both see the proxy's", own.query)
+    starting(1, 1, "done")
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
-    identified = {"proxy": model_identity(model), "reference": identity, **symmetric_of(data, settings)}
+    known_by = {"proxy": model_identity(model), "reference": identity, **identified(data, model, settings)}
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
-        run = run_id("tdro", mixture.spec.id, one.identity, **identified)
+        run = run_id("tdro", mixture.spec.id, one.identity, **known_by)
         runs.append(run)
         config = finished_config(store, run)
         if config is None:
@@ -146,7 +162,7 @@ def _reference(
     settings: LearningSettings, stage: Stage,
 ) -> tuple[str | None, str]:  # fmt: skip
     """The reference's folder (None where nothing needs one), trained if it is not given, and what it is known by."""
-    if not uses_reference(settings):
+    if not settings.uses_reference:
         return None, "none"
     if reference is not None:
         return reference, model_identity(reference)
@@ -154,10 +170,12 @@ def _reference(
     chosen = FinetuneSettings(**shared)
     # It is named by what it is trained on, so that a finished run is found without training one.
     uniform = transfers.uniform(transfers.drawn_only(spec).components)
-    known_by = {"model": model_identity(model), **symmetric_of(data, settings)}
+    known_by = {"model": model_identity(model), **identified(data, model, settings)}
     identity = run_id("reference", uniform.id, chosen, **known_by)
     out = layout.reference(store.work, identity)
     if finished_config(store, identity) is None or not ranks.on_main(lambda: (out / RECORD).is_file()):
+        from trainers.finetune.loop import finetune
+
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
             record_training(store, identity, record_of(out), out)
@@ -197,7 +215,7 @@ def _saved(
         spec = transfers.drawn_only(mixture.spec).with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
-    facts = facts | {"spread": spreads[averages[0]], "reference": uses_reference(settings)}
+    facts = facts | {"spread": spreads[averages[0]], "reference": settings.uses_reference}
     return LearnedMixtures(tuple(saved), facts)
 
 

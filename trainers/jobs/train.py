@@ -10,14 +10,13 @@ from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.progress import Stage, quiet
 from mixture.registry import Mixture
 from mixture.store import Store
-from trainers.finetune import FinetuneSettings, finetune
-from trainers.finetune.loop import identity
+from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.identity import identity
 from trainers.finetune.output import finished, record_of
 from trainers.finetune.scores import load_suites
-from trainers.jobs.folder import Trained
+from trainers.jobs.folder import Trained, asked_for
 from trainers.jobs.runs import finished_config, materialised, record_training, recorded
-from trainers.loop.trackers import chosen as tracker_name
-from trainers.model.names import known_model, resolve_model
+from trainers.model.names import resolve_model, shown
 from trainers.parallel import ranks
 
 
@@ -36,18 +35,23 @@ def train(
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     spec = registry.resolve(store, mixture).spec
-    name = known_model(model)
-    tracker_name(settings.tracker)
-    loaded = load_suites(suites, settings)
+    name, folders = asked_for(model, target, suites, settings)
+    show = stage("training")
+    loaded = load_suites(folders)
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
     run = identity(data, base, settings, loaded)
-    trained = Trained(target, spec.id, run, settings.steps)
-    if finished_config(store, run) is not None and ranks.on_main(lambda: finished(target, run)):
-        return trained
+    # Asked first: a folder that is refused leaves no run behind.
+    if ranks.on_main(lambda: finished(target, run)) and finished_config(store, run) is not None:
+        return Trained.of(target, before=True)
+    show(0, 0, f"loading PyTorch and {shown(model)}")
+    from trainers.finetune.loop import finetune
+    from trainers.loop.trackers import chosen as tracker_name
+
+    tracker_name(settings.tracker)
     with recorded(store, run, "finetune", spec.id, settings, model=base, out=str(target.resolve())) as row:
-        finetune(data, base, settings, target, suites=loaded, progress=stage("training"))
+        finetune(data, base, settings, target, suites=loaded, progress=show)
         record_training(store, run, record_of(target), target)
         row["result"] = str(target.resolve())
-    return trained
+    return Trained.of(target, before=False)

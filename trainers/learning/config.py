@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_type_hints
 from mixture.errors import UsageError
 from mixture.specs import WEIGHT_COLUMNS
 from trainers.learning.learners import LEARNERS, LearnerOptions, WeightLearner
-from trainers.settings import TrainingSettings, later
+from trainers.settings import TrainingSettings, later, setting
 
 # The options of the first learners are in every run id, whatever the algorithm; later ones where they are changed.
 FIRST = ("weights_max_norm", "measurement", "reference_floor", "smoothing", "exponent", "cgd_memory", "fraction",
@@ -22,15 +22,18 @@ READERS: dict[str, list[str]] = {
 
 def _every_option() -> Any:
     """A dataclass of all learners' options; notes who reads them."""
-    members: dict[str, tuple[Any, Any]] = {}
+    members: dict[str, tuple[Any, Any, str]] = {}
     for algorithm, learner in LEARNERS.items():
         hints = get_type_hints(learner.Options)
         for option in fields(learner.Options):
-            member = hints[option.name], option.default
+            member = hints[option.name], option.default, option.metadata.get("does", "")
             if members.setdefault(option.name, member) != member:
                 raise UsageError(f"{algorithm} and another learner have an option {option.name}, not alike; rename it")
             READERS.setdefault(option.name, []).append(algorithm)
-    typed = [(name, kind, default if name in FIRST else later(default)) for name, (kind, default) in members.items()]
+    typed = [
+        (name, kind, (setting if name in FIRST else later)(default, f"{does} ({', '.join(READERS[name])})".lstrip()))
+        for name, (kind, default, does) in members.items()
+    ]
     return make_dataclass("EveryOption", typed, frozen=True, kw_only=True)
 
 
@@ -44,15 +47,18 @@ class LearningSettings(EveryOption, TrainingSettings):
 
     renamed: ClassVar = {"memory": "cgd_memory"}
 
-    algorithm: str = "tdro"  # of LEARNERS
-    weights_learning_rate: float | None = None  # η_α; None: the algorithm's own, tDRO's is 0.02
-    # Which weights become the mixture: current, mean, ema, or all; None: the algorithm's own.
-    average: str | None = None
-    min_weight: float = 0.0  # no collection weighs less
-    max_epochs: float = 0.0  # no collection is repeated more often in `epoch_budget` examples; 0: no cap
-    epoch_budget: int = 0  # examples of the fine-tuning that the mixture is for, steps × batch size
-    seeds: int = 1  # runs with seed, seed + 1, ...; the mixture is their mean
-    reference_cache_mb: int = 1024  # memory and disk for the reference's embeddings, on each rank; 0: none are kept
+    algorithm: str = setting("tdro", "what moves the weights: a learner of trainers.learning.learners")
+    weights_learning_rate: float | None = setting(None, "of the weights; none: the algorithm's own, tDRO's is 0.02")
+    average: str | None = setting(
+        None, "which weights become the mixture: current, mean, ema or all; none: the algorithm's own"
+    )
+    min_weight: float = setting(0.0, "no collection weighs less")
+    max_epochs: float = setting(0.0, "no collection is repeated more often in epoch_budget examples; 0: no cap")
+    epoch_budget: int = setting(0, "examples of the fine-tuning that the mixture is for: steps × batch size")
+    seeds: int = setting(1, "runs with seed, seed + 1, ...; the mixture is their mean")
+    reference_cache_mb: int = setting(
+        1024, "memory and disk for the reference's embeddings, on each rank; 0: none are kept"
+    )
 
     def __post_init__(self) -> None:
         if self.algorithm in LEARNERS:
@@ -113,6 +119,11 @@ class LearningSettings(EveryOption, TrainingSettings):
     def learner(self, num_groups: int) -> WeightLearner:
         """A learner of the weights of so many collections."""
         return LEARNERS[self.algorithm].of(num_groups, self.options, self.weights_learning_rate)
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the learner reads the losses of a reference model."""
+        return self.learner(1).needs_reference
 
     @property
     def described(self) -> str:

@@ -28,11 +28,14 @@ from trainers.batch.texts import BatchSource, TextBatch, check_prompts
 from trainers.learning.averages import WeightState, constrain, drift, hard_for_both
 from trainers.learning.config import LearningSettings
 from trainers.learning.learners import WeightLearner
+from trainers.loop.recent import MOST, recent
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
-from trainers.model.encoder import load_for_training, model_identity
+from trainers.model.encoder import load_for_training
+from trainers.model.identity import model_identity
+from trainers.model.template import template_of
 from trainers.parallel import ranks
 from trainers.tdro.objective import group_mean
 
@@ -73,14 +76,14 @@ def run_learner(
 ) -> Learned:
     """Learn a weight for each collection of `mixture`; its own weights do not matter (batches are uniform).
 
-    proxy, reference: models by folder or name; the reference stays frozen, and may be None where `uses_reference` says
-                      that nothing needs it
+    proxy, reference: models by folder or name; the reference stays frozen, and may be None where the settings'
+                      `uses_reference` says that nothing needs it
     folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
     weights, caps = start(mixture, settings)
     names = tuple(sorted(mixture.components))
-    encoder = load_for_training(proxy, settings)
-    check_prompts(encoder, mixture, settings)
+    encoder, template = load_for_training(proxy, settings), template_of(proxy, settings)
+    check_prompts(encoder, mixture, settings, template)
     add_lora(encoder, settings)
     history, learner = History(), settings.learner(len(names))
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
@@ -91,7 +94,7 @@ def run_learner(
     uniform = dict.fromkeys(names, 1.0 / len(names))
     source = BatchSource(
         mixture, BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed), negatives=settings.negatives,
-        symmetric_prompts=settings.symmetric_prompts,
+        symmetric_prompts=settings.symmetric_prompts, template=template,
     )  # fmt: skip
     loop.encoder.train()
     with on_request(), Feed(lambda n: loop.prepared(source.mixed(n)), loop.step, settings.steps) as batches:
@@ -101,7 +104,9 @@ def run_learner(
             if loop.save_if_due() and record is not None:
                 record(history.rows)
             heaviest = max(rows, key=lambda row: row["weight"])
-            progress(loop.step, settings.steps, f"heaviest {heaviest['collection']} {heaviest['weight']:.4f}")
+            loss = recent(step_losses(history.rows[-MOST * len(names) :]), settings.steps)
+            line = f"proxy's {loss.text}, heaviest {heaviest['collection']} {heaviest['weight']:.4f}"
+            progress(loop.step, settings.steps, line)
             if watch is not None:
                 watch(rows)
     if record is not None:
@@ -125,11 +130,6 @@ def start(mixture: MaterialisedMixture, settings: LearningSettings) -> tuple[Wei
         caps = torch.from_numpy(epoch_caps(sizes, settings.epoch_budget, settings.max_epochs))
     equal = torch.full((len(sizes),), 1.0 / len(sizes), dtype=torch.float64)
     return WeightState.start(constrain(equal, settings.min_weight, caps)[0]), caps
-
-
-def uses_reference(settings: LearningSettings) -> bool:
-    """Whether the learner reads the losses of a reference model."""
-    return settings.learner(1).needs_reference
 
 
 def embeddings_name(model: str, settings: LearningSettings) -> str:
@@ -226,6 +226,16 @@ class Run:
             }
             for g, name in enumerate(names)
         ]
+
+
+def step_losses(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The proxy's mean loss of each step of a history."""
+    sums: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for row in rows:
+        sums[row["step"]] = sums.get(row["step"], 0.0) + (row["proxy_loss"] or 0.0) * row["num_examples"]
+        counts[row["step"]] = counts.get(row["step"], 0) + row["num_examples"]
+    return [total / max(1, counts[step]) for step, total in sums.items()]
 
 
 def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameters: list[torch.nn.Parameter]) -> Tensor:

@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-import torch
-from torch.distributed import ReduceOp, all_reduce
+from typing import TYPE_CHECKING, Any
 
 from mixture.errors import MixtureError
+from trainers.deferred import Deferred
 from trainers.parallel import ranks
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Deferred("torch")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _asked: int = 0
@@ -60,7 +63,7 @@ def asked(device: torch.device) -> int:
     if ranks.state().num_processes == 1:
         return _asked
     number = torch.tensor(_asked, device=device)
-    all_reduce(number, op=ReduceOp.MAX)
+    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
     return int(number)
 
 

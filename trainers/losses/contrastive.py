@@ -5,13 +5,17 @@ Shape legend: B examples, N = 1 + H passages an example (the positive first, the
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
-from torch.utils.checkpoint import checkpoint
+from typing import TYPE_CHECKING
 
 from mixture.errors import UsageError
+from trainers.deferred import Deferred
 from trainers.losses.loss import LOSSES, Loss
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 # Scores held at once, and as much again for each of half a dozen intermediate results: 4 MB, within a processor's
 # caches; on a GPU 256 MB, where small blocks would leave it waiting for the next.
@@ -50,7 +54,7 @@ def info_nce(
             raise UsageError(f"{len(passages)} passages do not divide among {batch} queries")
         passages = passages.view(batch, -1, dim)
     num_passages = passages.shape[1]
-    query, passages = normalize(query, dim=-1), normalize(passages, dim=-1)
+    query, passages = torch.nn.functional.normalize(query, dim=-1), torch.nn.functional.normalize(passages, dim=-1)
     if not in_batch:
         scores = torch.einsum("bd,bnd->bn", query, passages) / temperature
         return _cross_entropy(scores, torch.zeros(batch, dtype=torch.long, device=query.device), masked)
@@ -72,6 +76,7 @@ def _in_batch(query: Tensor, candidates: Tensor, own: Tensor, masked: Tensor | N
 
     At a batch of 4096 with 7 negatives all scores at once would be half a gigabyte, several times over.
     """
+    from torch.utils.checkpoint import checkpoint
 
     def block(rows: slice, some: Tensor, all_candidates: Tensor) -> Tensor:
         scores = some @ all_candidates.T / temperature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         f"A dense retriever: `{_shown(record['model'])}` fine-tuned on the mixture `{mixture['id']}` (run "
         f"`{record['run_id']}`, {step} steps), each batch from one collection.",
         "## Use",
-        USAGE + "\n\nQueries of a known kind take the prompt of their collection: `model.prompts` lists them.",
+        USAGE,
+        _template(record["template"]),
         "## What it was trained on",
         _data_table(record),
         SEEN.format(run=record["run_id"]),
@@ -47,6 +49,19 @@ def model_card(record: Mapping[str, Any]) -> str:
         _table(("setting", "value"), ((f"`{k}`", f"`{v}`") for k, v in record["settings"].items())),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _template(template: Mapping[str, str]) -> str:
+    """What the model saw of a query and of a passage, and how to give it the same."""
+    query, passage = (json.dumps(template[name], ensure_ascii=False)[1:-1] for name in ("query", "passage"))
+    if (template["query"], template["passage"]) == ("{query}", "{passage}"):
+        return "It was trained on queries and passages as they are, without prompts: `model.encode` does the same."
+    text = f"It was trained on queries as `{query}`, and on passages as `{passage}`. `encode_query` and "
+    text += "`encode_document` put that on; `model.encode` alone does not."
+    if "{prompt}" in template["query"]:
+        text += f" The prompt of `encode_query` is `{template['prompt']}`; queries of a known kind take that of their"
+        text += " collection: `model.prompts` lists them."
+    return text
 
 
 def _front_matter(record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], title: str) -> ModelCardData:

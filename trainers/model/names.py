@@ -9,9 +9,9 @@ from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store import layout
-from trainers.model.tiny import NAME as TINY
-from trainers.model.tiny import build_tiny
 from trainers.parallel import ranks
+
+TINY = "tiny-qwen2"
 
 
 def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: int) -> str:
@@ -22,11 +22,18 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
     folder = layout.tiny_model(root, TINY, (c.digest for c in data.spec.components), seed)
 
     def build() -> None:
+        from trainers.model.tiny import build_tiny
+
         if not (folder / "modules.json").is_file():
             build_tiny((text for part in data.components.values() for text in part.texts()), folder, seed=seed)
 
     ranks.on_main(build)
     return str(folder)
+
+
+def shown(model: Name) -> str:
+    """A model's name for people: of a folder the last part."""
+    return Path(model).resolve().name if Path(model).is_dir() else fspath(model)
 
 
 def known_model(model: Name) -> str:

@@ -17,7 +17,6 @@ from trainers.model.encoder import append_end_token
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"
-NAME = "tiny-qwen2"
 
 
 def build_tiny(

@@ -9,33 +9,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from torch import Tensor
-from torch.distributed import ReduceOp, all_gather, all_reduce
-from torch.distributed.tensor import DTensor
+from trainers.deferred import Deferred
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 T = TypeVar("T")
 
 
+def alone() -> bool:
+    """Whether this process is the only one; tells without loading torch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) <= 1
+
+
 def state() -> PartialState:
     """This process among those that `torchrun` or `accelerate launch` started; on CPU they talk over gloo."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=several and not torch.cuda.is_available())
+    from accelerate import PartialState
+
+    return PartialState(cpu=not alone() and not torch.cuda.is_available())
 
 
 def is_main() -> bool:
     """Whether this process writes to the store, to checkpoints and to the terminal."""
-    return state().is_main_process
+    return alone() or state().is_main_process
 
 
 def on_main(work: Callable[[], T]) -> T:
     """What `work` returns on the main process, on all of them; what it raises is raised on all."""
-    if state().num_processes == 1:
+    if alone() or state().num_processes == 1:
         return work()
+    from accelerate.utils import broadcast_object_list
+
     outcome: list[Any] = [None, None]
     if is_main():
         try:
@@ -71,7 +81,7 @@ def gather(own: Tensor, count: int) -> Tensor:
     most = -(-count // ranks)
     padded = torch.cat([own, own.new_zeros(most - len(own), own.shape[1])])
     parts = [torch.empty_like(padded) for _ in range(ranks)]
-    all_gather(parts, padded.detach().contiguous())
+    torch.distributed.all_gather(parts, padded.detach().contiguous())
     parts[state().process_index] = padded
     return torch.stack(parts, dim=1).reshape(most * ranks, -1)[:count]
 
@@ -84,11 +94,13 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """
     if state().num_processes == 1:
         return
+    from torch.distributed.tensor import DTensor
+
     parameters = [p for p in parameters if not isinstance(p, DTensor)]
     if not parameters:
         return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
-    all_reduce(used, op=ReduceOp.MAX)
+    torch.distributed.all_reduce(used, op=torch.distributed.ReduceOp.MAX)
     parameters = [p for p, any_rank in zip(parameters, used.tolist(), strict=True) if any_rank]
     for parameter in parameters:  # a rank without texts of some kind has none
         if parameter.grad is None:
@@ -96,7 +108,7 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     for dtype in sorted({p.dtype for p in parameters}, key=str):
         alike = [p.grad for p in parameters if p.dtype == dtype and p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in alike])
-        all_reduce(flat)
+        torch.distributed.all_reduce(flat)
         for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
             gradient.copy_(total.view_as(gradient))
 
@@ -104,5 +116,5 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 def summed(values: Tensor) -> Tensor:
     """The sum of a tensor over all ranks, in place."""
     if state().num_processes > 1:
-        all_reduce(values)
+        torch.distributed.all_reduce(values)
     return values

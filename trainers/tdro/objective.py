@@ -11,11 +11,16 @@ An infinite or NaN loss raises `MixtureError`: it would move every weight and sa
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mixture.errors import MixtureError, UsageError
+from trainers.deferred import Deferred
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 REFERENCE_FLOOR = 1e-4
 MEASUREMENTS = ("relative", "relative_group", "excess", "loss")

@@ -12,11 +12,12 @@ from mixture import Store, UsageError, jobs, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from mixture.store.materialise import materialise
-from trainers.batch.texts import DEFAULT_PROMPT, BatchSource, check_prompts
+from trainers.batch.texts import BatchSource, check_prompts
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.learning.config import LearningSettings
 from trainers.learning.loop import run_learner
 from trainers.model.encoder import load_encoder
+from trainers.model.template import DEFAULT_PROMPT
 from trainers.settings import TrainingSettings, run_id
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from mixture.console.scores import score_table
+from mixture.console.scores import show_scores
 from mixture.errors import MixtureError, UsageError
 from mixture.suites.suite import Suite, load_suite
 from trainers.evaluation import evaluate
@@ -199,11 +199,28 @@ def result_of(suite: str, ndcg: float, recall: float, num_documents: int, prompt
     return replace(result, suite=suite, metrics=metrics, num_documents=num_documents)
 
 
-def printed(results: list[SuiteResult]) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(score_table([asdict(result) for result in results], evaluate.caption(results)))
+def printed(results: list[SuiteResult], width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    show_scores([asdict(result) for result in results], evaluate.caption(results), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"), [(50, ["seconds", "documents"]), (60, ["seconds"]), (80, []), (100, [])]
+)
+def test_a_narrow_terminal_loses_columns_before_names_of_suites(width: int, left_out: list[str]) -> None:
+    names = ["nq", "miracl-sw"]
+    text = printed([result_of(name, 0.5, 0.75, 600, prompt="Instruct: Find\nQuery: " * 3) for name in names], width)
+    heading = text.splitlines()[1]
+    assert [column for column in ("seconds", "documents", "queries") if column not in heading] == left_out
+    for name in names:
+        assert f"│ {name} " in text
+    assert all(len(line) <= width for line in text.splitlines())
+    assert {"50.00", "75.00"} <= set(text.split())
+    long = printed([result_of("stackexchange-programmers", 0.5, 0.75, 600)], width)
+    letters = "".join(line[2:].split("│")[0].strip() for line in long.splitlines() if line.startswith("│"))
+    assert letters == "stackexchange-programmers"  # over two lines, whole
 
 
 def test_the_table_shows_each_suite_and_their_mean():
@@ -212,10 +229,10 @@ def test_the_table_shows_each_suite_and_their_mean():
     assert "50.00" in rows["small"]
     assert "100.00" in rows["small"]
     assert "1,899" in rows["large"]
-    assert r"'[x]\n'" in rows["large"]
     assert "mean of 2 suites" in rows["mean"]
     assert "37.50" in rows["mean"]
     assert "87.50" in rows["mean"]
+    assert r"query prompt '[x]\n': large" in text
     assert "searched: full corpus of the suite" in text
     assert "with 100 documents or fewer recall@100 says nothing" in text.replace("\n", " ")
 

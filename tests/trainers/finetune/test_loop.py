@@ -276,9 +276,12 @@ def test_the_loss_takes_the_plans_positives_and_the_batchs_mask(
 def test_a_bases_own_prompts_do_not_outlive_a_training_without_them(
     mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    base = SentenceTransformer(str(tiny_model), prompts={"query": "q: ", "passage": "passage: ", "xsum": "x: "})
+    base = SentenceTransformer(
+        str(tiny_model), prompts={"query": "q: ", "passage": "passage: ", "xsum": "x: "}, default_prompt_name="xsum"
+    )
     base.save(str(tmp_path / "base"))
-    finetune(mixture_data, str(tmp_path / "base"), replace(SETTINGS, steps=1), tmp_path / "out")
+    settings = replace(SETTINGS, steps=1, query_template="instruct")
+    finetune(mixture_data, str(tmp_path / "base"), settings, tmp_path / "out")
     trained = SentenceTransformer(str(tmp_path / "out"))
     assert document_prompt_for(trained) == (None, None)
     assert not {"passage", "xsum"} & set(trained.prompts)

@@ -21,8 +21,7 @@ from mixture.materialised import MaterialisedMixture
 from mixture.registry import folders
 from mixture.store.materialise import materialise
 from trainers.finetune import FinetuneSettings
-from trainers.finetune.scores import load_suites
-from trainers.jobs.folder import open_folder, train_on_folder
+from trainers.jobs.folder import asked_for, open_folder, train_on_folder
 from trainers.model.names import known_model
 
 ABSENT = ("duckdb", "_duckdb", "datasets", "zstandard", "datasketch", "vl_convert", "prompt_toolkit", "bm25s")
@@ -108,6 +107,5 @@ def test_a_model_is_found_in_the_home_folder_and_refused_before_suites_are_read(
 
 def test_suites_may_come_one_by_one(suite: Path) -> None:
     settings = FinetuneSettings(steps=1)
-    assert [one.name for one in load_suites(iter([suite]), settings)] == [
-        one.name for one in load_suites(suite, settings)
-    ]
+    found = [asked_for("tiny-qwen2", Path("new"), given, settings)[1] for given in (suite, iter([suite]))]
+    assert found == [[suite], [suite]]

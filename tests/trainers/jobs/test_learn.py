@@ -19,13 +19,14 @@ from mixture.progress import silent
 from mixture.registry import SavedMixture
 from mixture.registry.gc import gc
 from mixture.store import layout
-from trainers.batch.texts import DEFAULT_PROMPT, query_prefix
 from trainers.jobs import learn
 from trainers.learning.config import LearningSettings
 from trainers.learning.loop import Reference, run_learner
 from trainers.loop.steps import TrainingLoop
 from trainers.loop.stopping import Stopped
-from trainers.model.encoder import load_encoder, model_identity
+from trainers.model.encoder import load_encoder
+from trainers.model.identity import model_identity
+from trainers.model.template import DEFAULT_PROMPT, Template
 from trainers.model.tiny import build_tiny
 
 SHORT: dict[str, Any] = {"batch_size": 12, "temperature": 0.05, "negatives": 2, "max_query_tokens": 32,
@@ -106,7 +107,7 @@ def test_a_proxy_that_changed_gets_a_reference_of_its_own(
     )  # the same model, elsewhere
     assert len(_runs(small_store, "reference")) == 1
     shutil.rmtree(proxy)
-    build_tiny([query_prefix(DEFAULT_PROMPT), "the capital of the north"] * 50, proxy, seed=9, hidden=64)
+    build_tiny([Template().before_query(DEFAULT_PROMPT), "the capital of the north"] * 50, proxy, seed=9, hidden=64)
     trainers.learn_weights(small_store, mix, name="c", proxy=str(proxy), settings=SETTINGS)
     assert len(_runs(small_store, "reference")) == 2
 

@@ -455,8 +455,14 @@ def test_the_live_table_shows_the_heaviest_on_a_terminal_only() -> None:
     assert "7/10" in text
     assert text.index("c11") < text.index("c10") < text.index("c02")
     assert "c01" not in text
-    nothing = io.StringIO()
-    with watching(Console(file=nothing)) as (stage, watch):
+    shown = io.StringIO()
+    with watching(Console(file=shown, force_terminal=True, width=90)) as (stage, watch):
+        stage("reference model")(7, 10, "")
+    assert "reference model" in shown.getvalue()
+    assert "uniform" not in shown.getvalue()  # no table before there are weights
+    lines = io.StringIO()
+    with watching(Console(file=lines)) as (stage, watch):
+        stage("tDRO")(0, 0, "loading")
         stage("tDRO")(7, 10, "")
         assert watch is None
-    assert nothing.getvalue() == ""
+    assert lines.getvalue() == "tDRO: loading\n"

@@ -40,8 +40,8 @@ from trainers.model.encoder import (
     lacks_for_flash,
     load_encoder,
     load_for_training,
-    model_identity,
 )
+from trainers.model.identity import model_identity
 from trainers.model.tiny import build_tiny
 from trainers.settings import TrainingSettings
 

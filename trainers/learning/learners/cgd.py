@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mixture.errors import MixtureError, UsageError
+from trainers.deferred import Deferred
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.settings import setting
 from trainers.tdro.objective import exponentiated
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class Cgd(WeightLearner):
@@ -18,8 +24,8 @@ class Cgd(WeightLearner):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(LearnerOptions):
-        exponent: float = 0.5  # how much the losses scale the cosines; 0.25 in COCO-DR
-        cgd_memory: float = 1.0  # power of the old weights; 0.1 in COCO-DR
+        exponent: float = setting(0.5, "how much the losses scale the cosines; 0.25 in COCO-DR")
+        cgd_memory: float = setting(1.0, "power of the old weights; 0.1 in COCO-DR")
 
         def violations(self) -> list[tuple[str, str]]:
             return [("exponent", "0 or more")] * (not 0 <= self.exponent < math.inf) + [("cgd_memory", "0 to 1")] * (

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mixture.errors import UsageError
+from trainers.deferred import Deferred
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions
 from trainers.learning.learners.worst_case import BatchWorstCase
+from trainers.settings import setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class Chi2(BatchWorstCase):
@@ -18,7 +24,7 @@ class Chi2(BatchWorstCase):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(LearnerOptions):
-        radius: float = 1.0  # ρ, how far the worst case may be from equal weights
+        radius: float = setting(1.0, "ρ, how far the worst case may be from equal weights")
 
         def violations(self) -> list[tuple[str, str]]:
             return [("radius", "0 or more")] * (not 0 <= self.radius < math.inf)

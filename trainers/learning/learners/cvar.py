@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mixture.errors import UsageError
+from trainers.deferred import Deferred
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
 from trainers.learning.learners.worst_case import BatchWorstCase
+from trainers.settings import setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 UNITS = ("collection", "example")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CvarOptions(LearnerOptions):
-    fraction: float = 0.2  # share of the data that the worst case is made of
-    unit: str = "collection"  # over collections (topic CVaR) or over the batch's examples (batch CVaR)
-    newest: float = 0.1  # with unit=collection: share of the newest loss in a collection's running loss
+    fraction: float = setting(0.2, "share of the data that the worst case is made of")
+    unit: str = setting("collection", "over collections (topic CVaR), or example: over the batch's (batch CVaR)")
+    newest: float = setting(0.1, "with unit=collection: share of the newest loss in a collection's running loss")
 
     def violations(self) -> list[tuple[str, str]]:
         faults = [("fraction", "above 0 to 1")] * (not 0 < self.fraction <= 1)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from trainers.deferred import Deferred
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.settings import setting
 from trainers.tdro.objective import example_shares, exponentiated, measure
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 
 class DoReMi(WeightLearner):
@@ -16,7 +22,7 @@ class DoReMi(WeightLearner):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(LearnerOptions):
-        smoothing: float = 1e-3  # share of the equal weights in each step; the paper's
+        smoothing: float = setting(1e-3, "share of the equal weights in each step; the paper's")
 
         def violations(self) -> list[tuple[str, str]]:
             return [("smoothing", "0 to 1")] * (not 0 <= self.smoothing <= 1)

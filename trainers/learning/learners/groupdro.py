@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from trainers.learning.learners.learner import LEARNERS, Losses, WeightLearner
 from trainers.tdro.objective import exponentiated
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GroupDro(WeightLearner):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from mixture.errors import UsageError
+from trainers.deferred import Deferred
 from trainers.settings import Checked
 from trainers.tdro.objective import check_losses, example_shares, group_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Deferred("torch")
 
 # The name of an algorithm -> its learner. The modules beside this one fill it.
 LEARNERS: dict[str, type[WeightLearner]] = {}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.settings import setting
 from trainers.tdro.objective import (
     MEASUREMENTS,
     NEEDS_REFERENCE,
@@ -16,6 +15,9 @@ from trainers.tdro.objective import (
     measure,
     step_weights,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The release's floor is a share of the loss summed over what it gathers at once, 64 examples of 8 GPUs (a step of
 # 2048 is four of these): a twentieth of the mean. Left to itself the floor stays that share at any batch size.
@@ -28,9 +30,11 @@ class Tdro(WeightLearner):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(LearnerOptions):
-        measurement: str = "relative"  # what the weights climb: relative, relative_group, excess or loss
-        weights_max_norm: float = 1.0  # the weights' gradient is scaled down to this norm
-        reference_floor: float | None = None  # share of the batch's reference loss; None: see RELEASE_GATHERED
+        measurement: str = setting("relative", f"what the weights climb: {', '.join(MEASUREMENTS)}")
+        weights_max_norm: float = setting(1.0, "the weights' gradient is scaled down to this norm")
+        reference_floor: float | None = setting(
+            None, "an example with a smaller share of the batch's reference loss is solved; none: 0.0512 / batch_size"
+        )
 
         def violations(self) -> list[tuple[str, str]]:
             faults = [("measurement", ", ".join(MEASUREMENTS))] * (self.measurement not in MEASUREMENTS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from trainers.learning.learners.learner import Losses, WeightLearner
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class BatchWorstCase(WeightLearner):

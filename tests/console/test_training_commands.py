@@ -1,0 +1,176 @@
+"""`train`, `learn-weights` and `evaluate`: mistakes come at once, results say what was made, settings are listed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import cli
+import trainers
+from mixture import Store, jobs, registry
+from mixture.console.progress import stages
+from trainers.settings import table
+
+TRAIN = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "o"]
+LEARN = ["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2"]
+# What a command loaded until it ended.
+LOADED = "import sys, cli\ntry:\n    cli.app(sys.argv[1:])\nfinally:\n    print('torch' in sys.modules)\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, small_store_made_once: Path) -> Path:
+    """A folder with a store that has a mixture `m`, and a folder that is not empty."""
+    folder = tmp_path_factory.mktemp("commands")
+    shutil.copytree(small_store_made_once, folder, dirs_exist_ok=True)
+    with Store.open(folder / "store") as store:
+        jobs.create(store, "m")
+    return folder
+
+
+def _loaded(place: Path, *arguments: str) -> tuple[int, bool, str]:
+    """Exit code, whether torch was loaded, standard error."""
+    environment = os.environ | {"MIXTURE_STORE": str(place / "store"), "PYTHONPATH": str(Path(cli.__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], cwd=place, env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout.endswith("True\n"), done.stderr
+
+
+MISTAKES = [
+    ([*TRAIN, "--steps", "-5"], "steps is -5"),
+    ([*TRAIN, "--set", "stepps=3"], "did you mean 'steps'"),
+    ([*TRAIN, "--set", "loss=infonce"], "loss is infonce; allowed: info_nce"),
+    ([*TRAIN, "--set", "query_template={qery}"], "did you mean {query}"),
+    ([*TRAIN, "--config", "laptopp"], "no recipe 'laptopp'"),
+    (["train", "--mix", "m", "--model", "./model", "--out", "o"], "no model folder './model'"),
+    (["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "raw"], "raw is not empty"),
+    (["train", "--mix", "mm", "--model", "tiny-qwen2", "--out", "o"], "did you mean 'm'"),
+    ([*TRAIN, "--suite", "nowhere"], "no folder nowhere"),
+    ([*TRAIN, "--set", "evaluate_every=10"], "need something to evaluate on: --suite"),
+    ([*LEARN, "--steps", "-5"], "steps is -5"),
+    ([*LEARN, "--set", "stepps=3"], "did you mean 'steps'"),
+    ([*LEARN, "--algorithm", "tdroo"], "algorithm is tdroo"),
+    ([*LEARN, "--reference", "./model"], "no model folder './model'"),
+    (["learn-weights", "--mix", "mm", "--proxy", "tiny-qwen2"], "did you mean 'm'"),
+    (["evaluate", "tiny", "--suite", "raw", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
+    (["evaluate", "./model", "--suite", "raw"], "raw: no corpus.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_mistakes_are_said_before_torch_is_loaded(place: Path, arguments: list[str], said: str) -> None:
+    code, torch, err = _loaded(place, *arguments)
+    assert (code, torch) == (2, False)
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_refused_folder_leaves_no_run(place: Path) -> None:
+    _loaded(place, "train", "--mix", "m", "--model", "tiny-qwen2", "--out", "raw")
+    with Store.open(place / "store") as store:
+        assert store.sql("FROM runs").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("train", trainers.FinetuneSettings), ("learn-weights", trainers.LearningSettings)]
+)
+def test_settings_are_listed_with_what_they_do(command: str, kind: type, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.app([command, "--settings", "--config", "laptop", "--set", "pooling=mean", "--json"])
+    assert not ended.value.code
+    rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == [field.name for field in fields(kind)]
+    assert (rows["steps"]["value"], rows["steps"]["default"]) == (200, 1000)
+    assert rows["pooling"]["value"] == "mean"
+    assert [name for name, row in rows.items() if len(row["does"].split()) < 2] == []
+    with pytest.raises(SystemExit):
+        cli.app([command, "--settings"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in rows)
+    with pytest.raises(SystemExit) as refused:
+        cli.app([command, "--steps", "3"])
+    assert refused.value.code == 2  # what is required still is
+    assert "Missing option" in capsys.readouterr().err
+
+
+def test_the_table_of_settings_loads_no_torch(place: Path) -> None:
+    assert _loaded(place, "learn-weights", "--settings")[:2] == (0, False)
+    assert len(table(trainers.LearningSettings())) > 40
+
+
+def test_training_shows_scores_and_loss_and_says_when_it_was_finished(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tests.trainers.conftest import write_suite
+
+    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
+    monkeypatch.chdir(place)
+    with Store.open(place / "store") as store:
+        from mixture.store.materialise import materialise
+
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "middle", 12)
+    asked = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "model", "--suite", "middle", "--steps", "3"]
+    asked += ["--batch-size", "50", "--set", "negatives=1", "--set", "max_passage_tokens=24", "--set", "tracker=none"]
+
+    def run(*more: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.app([*asked, *more])
+        out, err = capfd.readouterr()
+        assert not ended.value.code, err
+        return out, err
+
+    out, err = run()
+    lines = err.splitlines()
+    assert lines[0] == "training: loading PyTorch and tiny-qwen2"
+    assert lines[1].startswith("queries go in as 'Instruct: Given a query")
+    assert "without any: --set query_template=none" in lines[1]
+    assert lines[2].startswith("--batch-size is 50; a batch holds all rows, and no more, of the smaller collections")
+    assert "already finished" not in out
+    (made,) = json.loads(run("--json")[0])
+    losses = json.loads((place / "model" / "training.json").read_text())["losses"]
+    assert made["loss"] == losses[-1]["loss"]
+    (scored,) = made["scores"]
+    assert (scored["suite"], scored["num_queries"]) == ("middle", 12)
+    assert made["finished_at"] is not None
+    again, err = run()
+    first, rest = again.split("\n", 1)
+    assert first.startswith(f"already finished (run {made['run']}, 20")
+    assert rest == out
+    assert f"{100 * scored['metrics']['ndcg@10']:.2f}" in out
+    assert err == ""  # nothing is loaded for it
+
+
+def test_notes_stand_above_the_bars_in_the_words_of_options_and_once() -> None:
+    stream = io.StringIO()
+    log = logging.getLogger("trainers.somewhere")
+    with stages("steps", Console(file=stream, force_terminal=True, width=100)) as stage:
+        show = stage("training")
+        log.info("queries [plain]")
+        log.info("queries [plain]")
+        show(3, 10, "loss 1.5")
+    text = stream.getvalue()
+    assert text.count("queries [plain]") == 1
+    assert "3/10" in text
+    assert "loss 1.5" in text
+    log.info("after")
+    assert "after" not in stream.getvalue()
+    assert logging.getLogger("trainers").handlers == []
+
+
+def test_one_file_is_no_0_of_1() -> None:
+    stream = io.StringIO()
+    with stages(console=Console(file=stream, force_terminal=True, width=100)) as stage:
+        show = stage("ingest")
+        show(0, 1, "a.jsonl  500 rows")
+    assert "0/1" not in stream.getvalue()
+    assert "a.jsonl  500 rows" in stream.getvalue()

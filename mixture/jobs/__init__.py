@@ -2,7 +2,7 @@
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
 from mixture.jobs.collections import remove, rename
-from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
+from mixture.jobs.create import CreatedMixture, Sql, Temperature, UniMax, Weights, create, select
 from mixture.jobs.decontaminate import decontaminate
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
@@ -21,6 +21,7 @@ from mixture.store.change import Change
 
 __all__ = [
     "Change",
+    "CreatedMixture",
     "Exported",
     "IngestResult",
     "MiningResult",

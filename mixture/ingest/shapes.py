@@ -27,10 +27,6 @@ from mixture.ingest.names import (
 )
 from mixture.rows import RawExample
 
-EXPECTED = (
-    "query + pos (+ neg), anchor + positive (+ negative), query + positive_passages (+ negative_passages), "
-    "set, or a pair such as question + answer"
-)
 HEADER_MAX_CHARS, HEADER_MAX_WORDS = 40, 4
 
 
@@ -219,7 +215,7 @@ def _pair_names(names: Sequence[str], what: str, labels: Sequence[str]) -> tuple
         _missing_side(have, what)
         listed = ", ".join(repr(name) for name in names[:12]) or "none"
         raise UnknownNames(f"no known {what}s; found {listed}; say which is which, as in "
-                           f"`columns=query=NAME,positive=NAME`, or name them {EXPECTED}")  # fmt: skip
+                           "`columns=query=NAME,positive=NAME`")  # fmt: skip
     if found[0] in SYMMETRIC_PAIRS and labels:
         query, positive = found[0]
         raise BadRow(

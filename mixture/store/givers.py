@@ -77,7 +77,7 @@ def turn_of(connection: duckdb.DuckDBPyConnection, collection: str, place: str, 
     if loose and any(prompts is None for (prompts,) in found):
         raise UsageError(
             f"{place} has changed, and an older version of this toolkit stored it in {collection!r} without noting "
-            f"which file gave which row; give `append` to keep what it gave, or remove {collection!r} and ingest it anew"
+            f"which file gave which row; give `append` to keep that, or remove {collection!r} and ingest it anew"
         )
     return (newest + 1 if own is None else own), True
 

@@ -35,7 +35,7 @@ app = typer.Typer(
 
 ConfigOption = Annotated[str | None, typer.Option(
     "--config", help="Settings: a shipped recipe (paper, laptop, llama3-8b, ...) or a TOML file")]  # fmt: skip
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, again for more")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, repeatable")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
@@ -204,7 +204,7 @@ def decontaminate(
     passage_overlap: Annotated[float | None, typer.Option(
         "--passage-overlap", help="Least share of a test passage that a positive holds [0.5, or as before]")] = None,
     forget: Annotated[list[str] | None, typer.Option(
-        "--forget", help="Unregister this suite, and do nothing else; again for more")] = None,
+        "--forget", help="Unregister this suite, and do nothing else; repeatable")] = None,
     dry_run: DryRunOption = False, undo: UndoOption = False, limit: LimitOption = 5, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -246,7 +246,7 @@ def mine(
         "--max-ratio", help="Most of the positive's score that a negative may have; 0 for any "
         "[0.95 with a model, bm25 any]")] = None,
     filters: Annotated[list[str] | None, typer.Option(
-        "--filter", help="NAME=VALUE, again for more; VALUE none for none: {mixture.mining:FILTERS}")] = None,
+        "--filter", help="NAME=VALUE, repeatable; VALUE none for none: {mixture.mining:FILTERS}")] = None,
     fill_random: Annotated[bool, typer.Option(
         "--fill-random/--no-fill-random", help="Random passages where the miner finds too few")] = True,
     replace: Annotated[bool, typer.Option(
@@ -335,7 +335,7 @@ def train(
         autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; repeatable")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
     show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
@@ -379,7 +379,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score a model on suites; the scores are kept in the table evaluations."""
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, again for more")
+        raise UsageError("name the suites: --suite FOLDER, repeatable")
     import trainers
     from mixture.console.scores import show_scores
 

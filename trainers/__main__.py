@@ -30,7 +30,7 @@ def train(
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     mix: Annotated[str | None, typer.Option("--mix", help="The mixture's id, where the folder has several")] = None,
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; again for more")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; repeatable")] = None,
     config: Annotated[str | None, typer.Option("--config", help="A shipped recipe or a TOML file")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")] = None,

@@ -33,10 +33,10 @@ def create(
     weights: Annotated[Path | None, typer.Option("--weights", help="JSON: collection to weight")] = None,
     sql: Annotated[str | None, typer.Option("--sql", help="A SELECT of collection and weight")] = None,
     collection: Annotated[list[str] | None, typer.Option(
-        "--collection", help="Default: all, or none beside slices; again for more",
+        "--collection", help="Default: all, or none beside slices; repeatable",
         autocompletion=completion.collections)] = None,
     slice_: Annotated[list[str] | None, typer.Option(
-        "--slice", help="COLLECTION:COLUMN, a component for each value, as xquad:language; again for more")] = None,
+        "--slice", help="COLLECTION:COLUMN, a component for each value, as xquad:language; repeatable")] = None,
     where: Annotated[list[str] | None, typer.Option(
         "--where", help="A SQL condition on examples, a component for each collection that has some")] = None,
     selection: Annotated[list[Path] | None, typer.Option(
@@ -45,9 +45,9 @@ def create(
     source: Annotated[str | None, typer.Option(
         "--from", metavar="REF", help="Change this mixture", autocompletion=completion.mixtures)] = None,
     fixed: Annotated[list[str] | None, typer.Option(
-        "--set", help="With --from: COLLECTION=WEIGHT, the others share the rest; again for more")] = None,
+        "--set", help="With --from: COLLECTION=WEIGHT, the others share the rest; repeatable")] = None,
     dropped: Annotated[list[str] | None, typer.Option(
-        "--drop", help="With --from: leave a collection out; again for more",
+        "--drop", help="With --from: leave a collection out; repeatable",
         autocompletion=completion.collections)] = None,
     blend: Annotated[str | None, typer.Option(
         "--blend", help="With --from: REF:SHARE, another mixture and its share, mixed in last")] = None,

@@ -2,14 +2,9 @@
 saved or by what names it; files and folders as str or Path; `progress` is called as the work goes on."""
 
 from mixture.jobs.collections import remove, rename
-<<<<<<< HEAD
 from mixture.jobs.contamination import matches
-from mixture.jobs.create import Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate, forget
-=======
 from mixture.jobs.create import CreatedMixture, Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate
->>>>>>> h-store
+from mixture.jobs.decontaminate import decontaminate, forget
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview

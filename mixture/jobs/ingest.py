@@ -15,7 +15,7 @@ from mixture.cards import UNKNOWN, DataCard, card_for, load_cards, packaged_card
 from mixture.dedup import simhash_fingerprints
 from mixture.errors import StoreError, UsageError
 from mixture.ingest.hub import HubPart, HubSource
-from mixture.ingest.mapping import Given, mapping_text
+from mixture.ingest.mapping import Given, column_map, mapping_text
 from mixture.ingest.memory import is_rows
 from mixture.ingest.normalise import build_batches, sample
 from mixture.ingest.reading import Reading
@@ -133,7 +133,7 @@ def ingest(
         make = _reading(columns, min_label, split, described, unit)
         # A file that was stored as one format may be read again as another. What counts is the user's word and not
         # the unit's format: to a file that is told by its content nothing is added.
-        said = () if columns is None and isinstance(unit.place, HubPart) else _said(make())  # the hub's hash has them
+        said = _said(make(), unit)
         sha256 = ":".join(filter(None, (sha256_of(unit), format, *said)))
         if file_is_stored(store, unit.collection, sha256, _place(unit)):
             count(unit.collection, 1, FileCounts())
@@ -151,7 +151,8 @@ def ingest(
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
-    warn_of_test_rows(matches(store, results) if results else {})
+    stored_now = sorted(results.keys() & read.names(store))  # of a file that failed there may be no collection
+    warn_of_test_rows(matches(store, stored_now) if stored_now else {})
     progress(len(units), len(units), "done")
     if failed:
         raise NothingStored(list(results.values()), failed, len(units))
@@ -229,9 +230,11 @@ def _reading(
                            may_lack=not own and not isinstance(unit.place, HubPart))  # fmt: skip
 
 
-def _said(reading: Reading) -> tuple[str, str]:
+def _said(reading: Reading, unit: SourceUnit) -> tuple[str, str]:
     """What of the user's word makes a file another one: it may be read again with other columns."""
-    return mapping_text(reading.columns), "" if reading.min_label is None else f"min_label {reading.min_label:g}"
+    hashed = unit.place.source.columns if isinstance(unit.place, HubPart) else None  # a part of its hash already
+    columns = "" if hashed and reading.columns == column_map(hashed) else mapping_text(reading.columns)
+    return columns, "" if reading.min_label is None else f"min_label {reading.min_label:g}"
 
 
 def _batches(

@@ -47,21 +47,6 @@ NEGATIVE_WORDS = frozenset({"bad", "wrong", "incorrect", "irrelevant", "rejected
 SMALL_WORDS = frozenset({"hard", "text", "passage", "passages", "document", "documents", "doc", "docs", "answer",
                          "answers", "response", "context", "example"})  # fmt: skip
 
-# Names that change what a row is, the first of numbered ones for all of them.
-MEANINGFUL = tuple(
-    sorted(
-        {name for pair in (*CERTAIN_PAIRS, *KNOWN_PAIRS, *SYMMETRIC_PAIRS) for name in pair}
-        | {"is_answer", "is_match", "is_positive", "is_selected", "match", "class", "gold"}
-        | {"label", "labels", "score", "similarity", "relevance", "is_relevant", "relevant", "is_duplicate",
-           "similarity_score", "gold_label", "grade", "rating", "target"}
-        | {"set", "texts", "pos", "neg", "prompt", "pos_scores", "neg_scores", "rejected"}
-        | {"positive_passages", "negative_passages", "positive_ctxs", "negative_ctxs", "hard_negative_ctxs"}
-        | {f"{hard}{name}" for hard in ("", "hard_") for name in ("negative", "negatives", "neg", "negs")}
-        | {f"{name}{number}" for name in ("negative_", "negative", "neg_") for number in (0, 1, 2)}
-    )
-)  # fmt: skip
-
-
 def words_of(name: str) -> list[str]:
     """The words of a column's name, in lower case.
 

@@ -30,20 +30,29 @@ PASSAGE_WORDS = frozenset({
     "response", "reply", "context", "explanation", "paragraph",
 })  # fmt: skip
 
+# Words that make a column something about a side.
+NO_SIDE_WORDS = frozenset({
+    "id", "ids", "url", "date", "time", "type", "kind", "count", "number", "num", "length", "index", "idx", "start",
+    "language", "lang", "source", "author", "category", "topic", "tags",
+})  # fmt: skip
+
 # Words that make a column a judgement of the row.
 LABEL_WORDS = frozenset({
     "label", "labels", "score", "scores", "similarity", "relevance", "relevancy", "relevant", "grade", "rating",
-    "judgement", "judgment", "duplicate", "correct", "target", "qrel",
+    "judgement", "judgment", "duplicate", "correct", "target", "qrel", "qrels", "rel", "sim", "verdict",
 })  # fmt: skip
 LABEL_NAMES = frozenset({  # without what stands between words: isAnswer, is_answer
-    "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match",
+    "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match", "accepted",
     "class", "y", "gold",
 })  # fmt: skip
+# Of names whose words are not told apart, as columns of tables are compared in lower case: UserRating.
+LABEL_ENDINGS = ("label", "score", "relevance", "relevancy", "similarity", "rating", "grade", "judgement", "judgment")
 SIDE_WORDS = frozenset({"pos", "neg", "positive", "negative", "positives", "negatives"})
 
 NEGATIVE_NAME = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?|rejected")
 NEGATIVE_WORDS = frozenset({"bad", "wrong", "incorrect", "irrelevant", "rejected", "distractor", "distractors", "neg",
                             "negs", "negative", "negatives"})  # fmt: skip
+FLAWS = frozenset({"bad", "wrong", "incorrect", "irrelevant"})
 SMALL_WORDS = frozenset({"hard", "text", "passage", "passages", "document", "documents", "doc", "docs", "answer",
                          "answers", "response", "context", "example"})  # fmt: skip
 
@@ -63,10 +72,16 @@ def is_label(name: str) -> bool:
     whole = "".join(words)
     if whole in LABEL_NAMES or (whole.startswith("is") and whole[2:] in LABEL_WORDS):
         return True
-    if not LABEL_WORDS & set(words) and not whole.endswith(("label", "score", "relevance", "similarity")):
+    if not LABEL_WORDS & set(words) and not whole.endswith(LABEL_ENDINGS):
         return False
     side = {"score", "scores"} & set(words) and SIDE_WORDS & set(words)
     return not side or bool({"is", "label"} & set(words))
+
+
+def is_flaw(name: str) -> bool:
+    """Whether a column may say that its row is wrong: `is_wrong`, or `incorrect`, which may also be a wrong text."""
+    whole = "".join(words_of(name))
+    return whole.removeprefix("is") in FLAWS
 
 
 def is_negative(name: str, positive: str) -> bool:
@@ -88,5 +103,5 @@ def sides_of_two(names: tuple[str, str]) -> tuple[str, str] | None:
 
 def _is_side(name: str, words: frozenset[str], others: frozenset[str]) -> bool:
     found = set(words_of(name))
-    wrong = others | NEGATIVE_WORDS | LABEL_WORDS | {"id", "ids", "url", "date"}
+    wrong = others | NEGATIVE_WORDS | LABEL_WORDS | NO_SIDE_WORDS
     return bool(found & words) and not found & wrong

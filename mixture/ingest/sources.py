@@ -92,6 +92,9 @@ def discover(
         for unit in units:
             # Links and other spellings of a path are the same file.
             key = unit.place.resolve() if isinstance(unit.place, Path) else unit.location
+            if isinstance(unit.place, InMemory) and key in found:
+                raise UsageError(f"two tables in memory for collection {unit.collection!r}; join them, or ingest the "
+                                 "second by itself with `append`")  # fmt: skip
             earlier = found.setdefault(key, unit)
             if earlier.collection != unit.collection:
                 raise UsageError(

@@ -138,7 +138,7 @@ def ingest(
         if file_is_stored(store, unit.collection, sha256, _place(unit)):
             count(unit.collection, 1, FileCounts())
             continue
-        told = FileReport(unit.location, unit.format)
+        told = FileReport(unit.location, _format(unit))
         report = functools.partial(progress, done, len(units))
         new = NewFile(facts, unit.location, sha256, _batches(unit, told, make, report), _place(unit), append)
         if limit is None:
@@ -206,7 +206,7 @@ def preview(
     found = []
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
-        read = FileReport(unit.location, unit.format)
+        read = FileReport(unit.location, _format(unit))
         make = _reading(columns, min_label, split, chosen or known.get(unit.collection), unit)
         shown: list[dict[str, Any]] = []
         for batch in _batches(unit, read, make, functools.partial(progress, done, len(units)))():
@@ -228,6 +228,11 @@ def _reading(
     own = card.path.parent != packaged_cards()
     return lambda: Reading(theirs, min_label if min_label is not None else source.min_label, split=split,
                            may_lack=not own and not isinstance(unit.place, HubPart))  # fmt: skip
+
+
+def _format(unit: SourceUnit) -> str | None:
+    """The format as a report has it; what a file of the hub is, is not known before it is here."""
+    return unit.format or ("hub" if isinstance(unit.place, HubPart) else None)
 
 
 def _said(reading: Reading, unit: SourceUnit) -> tuple[str, str]:

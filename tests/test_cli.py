@@ -59,7 +59,8 @@ def _runner(root: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Cap
 
 def _json(run: Run, *arguments: str) -> Any:
     code, out, err = run(*arguments, "--json")
-    assert (code, err) == (0, "")
+    assert code == 0, err
+    assert all(line.startswith("note: ") for line in err.splitlines()), err
     return json.loads(out)
 
 

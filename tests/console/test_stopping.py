@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from mixture import Store, jobs
+from mixture import Store, StoreError, jobs
+from mixture.console.stopping import is_ctrl_c
 
 ROOT = Path(__file__).resolve().parents[2]
 STOPPED = "mixture: stopped"
@@ -120,3 +122,16 @@ def test_a_command_that_loses_the_exception_ends_after_a_while_or_at_the_second_
             process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
         assert (process.returncode, said) == (130, "mixture: stopped\n")
+
+
+def test_what_came_of_a_ctrl_c_is_told_from_other_errors() -> None:
+    """DuckDB's error, bare or as the cause of one of ours; a query that its time limit interrupts is none."""
+    query = RuntimeError("Query interrupted")
+    wrapped = StoreError("the store could not be read")
+    wrapped.__cause__ = query
+    for error in (KeyboardInterrupt(), query, wrapped):
+        assert is_ctrl_c(error)
+    late = StoreError("the query was stopped after 0.5 s")
+    late.__cause__ = duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+    for other in (late, RuntimeError("no memory"), StoreError("interrupted")):
+        assert not is_ctrl_c(other)

@@ -116,8 +116,8 @@ def test_a_stored_file_is_known_by_its_bytes_and_by_the_format_that_the_user_gav
     file.write_text(CSV)
     plain = hashlib.sha256(CSV.encode()).hexdigest()
     with Store.open(tmp_path / "s", create=True) as store:
-        for format, known, unchanged in ((None, {plain}, 0), (None, {plain}, 1), ("csv", {plain, f"{plain}:csv"}, 0),
-                                         ("csv", {plain, f"{plain}:csv"}, 1)):  # fmt: skip
+        for format, known, unchanged in ((None, {plain}, 0), (None, {plain}, 1), ("csv", {f"{plain}:csv"}, 0),
+                                         ("csv", {f"{plain}:csv"}, 1)):  # fmt: skip
             (result,) = jobs.ingest(store, [str(file)], format=format)
             assert result.unchanged == unchanged
             assert set(store.sql("SELECT sha256 FROM sources")["sha256"].to_pylist()) == known

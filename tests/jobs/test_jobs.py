@@ -110,7 +110,10 @@ def test_mining_fills_what_has_no_negatives_and_leaves_the_rest(store: Store, tm
 
 def test_every_damaged_file_is_survived(store: Store, real_data: Path) -> None:
     corrupt = real_data / "corrupt"
-    counts = jobs.ingest(store, [str(corrupt)], name="corrupt")[0].counts
+    with pytest.raises(jobs.NothingStored) as caught:
+        jobs.ingest(store, [str(corrupt)], name="corrupt")
+    assert {Path(file).name for file in caught.value.failed} == {"empty.jsonl", "latin1.jsonl", "wrong-columns.parquet"}
+    counts = caught.value.results[0].counts
     rows = store.sql("SELECT file, line, reason FROM rejects ORDER BY file, line").to_pylist()
     lines: dict[str, list[int]] = {}
     for row in rows:

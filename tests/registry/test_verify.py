@@ -37,7 +37,7 @@ def test_a_whole_store_has_no_findings(small_store: Store) -> None:
     materialise(small_store, saved.spec)
     result = verify(small_store)
     assert result.findings == []
-    assert result.checked == {"mixtures": 1, "contents": 3, "data files": 9, "materialised": 3}
+    assert result.checked == {"mixtures": 1, "contents": 3, "data files": 13, "materialised": 3}
     require_whole(result)
 
 

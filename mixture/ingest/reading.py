@@ -147,7 +147,7 @@ class Reading:
 
 def _cut(listed: str) -> str:
     names = listed.split(", ")
-    return ", ".join(names[:MAX_NAMES]) + f", … ({len(names)} in all)" * (len(names) > MAX_NAMES)
+    return ", ".join(names[:MAX_NAMES]) + f", … ({len(names):,} in all)" * (len(names) > MAX_NAMES)
 
 
 def _in_order(roles: Mapping[str, list[str]]) -> dict[str, list[str]]:

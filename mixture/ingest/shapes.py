@@ -20,11 +20,13 @@ from mixture.ingest.names import (
     KNOWN_PAIRS,
     LANGUAGE_NAMES,
     NOT_TEXT,
+    PASSAGE_WORDS,
     SYMMETRIC_PAIRS,
     is_flaw,
     is_label,
     is_negative,
     sides_of_two,
+    words_of,
 )
 from mixture.rows import RawExample
 
@@ -227,7 +229,8 @@ def _pair_names(names: Sequence[str], what: str, labels: Sequence[str]) -> tuple
     if not found:
         _missing_side(have, what)
         listed = ", ".join(repr(name) for name in names[:12]) or "none"
-        label = f",label={labels[0]}" if labels else ""
+        plain = [label for label in labels if words_of(label)[-1] not in PASSAGE_WORDS]  # `relevant_doc` is a text
+        label = f",label={plain[0]}" if plain else ""
         raise UnknownNames(f"no known {what}s; found {listed}; say which is which, as in "
                            f"`columns=query=NAME,positive=NAME{label}`")  # fmt: skip
     if found[0] in SYMMETRIC_PAIRS and labels:

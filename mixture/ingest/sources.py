@@ -114,6 +114,9 @@ def discover(
 def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Callable[[str], None]) -> list[SourceUnit]:
     """Those of a collection's units to read. Units that say no part are read unless one is asked for."""
     parts = {unit.split for unit in units if unit.split is not None and _has_part(unit)}
+    if splits.TRAIN in parts:  # beside it also dev_faq.jsonl says its part
+        units = [unit if unit.split or _is_folder(unit) else replace(unit, split=_any_part(unit)) for unit in units]
+        parts |= {unit.split for unit in units if unit.split is not None and _has_part(unit)}
     if not parts:
         return units
     plain = [unit for unit in units if not _has_part(unit)]
@@ -140,6 +143,10 @@ def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Call
 def _has_part(unit: SourceUnit) -> bool:
     """Whether the unit's split is one that its name says; a folder reads its own."""
     return unit.split is not None and not _is_folder(unit)
+
+
+def _any_part(unit: SourceUnit) -> str | None:
+    return splits.split_of(split_name(PurePath(unit.location))[0], sure=frozenset(splits.SPLITS))
 
 
 def _is_folder(unit: SourceUnit) -> bool:

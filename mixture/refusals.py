@@ -28,7 +28,8 @@ class Reasons:
         """Count the rows of a batch's rejects; one may stand for many.
 
         >>> found = Reasons()
-        >>> found.add(pa.table({"line": [3, 4, 9], "reason": ["no comma at 12", "no comma at 7", "no positive"]}), [1, 3, 1])
+        >>> reasons = ["no comma at 12", "no comma at 7", "no positive"]
+        >>> found.add(pa.table({"line": [3, 4, 9], "reason": reasons}), [1, 3, 1])
         >>> print(found)
         4 rows, the first on line 3: no comma at 12; line 9: no positive
         """

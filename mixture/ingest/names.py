@@ -42,8 +42,8 @@ LABEL_WORDS = frozenset({
     "judgement", "judgment", "duplicate", "correct", "target", "qrel", "qrels", "rel", "sim", "verdict",
 })  # fmt: skip
 LABEL_NAMES = frozenset({  # without what stands between words: isAnswer, is_answer
-    "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match", "accepted",
-    "class", "y", "gold",
+    "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match",
+    "accepted", "class", "y", "gold",
 })  # fmt: skip
 # Of names whose words are not told apart, as columns of tables are compared in lower case: UserRating.
 LABEL_ENDINGS = ("label", "score", "relevance", "relevancy", "similarity", "rating", "grade", "judgement", "judgment")
@@ -55,6 +55,7 @@ NEGATIVE_WORDS = frozenset({"bad", "wrong", "incorrect", "irrelevant", "rejected
 FLAWS = frozenset({"bad", "wrong", "incorrect", "irrelevant"})
 SMALL_WORDS = frozenset({"hard", "text", "passage", "passages", "document", "documents", "doc", "docs", "answer",
                          "answers", "response", "context", "example"})  # fmt: skip
+
 
 def words_of(name: str) -> list[str]:
     """The words of a column's name, in lower case.

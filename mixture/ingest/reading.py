@@ -120,7 +120,9 @@ class Reading:
         ignored = [name for name in self._names if name not in used]
         said = {role: _cut(" or ".join(words)) for role, words in _in_order(roles).items()}
         if "label" in roles:
-            said["label"] += " (0: a negative)" if self.min_label is None else f" (below {self.min_label:g}: a negative)"
+            said["label"] += (
+                " (0: a negative)" if self.min_label is None else f" (below {self.min_label:g}: a negative)"
+            )
         text = ", ".join(f"{role} ← {words}" for role, words in said.items())
         text += f"; ignored: {_cut(', '.join(ignored))}" if ignored else ""
         return "; ".join([text, *self._words])

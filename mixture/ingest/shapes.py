@@ -89,8 +89,8 @@ def shape_of(names: tuple[str, ...], what: str, columns: ColumnMap | None = None
 def _unclear(label: str, names: Sequence[str], what: str) -> BadRow:
     beside = _list([name for name in names if name != label])
     return BadRow(
-        f"{what} {label!r} says how good a row is, and what it means beside {beside} is not clear; say which is which, as "
-        f"in `columns=query=NAME,positive=NAME,label={label}` where 0 marks a negative, without the label where not"
+        f"{what} {label!r} says how good a row is, and what it means beside {beside} is not clear; say which is which, "
+        f"as in `columns=query=NAME,positive=NAME,label={label}` where 0 marks a negative, without the label where not"
     )
 
 

@@ -80,8 +80,9 @@ def choose(there: Collection[str], place: object, wanted: frozenset[str] | None)
     if len(there) == 1:
         (only,) = there
         if SPLITS.get(only.lower(), only) == TEST:
-            raise UsageError(f"{place}: the only split is {only}, which is not to be trained on; if you do want it, give "
-                             f"`split={only}`")  # fmt: skip
+            raise UsageError(
+                f"{place}: the only split is {only}, which is not to be trained on; if you want it, give `split={only}`"
+            )
         return {only}
     raise UsageError(f"{place}: the splits are {names}; expected {TRAIN!r} or a single one: say which in `split`")
 

@@ -71,7 +71,7 @@ def test_the_split_to_train_on(tmp_path: Path, qrels: Mapping[str, str]) -> None
 
 def test_a_suite_to_test_on_is_not_trained_on_unless_asked_for(tmp_path: Path) -> None:
     folder = suite(tmp_path / "suite", qrels={"qrels/test.tsv": QRELS})
-    with pytest.raises(UsageError, match="the only split is test, which is not to be trained on; .* `split=test`"):
+    with pytest.raises(UsageError, match=r"the only split is test, which is not to be trained on; .* `split=test`"):
         read_file(folder)
     assert list(read_file(folder, reading=Reading(split="test"))) == EXPECTED
 

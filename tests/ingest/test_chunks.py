@@ -32,7 +32,8 @@ def by_line(items: Any) -> tuple[list[RawExample | Reject], set[str]]:
             found.append(item)
         else:
             prompts |= {item.prompt} if item.prompt is not None else set()
-            found.append(RawExample(item.line, item.query, tuple(item.positives), tuple(item.negatives), item.language))
+            found.append(RawExample(item.line, item.query, tuple(item.positives), tuple(item.negatives), item.language,
+                                    label=item.label))  # fmt: skip
     return sorted(found, key=lambda row: row.line), prompts
 
 
@@ -133,10 +134,12 @@ def test_damaged_files_give_the_same_rows_and_reasons(
         ({"sentence1": "a", "sentence2": "p"}, {"sentence1": "a", "sentence2": "p", "label": 1}),
         ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "answer": "x"}),
         ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "is_correct": 0}),
-        ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "human relevance" : 0}),
+        ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "human relevance": 0}),
         ({"question": "a", "answer": "p"}, {"question": "a", "answer": "p", "bad_answer": "n"}),
-        ({"question": "a", "answer": [{"text": "p", "score": 2}]},
-         {"question": "a", "answer": [{"text": "p", "score": 2}], "score": 0}),
+        (
+            {"question": "a", "answer": [{"text": "p", "score": 2}]},
+            {"question": "a", "answer": [{"text": "p", "score": 2}], "score": 0},
+        ),
         ({"title": "a", "body": "p"}, {"title": "a", "body": "p", "question": "q", "answer": "x"}),
     ],
 )

@@ -139,7 +139,9 @@ def _named(folder: Path, start: str) -> list[Path]:
 
 
 def _splits(files: list[Path]) -> dict[str, Path]:
-    named = [(next((SPLITS[word] for word in file.name.split(".") if word in SPLITS), file.name), file) for file in files]
+    named = [
+        (next((SPLITS[word] for word in file.name.split(".") if word in SPLITS), file.name), file) for file in files
+    ]
     names = [name for name, _ in named]
     # Of two files for training (the small and the full triples) none is taken by chance.
     return {name if names.count(name) == 1 else file.name: file for name, file in named}

@@ -68,7 +68,8 @@ class _Keys:
     def check(self, data: bytes, end: int) -> None:
         """Raise ArrowInvalid for a key that would change how its line is read."""
         for name, key in _new_keys(data, end, self._hashes):
-            if len(self._hashes) > MAX_KEYS or (name not in self._wanted and self._changes(name)):
+            unclear = "\\" in name or len(self._hashes) > MAX_KEYS
+            if unclear or (name not in self._wanted and self._changes(name)):
                 raise pa.ArrowInvalid(f"a key that no line before had: {name}")
             self._names, self._hashes = (*self._names, name), np.append(self._hashes, key)
 

@@ -230,7 +230,7 @@ def _pair_names(names: Sequence[str], what: str, labels: Sequence[str]) -> tuple
         _missing_side(have, what)
         listed = ", ".join(repr(name) for name in names[:12]) or "none"
         plain = [label for label in labels if words_of(label)[-1] not in PASSAGE_WORDS]  # `relevant_doc` is a text
-        label = f",label={plain[0]}" if plain else ""
+        label = f",label={plain[0]}" if plain and len(names) > 2 else ""
         raise UnknownNames(f"no known {what}s; found {listed}; say which is which, as in "
                            f"`columns=query=NAME,positive=NAME{label}`")  # fmt: skip
     if found[0] in SYMMETRIC_PAIRS and labels:

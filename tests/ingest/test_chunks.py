@@ -162,6 +162,13 @@ def test_a_key_that_comes_late_and_means_nothing_costs_no_speed(tmp_path: Path) 
     assert [type(item) for item in chunks.read(file, Reading())] == [Columns]
 
 
+def test_a_key_that_comes_late_and_is_escaped_counts(tmp_path: Path) -> None:
+    late = '{"query": "q", "passage": "p", "is\\u005fcorrect": 0}\n'
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"query": "q", "passage": "p"}\n' * 150 + late * 50)
+    assert by_line(chunks.read(file, Reading())) == by_line(jsonl.read(file))
+
+
 def test_a_cut_gzip_file_gives_every_whole_line_and_the_line_of_the_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

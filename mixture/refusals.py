@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -23,17 +24,19 @@ class Reasons:
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, tuple[int | None, str]] = field(default_factory=dict)
 
-    def add(self, rejects: pa.Table, rows: int) -> None:
-        """Count the rows of a batch's rejects; one alone may stand for many of the `rows` refused.
+    def add(self, rejects: pa.Table, stand_for: Sequence[int]) -> None:
+        """Count the rows of a batch's rejects; one may stand for many.
 
         >>> found = Reasons()
-        >>> found.add(pa.table({"line": [3, 4, 9], "reason": ["no comma at 12", "no comma at 7", "no positive"]}), 3)
+        >>> reasons = ["no comma at 12", "no comma at 7", "no positive"]
+        >>> found.add(pa.table({"line": [3, 4, 9], "reason": reasons}), [1, 3, 1])
         >>> print(found)
-        2 rows, the first on line 3: no comma at 12; line 9: no positive
+        4 rows, the first on line 3: no comma at 12; line 9: no positive
         """
-        for reason, line in zip(rejects["reason"].to_pylist(), rejects["line"].to_pylist(), strict=True):
+        reasons, lines = rejects["reason"].to_pylist(), rejects["line"].to_pylist()
+        for reason, line, rows in zip(reasons, lines, stand_for, strict=True):
             kind = re.sub(r"\d+", "0", reason)
-            self.counts[kind] += rows if rejects.num_rows == 1 else 1
+            self.counts[kind] += rows
             self.first.setdefault(kind, (line, reason))
 
     def __add__(self, other: Reasons) -> Reasons:

@@ -180,6 +180,7 @@ class Batch:
     """What one unit of ingest (a file, or a part of a large one) adds to a collection.
 
     rows_read: rows of the file; of these `refused` were refused, and `merged` went into an example of another row
+    stand_for: how many rows of the file each reject stands for
     """
 
     examples: pa.Table
@@ -188,5 +189,10 @@ class Batch:
     rejects: pa.Table
     rows_read: int
     prompts: tuple[str, ...] = field(default=())
-    refused: int = 0
+    stand_for: tuple[int, ...] = ()
     merged: int = 0
+
+    @property
+    def refused(self) -> int:
+        """Rows of the file that were refused."""
+        return sum(self.stand_for)

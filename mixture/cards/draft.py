@@ -31,7 +31,7 @@ class _Counts:
     rows: int = 0
     rejected: int = 0
     reason: str = ""
-    roles: dict[str, str] = field(default_factory=dict)
+    mappings: list[dict[str, tuple[str, ...]]] = field(default_factory=list)  # of each file
     names: tuple[str, ...] = ()
     with_negatives: int = 0
     negatives: int = 0
@@ -72,7 +72,7 @@ def draft_card(name: str, source: Path) -> DataCard:
         reading = Reading()
         for row in read_file(unit.place, format=unit.format, reading=reading) if isinstance(unit.place, Path) else ():
             counts.add(row, unit.language)
-        counts.roles = counts.roles or _plain(reading)
+        counts.mappings.append(reading.mapping)
         counts.names = counts.names or reading.names
     if counts.rows == counts.rejected and len(counts.names) < 2:
         raise UsageError(f"{source}: none of its {counts.rows:,} rows can be used; {counts.reason}")
@@ -90,19 +90,12 @@ def draft_card(name: str, source: Path) -> DataCard:
     )
 
 
-def _plain(reading: Reading) -> dict[str, str]:
-    """The columns that a file was read by, where each role has names of its own."""
-    names = set(reading.names)
-    return {role: words for role, words in reading.roles.items()
-            if all(name in names for name in words.split(", "))}  # fmt: skip
-
-
 def _source(counts: _Counts) -> Source | None:
     if counts.rows == counts.rejected:
         return Source(hub_id=UNKNOWN, columns={"query": FILL_IN, "positive": FILL_IN})
-    if not {"query", "positive"} <= counts.roles.keys():
-        return None  # rows without names, or of a layout that is no pair of columns
-    columns = {role: tuple(words.split(", ")) for role, words in counts.roles.items()}
+    columns = counts.mappings[0]
+    if not columns or any(other != columns for other in counts.mappings):
+        return None  # rows that have no names, or know themselves, or are not alike
     return Source.model_validate({
         "hub_id": UNKNOWN, "columns": {role: names if len(names) > 1 else names[0] for role, names in columns.items()}
     })  # fmt: skip

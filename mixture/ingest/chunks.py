@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from mixture.ingest.columns import Columns
 from mixture.ingest.damage import BadRow, StreamDamaged, start_of
 from mixture.ingest.formats import jsonl
 from mixture.ingest.lines import BYTE_ORDER_MARK, blocks
-from mixture.ingest.names import MEANINGFUL
 from mixture.ingest.reading import Reading
-from mixture.ingest.shapes import LIST_NAME, LIST_SHAPE, LIST_SIDES, Shape, Sides
+from mixture.ingest.shapes import LIST_NAME, LIST_SHAPE, LIST_SIDES, Shape, Sides, shape_of
 from mixture.ingest.tables import NotColumns, columns_of
 from mixture.ingest.unpack import packing
 from mixture.rows import RawExample, Reject
@@ -36,6 +35,7 @@ Item = Columns | RawExample | Reject
 CHUNK_BYTES = 64 * 2**20
 FEW_LINES = 32  # fewer are read one by one rather than halved again
 SAMPLE_LINES = 100
+MAX_KEYS = 200  # of lines with more, whose keys are data, each is read by itself
 THREADS = 1  # beside the one that stores: more would only hold more chunks in memory
 
 
@@ -43,13 +43,41 @@ THREADS = 1  # beside the one that stores: more would only hold more chunks in m
 class _Layout:
     """How the lines of a file are turned into columns.
 
-    watched: keys that no sampled line has, and that would make another row of a later one
+    keys: those that change no row; None for lines that are lists
     """
 
     shape: Shape
     sides: Sides
     schema: pa.Schema
-    watched: tuple[str, ...] = ()
+    keys: _Keys | None = None
+
+
+class _Keys:
+    """Which keys of later lines change nothing about how they are read: those of the sampled lines (inside passages,
+    too), those that the schema has anyway, and others that mean nothing beside them.
+
+    watched: those that stand only inside passages so far, and that would make another row of a line as its own
+    """
+
+    def __init__(self, sample: bytes, shape: Shape, names: Sequence[str], wanted: Collection[str]) -> None:
+        self._shape, self._names, self._wanted = shape, tuple(names), wanted
+        found = dict(_new_keys(sample, len(sample), np.zeros(0, np.uint64)))
+        self._hashes = np.array(list(found.values()), np.uint64)
+        self.watched = tuple(n for n in found if n not in wanted and n not in self._names and self._changes(n))
+
+    def check(self, data: bytes, end: int) -> None:
+        """Raise ArrowInvalid for a key that would change how its line is read."""
+        for name, key in _new_keys(data, end, self._hashes):
+            if len(self._hashes) > MAX_KEYS or (name not in self._wanted and self._changes(name)):
+                raise pa.ArrowInvalid(f"a key that no line before had: {name}")
+            self._names, self._hashes = (*self._names, name), np.append(self._hashes, key)
+
+    def _changes(self, name: str) -> bool:
+        try:
+            found = shape_of((*self._names, name), "key")
+        except BadRow:
+            return True
+        return (found.roles, found.sides) != (self._shape.roles, self._shape.sides)
 
 
 @dataclass(frozen=True)
@@ -154,6 +182,38 @@ def _chunk(number: int, data: bytes, end: int) -> _Chunk:
     return _Chunk(number, newlines + (not data.endswith(b"\n", 0, end)), alike + 1, data, end)
 
 
+def _new_keys(data: bytes, end: int, known: NDArray[np.uint64]) -> Iterator[tuple[str, np.uint64]]:
+    """The keys in JSON whose hashes are not known, each once, with its hash."""
+    view, place = np.frombuffer(data, np.uint8, end), 0
+    while True:
+        start, place, key = _new_key(view, known, place)
+        if place < 0:
+            return
+        known = np.append(known, np.uint64(key))
+        yield data[start:place].decode("utf-8", "replace"), np.uint64(key)
+
+
+@compiled
+def _new_key(data: NDArray[np.uint8], known: NDArray[np.uint64], place: int) -> tuple[int, int, np.uint64]:
+    """Where the first key from a place on begins and ends that is not known, and its FNV-1a hash; -1 for none. A key is
+    what stands in quotes before a colon."""
+    for colon in range(place, len(data)):
+        if data[colon] != 58:
+            continue
+        end = colon - 1
+        while end > 0 and data[end] == 32:
+            end -= 1
+        if end < 1 or data[end] != 34 or data[end - 1] == 92:  # a quote within a text has a backslash
+            continue
+        start, key = end, np.uint64(14695981039346656037)
+        while start > 0 and data[start - 1] != 34:
+            start -= 1
+            key = (key ^ np.uint64(data[start])) * np.uint64(1099511628211)
+        if not (known == key).any():
+            return start, end, key
+    return -1, -1, np.uint64(0)
+
+
 @compiled
 def _newlines(data: NDArray[np.uint8], following: int) -> tuple[int, int]:
     """How many line feeds there are, and after how many of them this byte follows."""
@@ -201,6 +261,8 @@ def _parsed(chunk: _Chunk, layout: _Layout) -> pa.RecordBatch:
     opening = b"[" if layout.shape is LIST_SHAPE else b"{"
     if not chunk.data.startswith(opening) or chunk.alike != chunk.lines:
         raise pa.ArrowInvalid("a line that is no object")  # Arrow does not survive a line that is null
+    if layout.keys is not None:
+        layout.keys.check(chunk.data, chunk.end)
     data = memoryview(chunk.data)[: chunk.end]
     if layout.shape is LIST_SHAPE:
         start, between = b'{"%s":' % LIST_NAME.encode(), b'}\n{"%s":' % LIST_NAME.encode()
@@ -213,9 +275,10 @@ def _parsed(chunk: _Chunk, layout: _Layout) -> pa.RecordBatch:
     )
     if table.num_rows != chunk.lines:
         raise pa.ArrowInvalid("an empty line, or two values on one")
-    if late := [name for name in layout.watched if table[name].null_count < table.num_rows]:
-        raise pa.ArrowInvalid(f"keys that no line before had: {', '.join(late)}")
-    table = table.drop_columns(list(layout.watched))
+    watched = layout.keys.watched if layout.keys is not None else ()
+    if late := [name for name in watched if table[name].null_count < table.num_rows]:
+        raise pa.ArrowInvalid(f"keys that only passages had: {', '.join(late)}")
+    table = table.drop_columns(list(watched))
     table.validate(full=True)  # bytes that are not UTF-8 pass the parser
     (batch,) = table.combine_chunks().to_batches()
     return batch
@@ -236,7 +299,8 @@ def _one(line: bytes, number: int, reading: Reading) -> RawExample | Reject:
 def _layout(data: bytes, reading: Reading) -> _Layout | None:
     """The layout of the first lines; None when they are of no shape, of several, or of one that is read row by row."""
     values = []
-    for line in data.split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES]:
+    lines = data.split(b"\n", SAMPLE_LINES)[:SAMPLE_LINES]
+    for line in lines:
         try:
             jsonl.example(line, 1, reading)
             values.append(json.loads(line))
@@ -257,9 +321,9 @@ def _layout(data: bytes, reading: Reading) -> _Layout | None:
         return None
     # A later line may have a key that no sampled line has: the optional ones are always looked for.
     wanted = dict.fromkeys((*shape.names, *sides.negatives, *sides.scores.values(), "language", "lang"))
-    watched = tuple(name for name in MEANINGFUL if name not in wanted and name not in names)
-    fields = [(name, _type(name, sides, values)) for name in wanted] + [(name, pa.string()) for name in watched]
-    return _Layout(shape, sides, pa.schema(fields), watched)
+    keys = _Keys(b"\n".join(lines), shape, tuple(names), wanted)
+    fields = [(name, _type(name, sides, values)) for name in wanted] + [(name, pa.string()) for name in keys.watched]
+    return _Layout(shape, sides, pa.schema(fields), keys)
 
 
 def _type(name: str, sides: Sides, values: list[dict[str, Any]]) -> pa.DataType:

@@ -146,8 +146,11 @@ def _stream(part: HubPart) -> Iterable[Mapping[str, Any]]:
         # "Config name is missing. Please pick one among …", with an example of code after it.
         message = " ".join(str(error).partition("Example of usage")[0].split())
         raise UsageError(f"hub dataset {source.hub_id!r}: {message}") from None
-    if source.split in splits or source.split == TRAIN:
-        return choose_split({source.split: splits[source.split]} if source.split in splits else splits, part)
+    if source.split in splits:
+        found: Iterable[Mapping[str, Any]] = splits[source.split]
+        return found
+    if source.split == TRAIN:
+        return choose_split(splits, part)
     raise unknown_name(f"split of {source.hub_id}", source.split, splits)
 
 

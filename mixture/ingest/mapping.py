@@ -58,7 +58,9 @@ def _pairs(given: Given | None) -> Iterator[tuple[str, str]]:
         return
     if isinstance(given, Mapping):
         for role, names in given.items():
-            for name in [names] if isinstance(names, str) else names:
+            for name in names if isinstance(names, list | tuple) else [names]:
+                if not isinstance(name, str):
+                    raise UsageError(f"`columns` gives {name!r} for {role}; give a name, or a list of names")
                 yield str(role), name
         return
     for text in [given] if isinstance(given, str) else given:

@@ -61,9 +61,12 @@ def table_from(source: Any, split: str | None = None) -> pa.Table:
 
 def sha256_of_table(table: pa.Table) -> str:
     """64 hexadecimal digits that change when names, types or values change."""
-    digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
+    digest = hashlib.sha256()
     for batch in table.replace_schema_metadata(None).to_batches(max_chunksize=BATCH_ROWS):
-        digest.update(memoryview(batch.serialize()))
+        part = pa.BufferOutputStream()
+        with pa.ipc.new_stream(part, batch.schema) as stream:  # unlike `serialize` with what a dictionary holds
+            stream.write_batch(batch)
+        digest.update(memoryview(part.getvalue()))
     return digest.hexdigest()
 
 

@@ -30,36 +30,31 @@ PASSAGE_WORDS = frozenset({
     "response", "reply", "context", "explanation", "paragraph",
 })  # fmt: skip
 
+# Words that make a column something about a side.
+NO_SIDE_WORDS = frozenset({
+    "id", "ids", "url", "date", "time", "type", "kind", "count", "number", "num", "length", "index", "idx", "start",
+    "language", "lang", "source", "author", "category", "topic", "tags",
+})  # fmt: skip
+
 # Words that make a column a judgement of the row.
 LABEL_WORDS = frozenset({
     "label", "labels", "score", "scores", "similarity", "relevance", "relevancy", "relevant", "grade", "rating",
-    "judgement", "judgment", "duplicate", "correct", "target", "qrel",
+    "judgement", "judgment", "duplicate", "correct", "target", "qrel", "qrels", "rel", "sim", "verdict",
 })  # fmt: skip
 LABEL_NAMES = frozenset({  # without what stands between words: isAnswer, is_answer
     "isanswer", "ismatch", "ispositive", "isparaphrase", "isselected", "istrue", "isgold", "isaccepted", "match",
-    "class", "y", "gold",
+    "accepted", "class", "y", "gold",
 })  # fmt: skip
+# Of names whose words are not told apart, as columns of tables are compared in lower case: UserRating.
+LABEL_ENDINGS = ("label", "score", "relevance", "relevancy", "similarity", "rating", "grade", "judgement", "judgment")
 SIDE_WORDS = frozenset({"pos", "neg", "positive", "negative", "positives", "negatives"})
 
 NEGATIVE_NAME = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?|rejected")
 NEGATIVE_WORDS = frozenset({"bad", "wrong", "incorrect", "irrelevant", "rejected", "distractor", "distractors", "neg",
                             "negs", "negative", "negatives"})  # fmt: skip
+FLAWS = frozenset({"bad", "wrong", "incorrect", "irrelevant"})
 SMALL_WORDS = frozenset({"hard", "text", "passage", "passages", "document", "documents", "doc", "docs", "answer",
                          "answers", "response", "context", "example"})  # fmt: skip
-
-# Names that change what a row is, the first of numbered ones for all of them.
-MEANINGFUL = tuple(
-    sorted(
-        {name for pair in (*CERTAIN_PAIRS, *KNOWN_PAIRS, *SYMMETRIC_PAIRS) for name in pair}
-        | {"is_answer", "is_match", "is_positive", "is_selected", "match", "class", "gold"}
-        | {"label", "labels", "score", "similarity", "relevance", "is_relevant", "relevant", "is_duplicate",
-           "similarity_score", "gold_label", "grade", "rating", "target"}
-        | {"set", "texts", "pos", "neg", "prompt", "pos_scores", "neg_scores", "rejected"}
-        | {"positive_passages", "negative_passages", "positive_ctxs", "negative_ctxs", "hard_negative_ctxs"}
-        | {f"{hard}{name}" for hard in ("", "hard_") for name in ("negative", "negatives", "neg", "negs")}
-        | {f"{name}{number}" for name in ("negative_", "negative", "neg_") for number in (0, 1, 2)}
-    )
-)  # fmt: skip
 
 
 def words_of(name: str) -> list[str]:
@@ -78,10 +73,16 @@ def is_label(name: str) -> bool:
     whole = "".join(words)
     if whole in LABEL_NAMES or (whole.startswith("is") and whole[2:] in LABEL_WORDS):
         return True
-    if not LABEL_WORDS & set(words) and not whole.endswith(("label", "score", "relevance", "similarity")):
+    if not LABEL_WORDS & set(words) and not whole.endswith(LABEL_ENDINGS):
         return False
     side = {"score", "scores"} & set(words) and SIDE_WORDS & set(words)
     return not side or bool({"is", "label"} & set(words))
+
+
+def is_flaw(name: str) -> bool:
+    """Whether a column may say that its row is wrong: `is_wrong`, or `incorrect`, which may also be a wrong text."""
+    whole = "".join(words_of(name))
+    return whole.removeprefix("is") in FLAWS
 
 
 def is_negative(name: str, positive: str) -> bool:
@@ -103,5 +104,5 @@ def sides_of_two(names: tuple[str, str]) -> tuple[str, str] | None:
 
 def _is_side(name: str, words: frozenset[str], others: frozenset[str]) -> bool:
     found = set(words_of(name))
-    wrong = others | NEGATIVE_WORDS | LABEL_WORDS | {"id", "ids", "url", "date"}
+    wrong = others | NEGATIVE_WORDS | LABEL_WORDS | NO_SIDE_WORDS
     return bool(found & words) and not found & wrong

@@ -106,7 +106,6 @@ def build(
     names = example_ids.take(pa.array(first))
     languages = _languages(columns, kept[first], language)
     refusals = [_reject(columns, row, REASONS[refused[row]]) for row in np.flatnonzero(refused).tolist()]
-    num_refused = sum(reject.rows for reject in rejects) + len(refusals)
     return Batch(
         examples=_examples(names, queries.take(pa.array(first)), languages, positives, ids, fingerprint),
         passages=_passages(ids, sides, used, fingerprint),
@@ -114,7 +113,7 @@ def build(
         rejects=_rejects([*rejects, *refusals], file),
         rows_read=len(columns) + columns.merged + sum(reject.rows for reject in rejects),
         prompts=tuple(dict.fromkeys(filter(None, map(rows.clean, columns.prompts)))),
-        refused=num_refused,
+        stand_for=(*(reject.rows for reject in rejects), *(1 for _ in refusals)),
         merged=columns.merged,
     )
 

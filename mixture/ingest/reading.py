@@ -8,10 +8,11 @@ from typing import Any
 from mixture.errors import UsageError
 from mixture.ingest import values
 from mixture.ingest.damage import BadRow
-from mixture.ingest.mapping import ColumnMap, Given, column_map
+from mixture.ingest.mapping import NEEDED, ColumnMap, Given, column_map
 from mixture.ingest.shapes import LIST_SHAPE, Shape, shape_of, table_shape
 from mixture.rows import RawExample
 
+MAX_NAMES = 12  # shown of each role
 MAX_SHAPES = 1000  # of rows whose keys are data, the names would fill the memory
 
 
@@ -117,21 +118,38 @@ class Reading:
                     roles[role].append(words)
         used = {name for shape in shapes for name in shape.names}
         ignored = [name for name in self._names if name not in used]
-        text = ", ".join(f"{role} ← {' or '.join(words)}" for role, words in _in_order(roles).items())
+        said = {role: _cut(" or ".join(words)) for role, words in _in_order(roles).items()}
         if "label" in roles:
-            text += f" (below {self.min_label:g}: a negative)" if self.min_label is not None else " (0: a negative)"
-        text += f"; ignored: {', '.join(ignored[:12])}{', …' * (len(ignored) > 12)}" if ignored else ""
+            said["label"] += (
+                " (0: a negative)" if self.min_label is None else f" (below {self.min_label:g}: a negative)"
+            )
+        text = ", ".join(f"{role} ← {words}" for role, words in said.items())
+        text += f"; ignored: {_cut(', '.join(ignored))}" if ignored else ""
         return "; ".join([text, *self._words])
 
     @property
-    def roles(self) -> Mapping[str, str]:
-        """What each role was taken from, in the first shape found; empty before a row."""
-        return next(iter(self._shapes.values())).roles if self._shapes else {}
+    def mapping(self) -> dict[str, tuple[str, ...]]:
+        """`columns` by which the rows would be read as they were; empty where none would do that, and for layouts that
+        know themselves."""
+        found: dict[str, tuple[str, ...]] = {}
+        for shape in self._shapes.values():
+            own = {role: tuple(words.split(", ")) for role, words in shape.roles.items()}
+            if getattr(shape.build, "func", None) is not values.from_pair:
+                return {}
+            if found and any(found.get(role) != own.get(role) for role in NEEDED):
+                return {}
+            found = {role: tuple(dict.fromkeys((*found.get(role, ()), *own.get(role, ())))) for role in found | own}
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names found, in order."""
         return tuple(self._names)
+
+
+def _cut(listed: str) -> str:
+    names = listed.split(", ")
+    return ", ".join(names[:MAX_NAMES]) + f", … ({len(names):,} in all)" * (len(names) > MAX_NAMES)
 
 
 def _in_order(roles: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ class FileReport:
         for batch in batches:
             self.rows += batch.rows_read
             self.refused += batch.refused
-            self.reasons.add(batch.rejects, batch.refused)
+            self.reasons.add(batch.rejects, batch.stand_for)
             yield batch
 
     def __str__(self) -> str:

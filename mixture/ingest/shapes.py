@@ -20,10 +20,13 @@ from mixture.ingest.names import (
     KNOWN_PAIRS,
     LANGUAGE_NAMES,
     NOT_TEXT,
+    PASSAGE_WORDS,
     SYMMETRIC_PAIRS,
+    is_flaw,
     is_label,
     is_negative,
     sides_of_two,
+    words_of,
 )
 from mixture.rows import RawExample
 
@@ -76,11 +79,19 @@ def shape_of(names: tuple[str, ...], what: str, columns: ColumnMap | None = None
     labels = [name for name in names if is_label(name)]
     shape = _known(names, what, labels)
     if labels and "label" not in shape.roles:
-        raise BadRow(
-            f"{what} {labels[0]!r} says how good a row is, and what it means beside {_list(shape.names)} is not clear; "
-            f"say which is which, as in `columns=query=NAME,positive=NAME,label={labels[0]}` where 0 marks a negative"
-        )
+        raise _unclear(labels[0], shape.names, what)
+    if flaw := next(filter(is_flaw, names), None):
+        raise BadRow(f"{what} {flaw!r} may hold a wrong text, or say that the row is wrong; if it holds negatives give "
+                     f"`columns=negative={flaw}`, else leave out rows that are wrong, and it")  # fmt: skip
     return shape
+
+
+def _unclear(label: str, names: Sequence[str], what: str) -> BadRow:
+    beside = _list([name for name in names if name != label])
+    return BadRow(
+        f"{what} {label!r} says how good a row is, and what it means beside {beside} is not clear; say which is which, "
+        f"as in `columns=query=NAME,positive=NAME,label={label}` where 0 marks a negative, without the label where not"
+    )
 
 
 def _known(names: tuple[str, ...], what: str, labels: Sequence[str]) -> Shape:
@@ -152,6 +163,10 @@ def _mapped(names: tuple[str, ...], what: str, columns: ColumnMap) -> Shape:
         plain = _known(rest, what, ())
         if plain.sides is None or plain.sides.packed:
             raise BadRow(f"`columns` must name query and positive for {what}s such as {_list(names[:6])}")
+        if "label" not in given and (label := shape_of(rest, what).roles.get("label")):
+            if "negative" in given:
+                raise _unclear(label, names, what)
+            given["label"] = (label,)
         given = {"query": (plain.sides.query,), "positive": plain.sides.positives} | given
         if plain.sides.negatives and "label" not in given:
             given.setdefault("negative", tuple(name for name in plain.sides.negatives if name in names))
@@ -214,8 +229,10 @@ def _pair_names(names: Sequence[str], what: str, labels: Sequence[str]) -> tuple
     if not found:
         _missing_side(have, what)
         listed = ", ".join(repr(name) for name in names[:12]) or "none"
+        plain = [label for label in labels if words_of(label)[-1] not in PASSAGE_WORDS]  # `relevant_doc` is a text
+        label = f",label={plain[0]}" if plain else ""
         raise UnknownNames(f"no known {what}s; found {listed}; say which is which, as in "
-                           "`columns=query=NAME,positive=NAME`")  # fmt: skip
+                           f"`columns=query=NAME,positive=NAME{label}`")  # fmt: skip
     if found[0] in SYMMETRIC_PAIRS and labels:
         query, positive = found[0]
         raise BadRow(

@@ -92,6 +92,9 @@ def discover(
         for unit in units:
             # Links and other spellings of a path are the same file.
             key = unit.place.resolve() if isinstance(unit.place, Path) else unit.location
+            if isinstance(unit.place, InMemory) and key in found:
+                raise UsageError(f"two tables in memory for collection {unit.collection!r}; join them, or ingest the "
+                                 "second by itself with `append`")  # fmt: skip
             earlier = found.setdefault(key, unit)
             if earlier.collection != unit.collection:
                 raise UsageError(
@@ -102,29 +105,35 @@ def discover(
         raise UsageError("no sources; give a file, a folder, a glob pattern, a URI or a hub id")
     collections: dict[str, list[SourceUnit]] = {}
     for unit in sorted(found.values(), key=lambda unit: (unit.collection, unit.location)):
-        collections.setdefault(unit.collection, []).append(unit)
+        # nq-train.jsonl and nq-dev.jsonl, given one by one, are parts of one thing.
+        own = splits.split_of(unit.collection) is not None
+        collections.setdefault(splits.family(unit.collection) if own else unit.collection, []).append(unit)
     return [unit for units in collections.values() for unit in _of_split(units, wanted, note)]
 
 
 def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Callable[[str], None]) -> list[SourceUnit]:
     """Those of a collection's units to read. Units that say no part are read unless one is asked for."""
     parts = {unit.split for unit in units if unit.split is not None and _has_part(unit)}
-    collection = units[0].collection
+    if splits.TRAIN in parts:  # beside it also dev_faq.jsonl says its part
+        units = [unit if unit.split or _is_folder(unit) else replace(unit, split=_any_part(unit)) for unit in units]
+        parts |= {unit.split for unit in units if unit.split is not None and _has_part(unit)}
     if not parts:
         return units
-    plain = [unit for unit in units if not (unit.split in parts and _has_part(unit))]
+    plain = [unit for unit in units if not _has_part(unit)]
+    if wanted is None and parts == {splits.TEST} and not plain:
+        raise UsageError(f"{units[0].location} is named as test data, which is not to be trained on; "
+                         "if you do want it, give `split=test`")  # fmt: skip
     if wanted is None and plain and splits.TRAIN not in parts:
         chosen: set[str] = set()
     else:
-        chosen = splits.choose(parts, collection, wanted)
-    if wanted is None and chosen == {splits.TEST}:
-        raise UsageError(f"{units[0].location} is named as test data, which is not to be trained on; "
-                         "if you do want it, give `split=test`")  # fmt: skip
-    kept = [unit for unit in units if (unit.split in chosen if _has_part(unit) else wanted is None or unit in plain)]
+        chosen = splits.choose(parts, units[0].collection, wanted)
+    read_whole = wanted is None or splits.ALL in wanted
+    kept = [unit for unit in units if (unit.split in chosen if _has_part(unit) else read_whole or _is_folder(unit))]
     left = [unit for unit in units if unit not in kept]
+    collection = kept[0].collection
     if left:
         names = ", ".join("/".join(Path(unit.location).parts[-2:]) for unit in left[:5]) + ", …" * (len(left) > 5)
-        found = ", ".join(sorted({str(unit.split) for unit in left}))
+        found = ", ".join(sorted({unit.split or "of no part" for unit in left}))
         note(f"{collection}: left out {names} ({found}); `split=all` takes them in")
     elif wanted is None and chosen and splits.TRAIN not in chosen:
         note(f"{collection}: {kept[0].location} is named {', '.join(sorted(chosen))}; there is no file for training")
@@ -133,7 +142,15 @@ def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Call
 
 def _has_part(unit: SourceUnit) -> bool:
     """Whether the unit's split is one that its name says; a folder reads its own."""
-    return unit.split is not None and not (isinstance(unit.place, Path) and unit.place.is_dir())
+    return unit.split is not None and not _is_folder(unit)
+
+
+def _any_part(unit: SourceUnit) -> str | None:
+    return splits.split_of(split_name(PurePath(unit.location))[0], sure=frozenset(splits.SPLITS))
+
+
+def _is_folder(unit: SourceUnit) -> bool:
+    return isinstance(unit.place, Path) and unit.place.is_dir()
 
 
 def _check_alike(units: Sequence[SourceUnit], source: Path | str) -> None:
@@ -233,7 +250,7 @@ def _below_folder(place: Path | RemoteFile, file: PurePath, base: PurePath, form
         own = base / file.relative_to(base).parts[0]
     unit = _member(place, file, own, format)
     part = next((name for name in reversed(named) if name), None)
-    return replace(unit, split=part or unit.split)
+    return replace(unit, split=part or unit.split or splits.split_of(own.name, sure=frozenset()))
 
 
 def _below(path: Path, format: str | None, split: str | None) -> Iterator[tuple[Path, str | None]]:
@@ -273,9 +290,10 @@ def _single(place: Path | RemoteFile, file: PurePath, format: str | None) -> Sou
 def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
     name = _folder_name(folder)
-    if (name == HUB_FOLDER and SHARD.fullmatch(stem)) or name.lower() in splits.SPLITS:
+    part = splits.SPLITS.get(name.lower())
+    if (name == HUB_FOLDER and SHARD.fullmatch(stem)) or part:
         name = _folder_name((folder.absolute() if isinstance(folder, Path) else folder).parent)
-    return SourceUnit(place, name, language, format, splits.split_of(stem))
+    return SourceUnit(place, name, language, format, splits.split_of(stem) or part)
 
 
 def _is_data(path: Path) -> bool:

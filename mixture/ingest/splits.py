@@ -19,32 +19,39 @@ SPLITS = {
     "test": TEST, "testing": TEST,
 }  # fmt: skip
 # What else may stand in the name of a file that is called after its part: `test_set`, `dev-v1.1`, `train_1`.
-PLAIN_WORDS = re.compile(r"\d+|v|v\d+|of|part|shard|set|data|split|file|rows|pairs|triples|examples|queries|questions")
+PLAIN_WORDS = frozenset(("v", "of", "part", "shard", "set", "data", "split", "file", "rows", "pairs", "triples",
+                         "examples", "queries", "questions"))  # fmt: skip
+SURE = frozenset((TRAIN, VALIDATION, TEST))  # they say the part wherever they stand in a file's name; `dev-tools` not
 Part = TypeVar("Part")
 
 
-def split_of(stem: str) -> str | None:
+def split_of(stem: str, *, sure: frozenset[str] = SURE) -> str | None:
     """The part that a file's name (without endings) or a folder's name says, if any: its last word, or its first
-    where the others are plain.
+    where the others are plain; else one of `sure` anywhere.
 
     >>> split_of("nq-dev"), split_of("test_set"), split_of("train-00000-of-00001"), split_of("dev-tools")
     ('validation', 'test', 'train', None)
+    >>> split_of("test_faq_en"), split_of("train1")
+    ('test', 'train')
     """
-    words = [word for word in re.split(r"[-_. ]+", stem.lower()) if word]
-    plain = [word for word in words if not PLAIN_WORDS.fullmatch(word)]
-    if not plain or plain[-1] not in SPLITS:
-        return None
-    return SPLITS[plain[-1]]
+    words = [word for word in _words(stem) if word not in PLAIN_WORDS]
+    said = words[-1:] if set(words[-1:]) & SPLITS.keys() else [word for word in words if word in sure][-1:]
+    return SPLITS[said[0]] if said else None
 
 
 def family(stem: str) -> str:
     """A file's name without what tells the files of one collection apart: numbers and parts.
 
-    >>> family("nq-train-00000-of-00001"), family("nq.dev"), family("train")
-    ('nq', 'nq', '')
+    >>> family("nq-train-00000-of-00001"), family("nq.dev"), family("train"), family("dev-tools")
+    ('nq', 'nq', '', 'dev-tools')
     """
-    words = [word.rstrip("0123456789") for word in re.split(r"[-_. ]+", stem.lower())]
-    return "-".join(word for word in words if word and word not in SPLITS and not PLAIN_WORDS.fullmatch(word))
+    apart = PLAIN_WORDS | SPLITS.keys() if split_of(stem) else PLAIN_WORDS
+    return "-".join(word for word in _words(stem) if word not in apart)
+
+
+def _words(stem: str) -> list[str]:
+    words = (word.rstrip("0123456789") for word in re.split(r"[-_. ]+", stem.lower()))
+    return [word for word in words if word]
 
 
 def wanted_splits(given: str | None) -> frozenset[str] | None:
@@ -71,7 +78,12 @@ def choose(there: Collection[str], place: object, wanted: frozenset[str] | None)
     if train := {name for name in there if SPLITS.get(name.lower(), name) == TRAIN}:
         return train
     if len(there) == 1:
-        return set(there)
+        (only,) = there
+        if SPLITS.get(only.lower(), only) == TEST:
+            raise UsageError(
+                f"{place}: the only split is {only}, which is not to be trained on; if you want it, give `split={only}`"
+            )
+        return {only}
     raise UsageError(f"{place}: the splits are {names}; expected {TRAIN!r} or a single one: say which in `split`")
 
 

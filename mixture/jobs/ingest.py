@@ -15,7 +15,7 @@ from mixture.cards import UNKNOWN, DataCard, card_for, load_cards, packaged_card
 from mixture.dedup import simhash_fingerprints
 from mixture.errors import StoreError, UsageError
 from mixture.ingest.hub import HubPart, HubSource
-from mixture.ingest.mapping import Given, mapping_text
+from mixture.ingest.mapping import Given, column_map, mapping_text
 from mixture.ingest.memory import is_rows
 from mixture.ingest.normalise import build_batches, sample
 from mixture.ingest.reading import Reading
@@ -133,12 +133,12 @@ def ingest(
         make = _reading(columns, min_label, split, described, unit)
         # A file that was stored as one format may be read again as another. What counts is the user's word and not
         # the unit's format: to a file that is told by its content nothing is added.
-        said = () if columns is None and isinstance(unit.place, HubPart) else _said(make())  # the hub's hash has them
+        said = _said(make(), unit)
         sha256 = ":".join(filter(None, (sha256_of(unit), format, *said)))
         if file_is_stored(store, unit.collection, sha256, _place(unit)):
             count(unit.collection, 1, FileCounts())
             continue
-        told = FileReport(unit.location, unit.format)
+        told = FileReport(unit.location, _format(unit))
         report = functools.partial(progress, done, len(units))
         new = NewFile(facts, unit.location, sha256, _batches(unit, told, make, report), _place(unit), append)
         if limit is None:
@@ -151,7 +151,8 @@ def ingest(
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
-    warn_of_test_rows(matches(store, results) if results else {})
+    stored_now = sorted(results.keys() & read.names(store))  # of a file that failed there may be no collection
+    warn_of_test_rows(matches(store, stored_now) if stored_now else {})
     progress(len(units), len(units), "done")
     if failed:
         raise NothingStored(list(results.values()), failed, len(units))
@@ -205,7 +206,7 @@ def preview(
     found = []
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
-        read = FileReport(unit.location, unit.format)
+        read = FileReport(unit.location, _format(unit))
         make = _reading(columns, min_label, split, chosen or known.get(unit.collection), unit)
         shown: list[dict[str, Any]] = []
         for batch in _batches(unit, read, make, functools.partial(progress, done, len(units)))():
@@ -229,9 +230,16 @@ def _reading(
                            may_lack=not own and not isinstance(unit.place, HubPart))  # fmt: skip
 
 
-def _said(reading: Reading) -> tuple[str, str]:
+def _format(unit: SourceUnit) -> str | None:
+    """The format as a report has it; what a file of the hub is, is not known before it is here."""
+    return unit.format or ("hub" if isinstance(unit.place, HubPart) else None)
+
+
+def _said(reading: Reading, unit: SourceUnit) -> tuple[str, str]:
     """What of the user's word makes a file another one: it may be read again with other columns."""
-    return mapping_text(reading.columns), "" if reading.min_label is None else f"min_label {reading.min_label:g}"
+    hashed = unit.place.source.columns if isinstance(unit.place, HubPart) else None  # a part of its hash already
+    columns = "" if hashed and reading.columns == column_map(hashed) else mapping_text(reading.columns)
+    return columns, "" if reading.min_label is None else f"min_label {reading.min_label:g}"
 
 
 def _batches(

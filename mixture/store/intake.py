@@ -198,7 +198,7 @@ def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile, stored: Stor
     for number, batch in enumerate(file.batches()):
         part = _add_batch(connection, collection, batch, number)
         stored.counts += part
-        stored.reasons.add(batch.rejects, batch.refused)
+        stored.reasons.add(batch.rejects, batch.stand_for)
         prompts.update(batch.prompts)
         yield part
     if stored.failed:

@@ -17,6 +17,7 @@ from mixture.ingest.damage import check_utf8
 from mixture.ingest.formats import beir
 from mixture.ingest.lookup import Lookup
 from mixture.ingest.read import read_file
+from mixture.ingest.reading import Reading
 from mixture.rows import RawExample, RawPassage, Reject
 
 CORPUS: Sequence[Mapping[str, Any]] = [
@@ -59,13 +60,20 @@ def test_an_example_for_each_judged_query(tmp_path: Path) -> None:
     "qrels",
     [
         {"qrels.tsv": QRELS},
-        {"qrels/test.tsv": QRELS},
+        {"qrels/dev.tsv": QRELS},
         {"qrels/dev.tsv": "q1\td1\t1\n", "qrels/test.tsv": "q1\td1\t1\n", "qrels/train.tsv": QRELS},
     ],
     ids=["no splits", "one split", "train of three"],
 )
 def test_the_split_to_train_on(tmp_path: Path, qrels: Mapping[str, str]) -> None:
     assert list(read_file(suite(tmp_path / "suite", qrels=qrels))) == EXPECTED
+
+
+def test_a_suite_to_test_on_is_not_trained_on_unless_asked_for(tmp_path: Path) -> None:
+    folder = suite(tmp_path / "suite", qrels={"qrels/test.tsv": QRELS})
+    with pytest.raises(UsageError, match=r"the only split is test, which is not to be trained on; .* `split=test`"):
+        read_file(folder)
+    assert list(read_file(folder, reading=Reading(split="test"))) == EXPECTED
 
 
 def test_two_splits_without_train_are_an_error_that_names_them(tmp_path: Path) -> None:
@@ -171,7 +179,8 @@ def test_ids_with_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytes
 
 
 def test_real_suites_are_read_whole(real_data: Path) -> None:
-    counts = {folder.name: list(read_file(folder)) for folder in sorted((real_data / "eval").iterdir())}
+    test = Reading(split="test")
+    counts = {folder.name: list(read_file(folder, reading=test)) for folder in sorted((real_data / "eval").iterdir())}
     assert {name: len(rows) for name, rows in counts.items()}["agnews"] == 1000
     assert sum(len(row.positives) for row in counts["agnews"] if isinstance(row, RawExample)) == 1009
     assert [row for rows in counts.values() for row in rows if isinstance(row, Reject)] == []

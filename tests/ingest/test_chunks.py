@@ -32,7 +32,8 @@ def by_line(items: Any) -> tuple[list[RawExample | Reject], set[str]]:
             found.append(item)
         else:
             prompts |= {item.prompt} if item.prompt is not None else set()
-            found.append(RawExample(item.line, item.query, tuple(item.positives), tuple(item.negatives), item.language))
+            found.append(RawExample(item.line, item.query, tuple(item.positives), tuple(item.negatives), item.language,
+                                    label=item.label))  # fmt: skip
     return sorted(found, key=lambda row: row.line), prompts
 
 
@@ -132,18 +133,33 @@ def test_damaged_files_give_the_same_rows_and_reasons(
         ({"query": "a", "pos": ["p"]}, {"query": "a", "pos": ["p"], "prompt": "find it"}),
         ({"sentence1": "a", "sentence2": "p"}, {"sentence1": "a", "sentence2": "p", "label": 1}),
         ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "answer": "x"}),
+        ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "is_correct": 0}),
+        ({"query": "a", "passage": "p"}, {"query": "a", "passage": "p", "human relevance": 0}),
+        ({"question": "a", "answer": "p"}, {"question": "a", "answer": "p", "bad_answer": "n"}),
+        (
+            {"question": "a", "answer": [{"text": "p", "score": 2}]},
+            {"question": "a", "answer": [{"text": "p", "score": 2}], "score": 0},
+        ),
+        ({"title": "a", "body": "p"}, {"title": "a", "body": "p", "question": "q", "answer": "x"}),
     ],
 )
 def test_a_key_that_comes_late_counts(tmp_path: Path, first: dict[str, Any], later: dict[str, Any]) -> None:
     """The layout is that of the first lines; what later ones have beyond it must not be lost, nor let pass."""
     count = chunks.SAMPLE_LINES + 60
-    rows = [first] * count + [later] * 60
+    rows = [first] * count + [later] * 60 + [{**first, "id": 7, "note": 'a "key": in a text'}] * 60
     numbered = [{k: f"{v} {n}" if isinstance(v, str) else v for k, v in row.items()} for n, row in enumerate(rows)]
     file = tmp_path / "f.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in numbered))
     found = by_line(chunks.read(file, Reading()))
     assert found == by_line(jsonl.read(file))
     assert len(found[0]) >= count
+
+
+def test_a_key_that_comes_late_and_means_nothing_costs_no_speed(tmp_path: Path) -> None:
+    first, later = {"question": "q", "answer": "p"}, {"question": "q", "answer": "p", "source": {"url": "u"}}
+    file = tmp_path / "f.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [first] * 150 + [later] * 150))
+    assert [type(item) for item in chunks.read(file, Reading())] == [Columns]
 
 
 def test_a_cut_gzip_file_gives_every_whole_line_and_the_line_of_the_cut(

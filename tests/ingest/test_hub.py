@@ -85,8 +85,10 @@ def test_rows_through_datasets(mirror: Path) -> None:
     assert texts(one(HubSource("acme/qa", "english", split="dev", columns=COLUMNS))) == [("d1", "answer to d1")]
 
 
-def test_the_only_split_stands_for_train(mirror: Path) -> None:
-    assert texts(one(HubSource("acme/qa", "german", columns=COLUMNS))) == [("f1", "answer to f1")]
+def test_the_only_split_does_not_stand_for_train_where_it_is_for_tests(mirror: Path) -> None:
+    with pytest.raises(UsageError, match="the only split is test, which is not to be trained on"):
+        texts(one(HubSource("acme/qa", "german", columns=COLUMNS)))
+    assert texts(one(HubSource("acme/qa", "german", split="test", columns=COLUMNS))) == [("f1", "answer to f1")]
 
 
 def test_a_hub_id_as_it_is_typed(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,10 @@ def test_each_damage_is_one_reject_with_its_file_and_line(tmp_path: Path) -> Non
     ("names", "message"),
     [
         (("collection.tsv", "queries.train.tsv"), "expected collection.tsv, queries.train.tsv and qrels.train.tsv"),
-        (("collection.tsv", "queries.dev.tsv", "qrels.dev.tsv", "qrels.test.tsv"), "the splits are qrels.dev.tsv, qre"),
+        (
+            ("collection.tsv", "queries.dev.tsv", "qrels.dev.tsv", "qrels.test.tsv"),
+            "the splits are test, validation; exp",
+        ),
         (("collection.tsv", "queries.dev.tsv", "triples.train.a.tsv", "triples.train.b.tsv"), "the splits are triples"),
     ],
 )

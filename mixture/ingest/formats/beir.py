@@ -27,7 +27,9 @@ def data_files(folder: Path, split: str | None = None) -> list[Path]:
 
     Raises UsageError when one of them is missing, and when no split can be chosen.
     """
-    corpus, queries, splits = packed_file(folder, CORPUS), packed_file(folder, QUERIES), qrels_files(folder)
+    corpus, queries = packed_file(folder, CORPUS), packed_file(folder, QUERIES)
+    # A qrels.tsv beside the corpus does not say what it is for.
+    splits = {name if file.parent != folder else "qrels": file for name, file in qrels_files(folder).items()}
     if corpus is None or queries is None or not splits:
         raise UsageError(f"{folder}: expected corpus.jsonl, queries.jsonl and qrels/train.tsv (BEIR layout)")
     return [corpus, queries, choose_split(splits, folder / "qrels", split)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ def read(path: Path, reading: Reading | None = None) -> Iterator[RawExample | Re
 
 
 def _rows(book: Any, reading: Reading) -> Iterator[RawExample | Reject]:
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # what a workbook says about its size may be wrong or missing
     filled = [sheet for sheet in book.worksheets if any(map(any, sheet.iter_rows(max_row=20, values_only=True)))]
     if len(filled) > 1:
         names = ", ".join(sheet.title for sheet in filled)
@@ -57,7 +60,7 @@ def _rows(book: Any, reading: Reading) -> Iterator[RawExample | Reject]:
         try:
             if not any(row):
                 raise BadRow(EMPTY_LINE)
-            yield shape.build(dict(zip(header, row, strict=False)), number)
+            yield shape.build(dict(itertools.zip_longest(header, row[: len(header)])), number)
         except BadRow as bad:
             yield Reject(number, str(bad), start_of(", ".join(filter(None, row))))
 

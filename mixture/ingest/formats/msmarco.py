@@ -19,7 +19,7 @@ from mixture.ingest.lines import byte_lines
 from mixture.ingest.lookup import Lookup
 from mixture.ingest.reading import Reading
 from mixture.ingest.shapes import HEADER_MAX_CHARS, HEADER_MAX_WORDS
-from mixture.ingest.splits import choose_split
+from mixture.ingest.splits import SPLITS, choose_split
 from mixture.rows import RawExample, RawPassage, Reject
 from mixture.suites.layout import PACKED
 
@@ -139,9 +139,12 @@ def _named(folder: Path, start: str) -> list[Path]:
 
 
 def _splits(files: list[Path]) -> dict[str, Path]:
-    train = [file for file in files if "train" in file.name.split(".")]
+    named = [
+        (next((SPLITS[word] for word in file.name.split(".") if word in SPLITS), file.name), file) for file in files
+    ]
+    names = [name for name, _ in named]
     # Of two files for training (the small and the full triples) none is taken by chance.
-    return {"train" if train == [file] else file.name: file for file in files}
+    return {name if names.count(name) == 1 else file.name: file for name, file in named}
 
 
 def sniff_triples(head: Head) -> Seen | None:

@@ -235,8 +235,9 @@ def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile, stored: Stor
     )
     _declare(connection, file.facts, prompts, afresh=replaces)
     if stored.counts.replaced and (back := restore_copies(connection, collection)):
-        logger.warning("%s: %s example%s that dedup took out as copies of rows that are gone now are back; run dedup "
-                       "again", file.location, f"{back:,}", "s" * (back > 1))  # fmt: skip
+        rows = "a copy of a row that is gone now is" if back == 1 else "copies of rows that are gone now are"
+        logger.warning("%s: %s example%s that dedup took out as %s back; run dedup again", file.location, f"{back:,}",
+                       "s" * (back > 1), rows)  # fmt: skip
 
 
 def _forget_rejects(connection: duckdb.DuckDBPyConnection, collection: str, location: str, place: str) -> None:

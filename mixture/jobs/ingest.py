@@ -151,7 +151,8 @@ def ingest(
     for collection in results:
         # Also for files that were stored before: a card given later counts.
         declare(store, _facts(collection, chosen or known.get(collection)))
-    warn_of_test_rows(matches(store, results) if results else {})
+    held = results.keys() & read.names(store)  # a collection of which nothing could be stored is none
+    warn_of_test_rows(matches(store, sorted(held)) if held else {})
     progress(len(units), len(units), "done")
     if failed:
         raise NothingStored(list(results.values()), failed, len(units))

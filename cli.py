@@ -132,7 +132,7 @@ def cards(
 
     A collection can therefore not be called new or check.
     """
-    from mixture.cards import card_for, check_cards, load_cards
+    from mixture.cards import check_cards, load_cards
     from mixture.cards.draft import draft_card, write_card
     from mixture.console import cards
 
@@ -146,7 +146,7 @@ def cards(
     elif name is None:
         print_rows(cards.listing(load_cards(folder)), as_json=as_json)
     else:
-        card = card_for(name, load_cards(folder))
+        card = cards.card_of(name, load_cards(folder))
         try:
             with _open(store) as lake:
                 facts = cards.facts_of(card, lake)

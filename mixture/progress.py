@@ -70,7 +70,7 @@ class Lines:
         rate = self._rate(done, now)
         parts = [" ".join(filter(None, (f"{done:,}/{total:,}", self._unit, f"({100 * done // total} %)"))), what]
         if rate:
-            parts.append(f"{rate:.3g} {self._unit or 'done'}/s")
+            parts.append(f"{rate:.3g} {self._unit}/s" if self._unit else "")
             ahead = (total - done) / rate
             parts.append(f"{duration(ahead)} left" if done < total else f"{duration(now - self._started)} in all")
         return ", ".join(filter(None, parts))

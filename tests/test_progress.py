@@ -36,6 +36,12 @@ def test_what_is_done_at_once_says_nothing() -> None:
     assert _run(1000, 0.001) == []
 
 
+def test_what_counts_no_unit_says_no_rate() -> None:
+    written = [line for _, line in _run(10, 3.0, unit="")]
+    assert written[0] == "training: 2/10 (20 %), loss 0.50, 24 s left"
+    assert not any("/s" in line for line in written)
+
+
 def test_a_resumed_job_counts_its_rate_from_where_it_began() -> None:
     first = _run(1000, 0.1, first=500)[0][1]
     assert first == "training: 600/1,000 steps (60 %), loss 0.00, 10 steps/s, 40 s left"

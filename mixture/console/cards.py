@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mixture.cards import DataCard
+from mixture.cards import DataCard, card_for
 from mixture.cards.measured import Facts, Lengths, measured
 from mixture.console.output import print_json, print_rows
+from mixture.errors import UsageError
 from mixture.store import Store, read
 
 
@@ -20,6 +21,14 @@ def listing(cards: Mapping[str, DataCard]) -> list[dict[str, Any]]:
          "deduped_size": card.deduped_size, "prompts": len(card.prompts)}
         for card in cards.values()
     ]  # fmt: skip
+
+
+def card_of(name: str, cards: Mapping[str, DataCard]) -> DataCard:
+    """`card_for`, for a user who may mean a collection of the store."""
+    try:
+        return card_for(name, cards)
+    except UsageError as error:
+        raise UsageError(f"{error}. For a collection of the store: mixture status") from None
 
 
 def facts_of(card: DataCard, store: Store) -> Facts | None:

@@ -12,6 +12,7 @@ import typer
 
 from mixture.console.options import JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
+from mixture.console.sentences import counted
 
 if TYPE_CHECKING:
     from mixture.registry.status import CollectionStatus, Status
@@ -84,9 +85,9 @@ def _lines(found: Status) -> list[str]:
         for reason, count in collection.taken_out.items():
             reasons[reason] = reasons.get(reason, 0) + count
     lines = [
-        ("collections", f"{len(found.collections)} with {_count(total, 'example')} from {_count(files, 'file')}; "
-                        f"{_count(rejected, 'row')} refused"),
-        ("taken out", _listed(f"{count:,} {reason}" for reason, count in reasons.items())),
+        ("collections", f"{len(found.collections)} with {counted(total, 'example')} from {counted(files, 'file')}; "
+                        f"{counted(rejected, 'row')} refused"),
+        ("taken out", _listed(counted(count, reason) for reason, count in reasons.items())),
         ("test suites", _listed(f"{suite} ({count:,})" for suite, count in found.suites.items())),
         ("mixtures", f"{found.mixtures}" + (f", the newest: {', '.join(found.newest)}" if found.newest else "")),
         ("runs", _listed(f"{count} {status}" for status, count in found.runs.items())),
@@ -101,10 +102,6 @@ def _lines(found: Status) -> list[str]:
 
 def _listed(texts: Any) -> str:
     return ", ".join(texts) or "none"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def _size(num_bytes: float) -> str:
@@ -148,5 +145,5 @@ def _show_changes(changes: Sequence[Any], what: str, as_json: bool) -> None:
     print_rows([{"collection": change.collection, what: change.examples} for change in changes], as_json=as_json)
     for change in changes:
         if change.only_kept_here:
-            sys.stderr.write(f"dedup took {_count(change.only_kept_here, 'example')} out of other collections since "
+            sys.stderr.write(f"dedup took {counted(change.only_kept_here, 'example')} out of other collections since "
                              f"{change.collection} had them; mixture dedup --undo puts back its newest\n")  # fmt: skip

@@ -55,8 +55,8 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     raw, suites = str(folder / "raw"), str(folder / "eval")
 
     say(sentences.ingested(run("ingest", raw)))
-    say(sentences.removed(run("dedup"), "near-duplicates"))
-    say(sentences.removed(run("decontaminate", "--against", str(folder / "test_queries.jsonl")), "test queries"))
+    say(sentences.removed(run("dedup"), "near-duplicate"))
+    say(sentences.removed(run("decontaminate", "--against", str(folder / "test_queries.jsonl")), "test query"))
     say(sentences.mined(run("mine"), "bm25", had_none=True))
     say(sentences.made(run("create", "uniform", "--uniform")))
 

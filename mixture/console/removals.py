@@ -32,16 +32,13 @@ def show_removals(
         row: dict[str, Any] = {"collection": result.collection, "examples": result.examples}
         counts.append(row | ({"put_back": result.put_back} if undo else {"removed": result.removed}))
         if len(reasons) > 1:  # a test query and a test passage are no one thing
-            counts[-1] |= {_plural(reason): result.count(reason) for reason in reasons}
-    if not (as_json or dry_run or undo):
-        say(sentences.removed(counts, "near-duplicates" if reasons == ["duplicate"] else "test queries or passages"))
+            counts[-1] |= {sentences.plural(reason).replace(" ", "_"): result.count(reason) for reason in reasons}
+    if not (as_json or dry_run):
+        what = "near-duplicate" if reasons == ["duplicate"] else "test query or passage"
+        say(sentences.removed(counts, what, undo=undo))
     print_rows(counts, as_json=as_json, title=f"{would}{'put back' if undo else 'removed'}" if dry_run else None)
     if dry_run and not as_json:
         sys.stdout.writelines(_examples(results, limit))
-
-
-def _plural(reason: str) -> str:
-    return {"test query": "test_queries", "test passage": "test_passages"}.get(reason, f"{reason}s")
 
 
 def _examples(results: Sequence[RemovalResult], limit: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 NAMED = 3
+PLURALS = {"test query": "test queries", "test query or passage": "test queries or passages", "replaced": "replaced"}
 
 
 def say(sentence: str) -> None:
@@ -20,21 +21,20 @@ def ingested(rows: Rows) -> str:
     read, stored, repeated, rejected = (
         sum(row[name] for row in rows) for name in ("rows_read", "stored", "repeated", "rejected")
     )
-    return (f"{_count(read, 'row')} of {_count(len(rows), 'collection')}: {stored:,} stored, "
-            f"{_count(repeated, 'exact repeat')}, {rejected:,} rejected")  # fmt: skip
+    return (f"{counted(read, 'row')} of {counted(len(rows), 'collection')}: {stored:,} stored, "
+            f"{counted(repeated, 'exact repeat')}, {rejected:,} rejected")  # fmt: skip
 
 
-def removed(rows: Rows, what: str) -> str:
-    """what: what was taken out, in the plural."""
-    hit = [row for row in rows if row["removed"]]
-    total = sum(row["removed"] for row in hit)
+def removed(rows: Rows, what: str, *, undo: bool = False) -> str:
+    """what: what was taken out, or put back, in the singular."""
+    count, done = ("put_back", "put back into") if undo else ("removed", "removed from")
+    hit = [row for row in rows if row[count]]
     if not hit:
-        return f"no {what} found"
-    most = sorted(hit, key=lambda row: -abs(row["removed"]))
-    named = ", ".join(f"{row['collection']} {abs(row['removed']):,}" for row in most[:NAMED])
+        return f"no {plural(what)} found"
+    most = sorted(hit, key=lambda row: -row[count])
+    named = ", ".join(f"{row['collection']} {row[count]:,}" for row in most[:NAMED])
     more = ", …" if len(hit) > NAMED else ""
-    done = "removed from" if total > 0 else "put back into"
-    return f"{abs(total):,} {what} {done} {_count(len(hit), 'collection')} ({named}{more})"
+    return f"{counted(sum(row[count] for row in hit), what)} {done} {counted(len(hit), 'collection')} ({named}{more})"
 
 
 def mined(rows: Rows, miner: str, *, had_none: bool) -> str:
@@ -43,7 +43,7 @@ def mined(rows: Rows, miner: str, *, had_none: bool) -> str:
         return "every example has negatives"
     found = sum(row["negatives"] for row in rows)
     which = " that had none" if had_none else ""
-    return f"{found:,} {'BM25' if miner == 'bm25' else miner} negatives for {_count(len(rows), 'collection')}{which}"
+    return f"{found:,} {'BM25' if miner == 'bm25' else miner} negatives for {counted(len(rows), 'collection')}{which}"
 
 
 def made(mixture: Mapping[str, Any]) -> str:
@@ -54,21 +54,26 @@ def made(mixture: Mapping[str, Any]) -> str:
     weights = "equal weights" if equal else "heaviest " + ", ".join(
         f"{part['collection']} {part['weight']:.3f}" for part in parts[:NAMED]
     )  # fmt: skip
-    known = f"{mixture['reference']} = {mixture['id']}: {_count(len(parts), what)}, {weights}"
+    known = f"{mixture['reference']} = {mixture['id']}: {counted(len(parts), what)}, {weights}"
     tags = f"[{', '.join(mixture['tags'])}]" if mixture["tags"] else None
     return "  ".join(filter(None, (known, tags, mixture["note"])))
 
 
 def trained(row: Mapping[str, Any]) -> str:
-    return f"{_count(row['steps'], 'step')} on {row['mixture']}, saved to {row['model']}"
+    return f"{counted(row['steps'], 'step')} on {row['mixture']}, saved to {row['model']}"
 
 
 def evaluated(rows: Rows) -> str:
     """The mean of the first metric, times 100 as the field prints it."""
     metric = next(iter(rows[0]["metrics"]))
     scores = [100 * row["metrics"][metric] for row in rows]
-    return f"mean {metric.replace('ndcg', 'nDCG')} {sum(scores) / len(scores):.1f} on {_count(len(scores), 'suite')}"
+    return f"mean {metric.replace('ndcg', 'nDCG')} {sum(scores) / len(scores):.1f} on {counted(len(scores), 'suite')}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2 rows`; what: in the singular."""
+    return f"{number:,} {what if number == 1 else plural(what)}"
+
+
+def plural(what: str) -> str:
+    return PLURALS.get(what, f"{what}s")

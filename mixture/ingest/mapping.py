@@ -126,4 +126,4 @@ def _inside(value: Any, path: str) -> Any:
 def not_there(role: str, path: str, names: Sequence[str], what: str) -> BadRow:
     """The reason for a name of the mapping that a row or table lacks."""
     listed = ", ".join(map(repr, names[:12])) or "none"
-    return BadRow(f"no {what} {path!r}, which `columns` gives for {role}; found {listed}")
+    return BadRow(f"no {what} {path!r}, given for {role} in `columns` or the datacard; found {listed}")

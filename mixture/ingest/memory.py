@@ -22,13 +22,14 @@ BATCH_ROWS = 10_000
 
 @dataclass(frozen=True)
 class InMemory:
-    """A table that the caller gave, and the collection that it is for."""
+    """A table that the caller gave, the collection that it is for, and the part of a DatasetDict that was asked for."""
 
     table: pa.Table = field(repr=False, compare=False)
     name: str
+    split: str | None = None
 
     def __str__(self) -> str:
-        return f"memory:{self.name}"
+        return f"memory:{self.name}" + (f" {self.split}" if self.split else "")
 
 
 def is_rows(source: object) -> bool:

@@ -104,7 +104,7 @@ class Reading:
         seen = {path for shape in shapes for path in getattr(shape.build, "keywords", {}).get("found", ())}
         if missing := sorted(given - seen):
             listed = ", ".join(map(repr, list(self._names)[:12]))
-            raise UsageError(f"`columns` names {missing[0]!r}, which no row has; found {listed}")
+            raise UsageError(f"`columns` or the datacard names {missing[0]!r}, which no row has; found {listed}")
 
     def __str__(self) -> str:
         """`query ← question, positive ← answer, negative ← bad_answer; ignored: id, source`. Empty before a row."""

@@ -173,7 +173,7 @@ def _check_alike(units: Sequence[SourceUnit], source: Path | str) -> None:
 def _in_memory(source: Any, name: str | None, split: str | None) -> SourceUnit:
     if name is None:
         raise UsageError("rows in memory have no name; give the collection's in `name`")
-    return SourceUnit(InMemory(table_from(source, split), name), name, format="table")
+    return SourceUnit(InMemory(table_from(source, split), name, split), name, format="table")
 
 
 def _units(source: Path | str | HubSource, format: str | None, split: str | None) -> list[SourceUnit]:

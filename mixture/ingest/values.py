@@ -113,7 +113,7 @@ def from_mapping(
                 found.add(path)
                 values[role].append((path, value))
             elif role in ("query", "positive", "label"):
-                raise BadRow(f"nothing at {path!r}, which `columns` gives for {role}")
+                raise BadRow(f"nothing at {path!r}, given for {role} in `columns` or the datacard")
 
     def one(role: str) -> tuple[str, Any] | None:
         given = values.get(role)

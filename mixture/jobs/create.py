@@ -12,7 +12,7 @@ from typing import TypeAlias
 from mixture import registry, transfers
 from mixture.arguments import Names, listed, named
 from mixture.errors import UsageError
-from mixture.jobs.contamination import refuse_test_rows
+from mixture.jobs.contamination import lines, matches_of, refuse_test_rows
 from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
 from mixture.store import Store, read
@@ -85,11 +85,11 @@ def create(
     earlier = _references(store)
     if source is None:
         made, remarks = _made(store, name, weights, given, min_examples, allow_contaminated)
-        return _with_remarks(made, [*remarks, *_existed(earlier, made)])
+        return _with_remarks(made, [*_test_rows(store, made), *remarks, *_existed(earlier, made)])
     if any(given) or weights != "uniform":
         raise UsageError("`source` takes `fixed`, `dropped` and `blend` alone; to weigh or slice, create without it")
     made = _changed(store, name, source, fixed or {}, listed(dropped), blend, allow_contaminated)
-    return _with_remarks(made, _existed(earlier, made))
+    return _with_remarks(made, [*_test_rows(store, made), *_existed(earlier, made)])
 
 
 def select(
@@ -149,6 +149,11 @@ def _made(
     made = registry.save(store, spec, name, note=_note(weights, pins.sizes), pins=pins)
     remarks = remarks_on(store, made, pins.sizes, asked_for=bool(collections), min_examples=min_examples)
     return made, remarks
+
+
+def _test_rows(store: Store, made: SavedMixture) -> list[str]:
+    """Test data that was allowed in."""
+    return [f"test data: {line}" for line in lines(matches_of(store, made.spec.components))]
 
 
 def _with_remarks(made: SavedMixture, remarks: Sequence[str]) -> CreatedMixture:

@@ -21,6 +21,7 @@ from mixture.ingest.normalise import build_batches, sample
 from mixture.ingest.reading import Reading
 from mixture.ingest.report import FileReport
 from mixture.ingest.sources import SourceUnit, discover
+from mixture.ingest.splits import TRAIN, wanted_splits
 from mixture.ingest.units import read_unit, sha256_of
 from mixture.jobs.contamination import matches, warn_of_test_rows
 from mixture.progress import Progress, silent
@@ -28,6 +29,7 @@ from mixture.refusals import Reasons
 from mixture.rows import Batch
 from mixture.store import Store, read
 from mixture.store.intake import (
+    PART,
     CollectionFacts,
     FileCounts,
     NewFile,
@@ -177,10 +179,13 @@ def check_collection_name(name: str) -> None:
 
 
 def _place(unit: SourceUnit) -> str:
-    """The location in full: a path as it is from anywhere on this machine, links as they stand."""
+    """The location in full: a path as it is from anywhere on this machine, links as they stand. Another part than that
+    for training of a folder that is read as one is a place of its own."""
     if not isinstance(unit.place, Path):
         return unit.location
-    return os.path.abspath(unit.place)  # noqa: PTH100 - a link, as of a hub's cache, leads elsewhere when it changes
+    place = os.path.abspath(unit.place)  # noqa: PTH100 - a link, as of a hub's cache, leads elsewhere when it changes
+    wanted = wanted_splits(unit.split) if unit.place.is_dir() else None
+    return place if wanted in (None, {TRAIN}) else f"{place}{PART}{','.join(sorted(wanted))}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class MiningResult:
     random:    of these, random passages, where the miner found too few
     short:     examples for which the miner found too few
     known:     found, but negatives of another miner or of the file already, and left as they are
-    replaced:  negatives of this miner's last call that are none any more
+    replaced:  negatives of this miner's last call, and random passages of any, that are none any more
     snapshot:  of the store that was read
     """
 

@@ -82,9 +82,11 @@ def undo(store: Store, command: str, *, dry_run: bool = False) -> list[RemovalRe
     dry_run: only say what would come back
     """
     reasons = named("command", command, REASONS)
-    rows = restore_removed(store, reasons, dry_run=dry_run)
+    rows, dropped = restore_removed(store, reasons, dry_run=dry_run)
     if not rows.num_rows:
-        raise UsageError(f"nothing to put back: no removals for the reason {' or '.join(map(repr, reasons))}")
+        why = ("no file gives what the newest one took out any more" if dropped
+               else f"no removals for the reason {' or '.join(map(repr, reasons))}")  # fmt: skip
+        raise UsageError(f"nothing to put back: {why}")
     back = {name: rows.filter(pc.equal(rows["collection"], name)) for name in rows["collection"].unique().to_pylist()}
     with store.reading() as snapshot:
         infos = [info for info in read.collections(store) if info.collection in back]

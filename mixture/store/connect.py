@@ -35,6 +35,8 @@ class Store:
 
     def __init__(self, catalog: Catalog, snapshot: int | None = None) -> None:
         """snapshot: of what all reads show; None for the newest."""
+        if isinstance(catalog, str | Path):
+            raise UsageError(f"`Store.open({str(catalog)!r})` opens a store")
         self.catalog = catalog
         self.root = catalog.work  # the folder that was opened
         self._snapshot = snapshot

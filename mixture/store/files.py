@@ -60,12 +60,13 @@ def data_files(store: Store, collections: Sequence[str] | None = None) -> list[D
 
 
 def record_hashes(store: Store, collections: Sequence[str]) -> None:
-    """Record the SHA-256 of the files of these collections that have none yet. Missing files are left to `fault`."""
+    """Record the SHA-256 of the files of these collections that have none yet, but for those of the records themselves,
+    which would need one more each time. Missing files are left to `fault`."""
     now = datetime.now(UTC)
     rows = [
         {"path": file.path, "sha256": sha256(store.data / file.path), "hashed_at": now}
         for file in data_files(store, collections)
-        if file.sha256 is None and (store.data / file.path).is_file()
+        if file.sha256 is None and file.table != "data_files" and (store.data / file.path).is_file()
     ]
     if rows:
         store.transaction(lambda connection: append(connection, "data_files", rows))

@@ -30,15 +30,19 @@ LINKS = """(example_id VARCHAR, part INTEGER,
             negatives STRUCT(passage_id VARCHAR, "rank" INTEGER, score FLOAT)[])"""
 
 
-def adopt(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
-    """Link the rows that a version without links stored. Of several files it is not known which gave what."""
+def adopt(connection: duckdb.DuckDBPyConnection, collection: str, new_place: str) -> None:
+    """Link the rows that a version without links stored. Of several files it is not known which gave what.
+
+    Such a version knew a file as it was written, from wherever the command ran: new_place is how it is known now.
+    """
     old = connection.execute(
         "SELECT DISTINCT file FROM sources WHERE collection = ? AND place IS NULL", [collection]
     ).fetchall()
     if not old:
         return
     full = os.path.abspath  # links stay as they stand, as in the places of new files
-    places = {file: full(file) if Path(file).exists() else file for (file,) in old}
+    places = {file: new_place if new_place.endswith(f"/{os.path.normpath(file)}")
+              else full(file) if Path(file).exists() else file for (file,) in old}  # fmt: skip
     place = next(iter(places.values())) if len(places) == 1 else UNKNOWN
     connection.execute(
         """INSERT INTO file_examples BY NAME
@@ -251,14 +255,17 @@ def settle_only(connection: duckdb.DuckDBPyConnection, collection: str, example_
 
 
 def drop_loose_passages(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
-    """Remove the passages in `loose_passages` that nothing uses any more. An undo brings back those that it needs."""
+    """Remove the passages in `loose_passages` that nothing uses any more. An undo brings back those that it needs, but
+    for negatives that a file's later content gives to what was taken out: they are in no older version."""
     if not connection.execute("SELECT 1 FROM temp.loose_passages LIMIT 1").fetchone():
         return
     connection.execute(
         """DELETE FROM passages WHERE collection = $c AND passage_id IN (
                SELECT id FROM temp.loose_passages
                ANTI JOIN (SELECT unnest(positives).passage_id AS id FROM examples WHERE collection = $c) USING (id)
-               ANTI JOIN (SELECT passage_id AS id FROM negatives WHERE collection = $c) USING (id))""",
+               ANTI JOIN (SELECT passage_id AS id FROM negatives WHERE collection = $c) USING (id)
+               ANTI JOIN (SELECT unnest(negatives).passage_id AS id FROM file_examples WHERE collection = $c)
+                   USING (id))""",
         {"c": collection},
     )
 

@@ -6,6 +6,7 @@ A file that changed replaces what it gave before. Which file gives which example
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,13 @@ from mixture.rows import Batch
 from mixture.store import givers
 from mixture.store.connect import Store
 from mixture.store.givers import REPLACED
+from mixture.store.write import restore_copies
+
+logger = logging.getLogger(__name__)
+
+
+PART = "#split="
+"""Between a folder and its part in a place."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def file_is_stored(store: Store, collection: str, sha256: str, place: str) -> bo
     places = [row["place"] for row in found if row["sha256"] == sha256 and row["n"]]
     if place in places or None in places:  # None: an older version did not note it
         return True
-    moved = [old for old in places if "://" not in old and not Path(old).exists()]
+    moved = [old for old in places if "://" not in old and not Path(old.partition(PART)[0]).exists()]
     if not moved or "://" in place or any(row["place"] == place for row in found):
         return False
 
@@ -189,7 +197,7 @@ def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile, stored: Stored) -> Iterator[FileCounts]:
     """Store one file, batch by batch; yields what each gave, and adds it to `stored`."""
     collection, place = file.facts.collection, file.place or file.location
-    givers.adopt(connection, collection)
+    givers.adopt(connection, collection, place)
     turn, replaces = givers.turn_of(connection, collection, place, append=file.append)
     _forget_rejects(connection, collection, file.location, place)
     givers.prepare(connection, collection, place)
@@ -202,6 +210,8 @@ def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile, stored: Stor
         prompts.update(batch.prompts)
         yield part
     if stored.failed:
+        # Its rejects are of this content, so the earlier one is read again when it comes back.
+        connection.execute("UPDATE sources SET sha256 = '' WHERE collection = ? AND place = ?", [collection, place])
         return
     if replaces:
         connection.execute("DELETE FROM sources WHERE collection = ? AND place = ?", [collection, place])
@@ -224,6 +234,10 @@ def _add_file(connection: duckdb.DuckDBPyConnection, file: NewFile, stored: Stor
         list(row.values()),
     )
     _declare(connection, file.facts, prompts, afresh=replaces)
+    if stored.counts.replaced and (back := restore_copies(connection, collection)):
+        rows = "a copy of a row that is gone now is" if back == 1 else "copies of rows that are gone now are"
+        logger.warning("%s: %s example%s that dedup took out as %s back; run dedup again", file.location, f"{back:,}",
+                       "s" * (back > 1), rows)  # fmt: skip
 
 
 def _forget_rejects(connection: duckdb.DuckDBPyConnection, collection: str, location: str, place: str) -> None:

@@ -37,7 +37,8 @@ WITH now AS (SELECT example_id, passage_id, miner FROM negatives WHERE collectio
      theirs AS (FROM now WHERE NOT list_contains($replace, miner)),
      own AS (FROM now WHERE list_contains($replace, miner)),
      wanted AS (SELECT f.* FROM new_negatives f
-                SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)),
+                SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)
+                SEMI JOIN (SELECT passage_id FROM passages WHERE collection = $c) USING (passage_id)),
      stored AS (FROM wanted ANTI JOIN theirs USING (example_id, passage_id))
 SELECT (SELECT count(*) FROM stored), (SELECT count(*) FROM stored ANTI JOIN now USING (example_id, passage_id)),
        (SELECT count(*) FROM stored WHERE miner = 'random'), (SELECT count(*) FROM wanted) -
@@ -51,7 +52,7 @@ def add_negatives(
     """Store mined negatives (schema `rows.NEGATIVES`) of a collection in place of those of the miners in `replace`.
 
     A passage that is a negative of the example already, of another miner, stays as it is. Examples that were taken out
-    since come back, if they do, with the negatives that they had.
+    since come back, if they do, with the negatives that they had. Passages that went since are left out.
 
     dry_run:  only count
     miner, command, snapshot: what `undo_mining` needs: the miner's name, a name that the calls for several collections
@@ -68,7 +69,8 @@ def add_negatives(
         connection.execute("DELETE FROM negatives WHERE collection = $c AND list_contains($replace, miner)", values)
         connection.execute(
             """INSERT INTO negatives BY NAME SELECT $c AS collection, n.* FROM new_negatives n
-               SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) ANTI JOIN
+               SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)
+               SEMI JOIN (SELECT passage_id FROM passages WHERE collection = $c) USING (passage_id) ANTI JOIN
                (SELECT example_id, passage_id FROM negatives WHERE collection = $c) USING (example_id, passage_id)""",
             {"c": collection},
         )
@@ -129,7 +131,9 @@ def _take_back(
     back = connection.execute(
         f"""SELECT {columns} FROM (SELECT {columns} FROM negatives {there} {its_own}
                                    EXCEPT SELECT {columns} FROM negatives {own})
-            SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)""",
+            SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c) USING (example_id)
+            ANTI JOIN (SELECT example_id, passage_id FROM negatives
+                       WHERE collection = $c AND miner NOT IN ($miner, 'random')) USING (example_id, passage_id)""",
         values,
     ).to_arrow_table()
     if not dry_run:
@@ -138,6 +142,14 @@ def _take_back(
             """DELETE FROM negatives WHERE collection = $c AND (example_id, passage_id) IN (
                    SELECT example_id, passage_id FROM gone_negatives)""",
             {"c": collection},
+        )
+        # A file that changed may have taken passages along that no negative named any more.
+        connection.register("back_negatives", back)
+        connection.execute(
+            f"""INSERT INTO passages BY NAME SELECT $c AS collection, * EXCLUDE (collection) FROM passages {there}
+                WHERE collection = $then AND passage_id IN (SELECT passage_id FROM back_negatives)
+                AND passage_id NOT IN (SELECT passage_id FROM passages WHERE collection = $c)""",
+            {"c": collection, "then": then},
         )
         append(connection, "negatives", back.append_column("collection", pa.array([collection] * len(back))))
     return TakenBack(collection, miner, gone.num_rows, back.num_rows)

@@ -54,8 +54,9 @@ def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = Non
     return store.transaction(work)
 
 
-def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = False) -> pa.Table:
-    """Put back what the newest command with one of these reasons took out, by time travel; its rows of `removals`.
+def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = False) -> tuple[pa.Table, int]:
+    """Put back what the newest command with one of these reasons took out, by time travel; its rows of `removals`, and
+    how many others of it stay out.
 
     The examples come back with the negatives that they had, as far as files and miners still give them. What no file of
     the collection gives any more stays out. Nothing to put back gives an empty table.
@@ -63,43 +64,69 @@ def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = Fal
     dry_run: only find the rows
     """
 
-    def work(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-        # Of a collection that an older version stored, and that was not added to since, there are no links.
-        removed = connection.execute(
-            """SELECT * EXCLUDE (removed_at), collection NOT IN (SELECT collection FROM file_examples)
-                   OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples) AS given
-               FROM removals WHERE list_contains($reasons, reason) AND snapshot_before =
-                   (SELECT max(snapshot_before) FROM removals WHERE list_contains($reasons, reason))
-               ORDER BY collection, example_id""",
+    def work(connection: duckdb.DuckDBPyConnection) -> tuple[pa.Table, int]:
+        removed = _removals(
+            connection,
+            """list_contains($reasons, reason) AND snapshot_before =
+                   (SELECT max(snapshot_before) FROM removals WHERE list_contains($reasons, reason))""",
             {"reasons": list(reasons)},
-        ).to_arrow_table()
-        rows = removed.filter(removed["given"]).drop_columns("given")
-        if dry_run or not removed.num_rows:
-            return rows
-        before = int(removed["snapshot_before"][0].as_py())
-        connection.register("removed", removed.select(["collection", "example_id"]))
-        back = rows.select(["collection", "example_id"])
-        names = pc.unique(back["collection"]).to_pylist()
-        versions = connection.execute(
-            "SELECT snapshot_id FROM lake.snapshots() WHERE snapshot_id >= ? ORDER BY 1", [before]
-        ).fetchall()
-        # What another process ingested while the command ran is in a later version than the one before it.
-        lacking = back
-        for (version,) in versions:
-            _copy_from(connection, version, lacking, earlier_names(connection, names, version))
-            lacking = connection.execute(
-                "SELECT * FROM lacking ANTI JOIN examples USING (collection, example_id)"
-            ).to_arrow_table()
-            if not lacking.num_rows:
-                break
-        connection.execute(
-            "DELETE FROM removals WHERE (collection, example_id) IN (SELECT (collection, example_id) FROM removed)"
         )
-        for name in names:
-            givers.settle_only(connection, name, back.filter(pc.equal(back["collection"], name))["example_id"])
-        return rows
+        if not dry_run and removed.num_rows:
+            _put_back(connection, removed)
+        rows = removed.filter(removed["given"]).drop_columns("given")
+        return rows, removed.num_rows - rows.num_rows
 
     return store.transaction(work)
+
+
+def restore_copies(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
+    """Put back what dedup took out as a copy of an example in `temp.gone_examples` of the collection, in whatever
+    collection that was, as far as files still give it; how many examples."""
+    removed = _removals(
+        connection,
+        """kept_collection = $c AND kept_id IN (SELECT id FROM temp.gone_examples) AND snapshot_before IS NOT NULL""",
+        {"c": collection},
+    )
+    removed = removed.filter(removed["given"])
+    for before in pc.unique(removed["snapshot_before"]):
+        _put_back(connection, removed.filter(pc.equal(removed["snapshot_before"], before)))
+    return int(removed.num_rows)
+
+
+def _removals(connection: duckdb.DuckDBPyConnection, condition: str, values: dict[str, Any]) -> pa.Table:
+    """Rows of `removals`, and whether a file gives the example still (`given`)."""
+    # Of a collection that an older version stored, and that was not added to since, there are no links.
+    return connection.execute(
+        f"""SELECT * EXCLUDE (removed_at), collection NOT IN (SELECT collection FROM file_examples)
+                OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples) AS given
+            FROM removals WHERE {condition} ORDER BY collection, example_id""",
+        values,
+    ).to_arrow_table()
+
+
+def _put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
+    """Put back what of these rows of one command is given, and forget that they were removed."""
+    before = int(removed["snapshot_before"][0].as_py())
+    connection.register("removed", removed.select(["collection", "example_id"]))
+    back = removed.filter(removed["given"]).select(["collection", "example_id"])
+    names = pc.unique(back["collection"]).to_pylist()
+    versions = connection.execute(
+        "SELECT snapshot_id FROM lake.snapshots() WHERE snapshot_id >= ? ORDER BY 1", [before]
+    ).fetchall()
+    # What another process ingested while the command ran is in a later version than the one before it.
+    lacking = back
+    for (version,) in versions:
+        _copy_from(connection, version, lacking, earlier_names(connection, names, version))
+        lacking = connection.execute(
+            "SELECT * FROM lacking ANTI JOIN examples USING (collection, example_id)"
+        ).to_arrow_table()
+        if not lacking.num_rows:
+            break
+    connection.execute(
+        "DELETE FROM removals WHERE (collection, example_id) IN (SELECT (collection, example_id) FROM removed)"
+    )
+    for name in names:
+        givers.settle_only(connection, name, back.filter(pc.equal(back["collection"], name))["example_id"])
 
 
 def _copy_from(

@@ -15,6 +15,7 @@ import pytest
 from cli import app
 from mixture import Store, jobs
 from mixture.cards import DataCard, Source, card_for, check_cards, load_card, load_cards, render_card
+from mixture.console.cards import card_of
 from mixture.errors import UsageError
 
 PAPER = Path(os.environ.get("MIXTURE_PAPER", Path(__file__).parents[3] / "shared" / "paper"))
@@ -372,3 +373,8 @@ def test_mistakes_get_one_plain_line(
     assert (code, out) == (2, "")
     assert said in err and len(err.splitlines()) == 1
     assert not list(tmp_path.glob("*.md"))
+
+
+def test_the_command_says_where_a_collection_without_a_card_is_shown() -> None:
+    with pytest.raises(UsageError, match=r"no datacard 'helpdesk'.*For a collection of the store: mixture status"):
+        card_of("helpdesk", load_cards())

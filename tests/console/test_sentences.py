@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from mixture.console import sentences
 
 @pytest.fixture
 def said(small_store: Store) -> Callable[..., str]:
-    """`said(*arguments)`: the first line of a command's output. The same command prints no such line with --json."""
+    """`said(*arguments)`: the line above a command's table. The same command prints no such line with --json."""
 
     def run(*arguments: str) -> str:
         whole = ["--store", str(small_store.root), *arguments]
         result = CliRunner().invoke(app, whole)
         assert result.exit_code == 0, result.output
-        first: str = result.stdout.splitlines()[0]
+        lines = result.stdout.splitlines()
+        line = next((line for line, below in pairwise(lines) if below.startswith("┏")), lines[0])
         if arguments[0] in ("ingest", "show", "mine"):
             assert json.loads(CliRunner().invoke(app, [*whole, "--json"]).stdout) is not None
-        return first
+        return line
 
     return run
 
@@ -41,8 +43,10 @@ def test_each_command_says_what_it_did(
     row = small_store.rows("SELECT query FROM examples WHERE collection = 'easy' LIMIT 1")[0]
     tests = tmp_path / "tests.jsonl"
     tests.write_text(json.dumps({"suite": "s", "query_id": "q", "query": row["query"]}) + "\n")
-    assert said("decontaminate", "--against", str(tests)) == "1 test queries removed from 1 collection (easy 1)"
-    assert said("decontaminate", "--undo") == "1 test queries put back into 1 collection (easy 1)"
+    taken = said("decontaminate", "--against", str(tests))
+    assert taken == "1 test query or passage removed from 1 collection (easy 1)"
+    assert said("decontaminate", "--undo") == "1 test query or passage put back into 1 collection (easy 1)"
+    said("decontaminate", "--forget", "s")  # else `create` refuses its row
     assert said("mine") == "every example has negatives"
     assert said("mine", "easy", "--per-query", "2").endswith(" BM25 negatives for 1 collection")
     first = said("create", "m")
@@ -50,13 +54,13 @@ def test_each_command_says_what_it_did(
     assert first == f"m:1 = {saved.spec.id}: 5 collections, equal weights"
     assert said("show", "m") == first
     heavy = said("create", "p", "--proportional", "--collection", "easy", "--collection", "one")
-    assert heavy.endswith(": 2 collections, heaviest easy 0.930, one 0.070")
+    assert heavy.endswith(": 2 collections, heaviest easy 0.930, one 0.070  weights as sizes")
     assert said("select", "p", "--top", "50", "--name", "t").endswith(": 1 collection, equal weights  top 50 % of p:1")
 
 
 def test_the_numbers_are_those_of_the_rows() -> None:
     rows = [{"collection": name, "removed": n} for name, n in (("a", 1), ("b", 1_200), ("c", 0), ("d", 7), ("e", 2))]
-    assert sentences.removed(rows, "twins") == "1,210 twins removed from 4 collections (b 1,200, d 7, e 2, …)"
+    assert sentences.removed(rows, "twin") == "1,210 twins removed from 4 collections (b 1,200, d 7, e 2, …)"
     mined = [{"negatives": 1_000}, {"negatives": 8}]
     assert sentences.mined(mined, "bm25", had_none=True) == "1,008 BM25 negatives for 2 collections that had none"
     assert sentences.mined(mined[:1], "all-MiniLM-L6-v2", had_none=False).startswith("1,000 all-MiniLM-L6-v2 negatives")

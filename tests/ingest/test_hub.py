@@ -118,7 +118,8 @@ def test_wrong_configurations_and_splits(mirror: Path, source: HubSource, messag
 def test_wrong_column_mapping_is_one_reject(mirror: Path) -> None:
     (reject,) = read_unit(one(HubSource("acme/qa", "english", columns={"query": "Headlein", "positive": "Body"})))
     assert isinstance(reject, Reject)
-    assert reject.reason == ("no column 'Headlein', which `columns` gives for query; found 'headline', 'body', 'votes'")
+    assert reject.reason == ("no column 'Headlein', given for query in `columns` or the datacard; found 'headline', "
+                             "'body', 'votes'")  # fmt: skip
 
 
 def test_damaged_shard(mirror: Path) -> None:
@@ -151,7 +152,7 @@ def test_column_mapping_of_json_files(mirror: Path, file: str) -> None:
     assert (first.query, first.positives[0].text, first.negatives[0].text) == ("t1", "b1", "n1")
     assert (second.query, second.negatives) == ("t2", ())
     assert isinstance(third, Reject)
-    assert third.reason.startswith("no key 'Body', which `columns` gives for positive; found 'Headline'")
+    assert third.reason.startswith("no key 'Body', given for positive in `columns` or the datacard; found 'Headline'")
 
 
 def test_column_mapping_of_tables(mirror: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_name_that_no_row_has_is_an_error_though_rows_may_lack_it(tmp_path: Pa
     (tmp_path / "rows.jsonl").write_text('{"q": "a", "p": "b"}\n{"q": "c", "p": "d", "n": "e"}\n')
     rows = list(read_items(tmp_path / "rows.jsonl", reading=Reading("query=q,positive=p,negative=n")))
     assert examples_of(rows) == [("a", ["b"], []), ("c", ["d"], ["e"])]
-    with pytest.raises(UsageError, match="`columns` names 'm', which no row has; found 'q', 'p', 'n'"):
+    with pytest.raises(UsageError, match="`columns` or the datacard names 'm', which no row has; found 'q', 'p', 'n'"):
         list(read_items(tmp_path / "rows.jsonl", reading=Reading("query=q,positive=p,negative=m")))
 
 

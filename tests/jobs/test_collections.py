@@ -55,7 +55,7 @@ def test_a_renamed_collection_keeps_everything_and_its_files(full: Store, tmp_pa
         assert rows.pop("kept_collection") in ("easy", "数据")
     assert after == before
     assert jobs.ingest(full, str(tmp_path / "raw" / "easy.jsonl"), name="数据")[0].unchanged == 1
-    assert [r.removed for r in jobs.undo(full, "dedup")] == [-1]  # by time travel, where it has the other name
+    assert [r.put_back for r in jobs.undo(full, "dedup")] == [1]  # by time travel, where it has the other name
     assert jobs.rename(full, undo=True).renamed_to == "easy"
     assert full.sql("FROM examples WHERE collection = 'easy'").num_rows == 41
     with pytest.raises(UsageError, match="nothing to take back"):

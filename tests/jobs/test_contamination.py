@@ -119,6 +119,7 @@ def test_who_asks_for_it_gets_a_mixture_with_test_data(store: Store, suite: Path
     jobs.undo(store, "decontaminate")
     refused(store, "allow_contaminated")
     dirty = jobs.create(store, "dirty", allow_contaminated=True)
+    assert dirty.remarks[0].startswith("test data: ")
     with pytest.raises(UsageError, match="test data in the mixture"):
         jobs.create(store, "dirtier", source=dirty, blend=(dirty, 0.5))
     assert jobs.create(store, "dirtier", source=dirty, blend=(dirty, 0.5), allow_contaminated=True).version == 1

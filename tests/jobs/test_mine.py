@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mixture import Store, jobs
@@ -16,6 +17,8 @@ from mixture.errors import UsageError
 from mixture.jobs.mine import remarks
 from mixture.mining import MINERS, Miner
 from mixture.mining.filters import Candidates
+from mixture.rows import NEGATIVES
+from mixture.store.negatives import add_negatives
 
 
 def encode(texts: list[str], kind: str) -> Any:
@@ -179,3 +182,33 @@ def test_an_undo_leaves_what_came_in_otherwise(small_store: Store, tmp_path: Pat
     jobs.ingest(small_store, tmp_path / "more.jsonl", name="easy")
     jobs.undo_mining(small_store)
     assert counts(small_store) == {"provided": 161}
+
+
+def test_an_undo_brings_the_passages_of_its_negatives_and_none_twice(tmp_path: Path) -> None:
+    """The file has changed since: most rows went, and one has a mined negative of its own now."""
+    rows: list[dict[str, Any]] = [{"query": f"query {n}", "pos": [f"answer {n}"], "neg": []} for n in range(9)]
+    file = tmp_path / "c.jsonl"
+
+    def write(rows: list[dict[str, Any]]) -> str:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        return str(file)
+
+    with Store.open(tmp_path / "store", create=True) as store:
+        jobs.ingest(store, write(rows))
+        jobs.mine(store, "c", per_query=8)
+        jobs.mine(store, "c", per_query=1)
+        jobs.ingest(store, write([rows[0] | {"neg": ["answer 3", "answer 4"]}]))
+        assert store.sql("FROM passages").num_rows < 9
+        jobs.undo_mining(store)
+        found = store.rows("SELECT text, miner FROM negatives JOIN passages USING (collection, passage_id)")
+        assert sorted(row["text"] for row in found) == [f"answer {n}" for n in range(1, 9)]
+        assert {row["text"] for row in found if row["miner"] == "provided"} == {"answer 3", "answer 4"}
+        assert store.sql("FROM negatives").num_rows == 8
+
+
+def test_negatives_whose_passages_went_while_they_were_mined_are_left_out(small_store: Store) -> None:
+    (example,) = small_store.rows("SELECT example_id FROM examples WHERE collection = 'easy' ORDER BY 1 LIMIT 1")
+    row = {**example, "passage_id": "gone", "rank": 1, "score": 1.0, "miner": "bm25"}
+    added = add_negatives(small_store, "easy", pa.Table.from_pylist([row], schema=NEGATIVES))
+    assert (added.stored, added.new) == (0, 0)
+    assert small_store.sql("FROM negatives WHERE passage_id = 'gone'").num_rows == 0

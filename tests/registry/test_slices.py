@@ -612,7 +612,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           "ALTER TABLE mixture_weights DROP COLUMN selection",
                           *(f"ALTER TABLE mixtures DROP COLUMN {name}"
                             for name in ("num_components", "heaviest", "heaviest_weight")),
-                          "DROP TABLE file_examples", "DROP TABLE collection_changes",
+                          "DROP TABLE file_examples", "DROP TABLE collection_changes", "DROP TABLE test_suites",
+                          "DROP TABLE minings",
                           "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)

@@ -223,3 +223,102 @@ def test_of_several_files_of_an_older_store_it_is_said_that_nobody_knows(lake: S
     ]
     jobs.ingest(lake, files[0], name="c", append=True)
     assert lake.sql("FROM examples").num_rows == 5
+
+
+def test_an_older_store_knows_its_file_from_another_folder_too(
+    lake: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a store has the file as it was written, and the command ran elsewhere."""
+    file = write(tmp_path / "here" / "c.jsonl", [row(1), row(2)])
+    monkeypatch.chdir(tmp_path / "here")
+    jobs.ingest(lake, "./c.jsonl")
+    forget(lake)
+    monkeypatch.chdir(tmp_path)
+    (result,) = jobs.ingest(lake, write(tmp_path / "here" / "c.jsonl", [row(2)]))
+    assert (file, result.counts.replaced) == (str(tmp_path / "here" / "c.jsonl"), 1)
+    assert lake.sql("SELECT query FROM examples")["query"].to_pylist() == ["query 2"]
+
+
+LONG = "the same long question about one thing and another, asked in so many words "
+TWINS = [{"query": LONG + end, "pos": ["the same long answer"], "neg": ["wrong 1"]} for end in "ab"]
+LOST = "SELECT count(*) AS n FROM negatives ANTI JOIN passages USING (collection, passage_id)"
+
+
+def kept_and_gone(store: Store) -> list[Row]:
+    """Of `TWINS`, what dedup leaves and what it takes out."""
+    assert sum(r.removed for r in jobs.dedup(store, across=True)) == 1
+    left = store.sql("SELECT query FROM examples")["query"].to_pylist()
+    return sorted(TWINS, key=lambda one: one["query"] not in left)
+
+
+def test_a_new_negative_of_what_dedup_took_out_has_its_passage_when_it_comes_back(lake: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.jsonl", [*TWINS, row(1, negatives=[7])])
+    jobs.ingest(lake, file)
+    kept, gone = kept_and_gone(lake)
+    jobs.ingest(lake, write(tmp_path / "c.jsonl", [kept, gone | {"neg": ["wrong 7"]}]))
+    jobs.undo(lake, "dedup")
+    assert lake.sql(LOST)["n"].to_pylist() == [0]
+    assert "wrong 7" in read.passages(lake, "c")["text"].to_pylist()
+
+
+@pytest.mark.parametrize("others", ["c", "d"])
+def test_a_copy_comes_back_when_the_file_takes_away_what_was_kept(
+    lake: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, others: str
+) -> None:
+    """Also from another collection: each went only because the other was there."""
+    files = [write(tmp_path / f"{n}.jsonl", [twin, row(n)]) for n, twin in enumerate(TWINS)]
+    for file, name in zip(files, ("c", others), strict=True):
+        jobs.ingest(lake, file, name=name)
+    kept, gone = kept_and_gone(lake)
+    place = TWINS.index(kept)
+    jobs.ingest(lake, write(Path(files[place]), [row(place)]), name=("c", others)[place])
+    found = lake.sql("SELECT query, len(positives) AS n FROM examples WHERE query NOT LIKE 'query%'").to_pylist()
+    assert found == [{"query": gone["query"], "n": 1}]
+    assert lake.sql("FROM negatives").num_rows == 1
+    assert lake.sql("SELECT reason FROM removals WHERE query LIKE 'the same%'")["reason"].to_pylist() == ["replaced"]
+    assert "1 example that dedup took out as a copy of a row that is gone now is back; run dedup again" in caplog.text
+
+
+def test_an_undo_says_when_no_file_gives_what_went(lake: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.jsonl", [*TWINS, row(1)])
+    jobs.ingest(lake, file)
+    kept, _ = kept_and_gone(lake)
+    jobs.ingest(lake, write(tmp_path / "c.jsonl", [kept, row(1)]))
+    with pytest.raises(UsageError, match="nothing to put back: no file gives what the newest one took out any more"):
+        jobs.undo(lake, "dedup")
+
+
+def test_a_content_that_comes_back_after_a_broken_one_has_its_own_rejects(lake: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.jsonl", [row(1), {"a": 1}])
+    whole_text = Path(file).read_text("utf-8")
+    jobs.ingest(lake, file)
+    Path(file).write_text("broken\n" * 3, "utf-8")
+    with pytest.raises(jobs.NothingStored):
+        jobs.ingest(lake, file)
+    Path(file).write_text(whole_text, "utf-8")
+    (result,) = jobs.ingest(lake, file)
+    assert (result.counts.stored, result.counts.repeated, result.counts.replaced) == (0, 1, 0)
+    assert lake.sql("SELECT line FROM rejects")["line"].to_pylist() == [2]
+
+
+def test_parts_of_one_folder_or_of_rows_in_memory_do_not_replace_each_other(lake: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "beir"
+    write(folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": f"text {n}"} for n in range(4)])
+    write(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"query {n}"} for n in range(4)])
+    for part, numbers in (("train", (0, 1)), ("dev", (2, 3))):
+        lines = [f"q{n}\td{n}\t1\n" for n in numbers]
+        (folder / "qrels").mkdir(exist_ok=True)
+        (folder / "qrels" / f"{part}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), "utf-8")
+    for part, stored, unchanged in ((None, 2, 0), ("dev", 2, 0), ("train", 0, 1), ("validation", 0, 1)):
+        (result,) = jobs.ingest(lake, str(folder), name="c", split=part)
+        assert (result.counts.stored, result.counts.replaced, result.unchanged) == (stored, 0, unchanged)
+    assert lake.sql("FROM examples").num_rows == 4
+    (tmp_path / "copy").mkdir()
+    folder.rename(tmp_path / "moved")
+    assert jobs.ingest(lake, str(tmp_path / "moved"), name="c", split="dev")[0].unchanged == 1
+    datasets = pytest.importorskip("datasets")
+    parts = datasets.DatasetDict({n: datasets.Dataset.from_list([{"query": n, "positive": n * 2}])
+                                  for n in ("train", "test")})  # fmt: skip
+    for part in (None, "test"):
+        assert jobs.ingest(lake, parts, name="m", split=part)[0].counts.replaced == 0
+    assert lake.sql("FROM examples WHERE collection = 'm'").num_rows == 2

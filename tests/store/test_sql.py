@@ -217,7 +217,7 @@ def test_ctrl_c_stops_a_query_and_the_store_answers_on(facts_store: Store) -> No
 
 def test_a_mistake_names_what_is_nearest(facts_store: Store) -> None:
     said = {
-        "FROM exampels": "no table 'exampels'; did you mean 'examples'?",
+        "FROM exampels": "no table 'exampels'; did you mean 'examples'",
         "FROM colection_facts": "no table 'colection_facts'; did you mean 'collection_facts'",
         "FROM mixtur('base')": "did you mean 'mixture'?",
         "FROM mixture": "FROM mixture(ref)",

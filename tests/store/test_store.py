@@ -20,6 +20,8 @@ TEST_QUERIES = pa.table({"suite": ["s"] * 50, "query_id": [str(i) for i in range
 def test_a_missing_store_is_a_usage_error_and_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no store at"):
         Store.open(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"`Store.open\('nowhere'\)` opens a store"):
+        Store("nowhere")  # type: ignore[arg-type]
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -192,7 +192,8 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
             settings=SETTINGS,
             stage=stage,
         )
-    assert seen[0] == (kill_in[0], 5)  # from the checkpoint of step 4
+    begun = [place for place in seen if place[0] != "starting"]
+    assert begun[0] == (kill_in[0], 5)  # from the checkpoint of step 4
     whole = registry.resolve(small_store, "mix")
     learned = trainers.learn_weights(
         small_store, whole, name="tdro", proxy=str(tiny_model), reference=reference, settings=SETTINGS

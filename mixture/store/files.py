@@ -102,6 +102,8 @@ def _content_fault(path: Path, file: DataFile) -> str | None:
         return f"has {parquet.metadata.num_rows:,} rows; the catalog says {file.num_rows:,}"
     for batch in parquet.iter_batches(4_096):
         batch.validate(full=True)
+        if file.num_rows is None:  # a file of deletions has places, no texts
+            continue
         if file.table == "passages":
             wrong = pc.not_equal(batch["passage_id"], content_ids(passage_messages(batch["title"], batch["text"])))
         elif file.table == "examples":

@@ -13,6 +13,7 @@ from mixture.registry.verify import require_whole, verify
 from mixture.specs import Component, MixtureSpec
 from mixture.store import files
 from mixture.store.materialise import materialise
+from mixture.store.write import remove_examples
 from mixture.transfers import select_top
 
 
@@ -70,6 +71,16 @@ def test_any_flipped_bit_is_found_once_a_mixture_needs_the_file(small_store: Sto
     _flip(file, len(whole) // 2)
     found = verify(small_store, "mix").faults
     assert name in [f.name for f in found]
+
+
+def test_files_of_deletions_that_no_mixture_needed_yet_are_read_too(small_store: Store) -> None:
+    """Taken out by dedup or by a file that changed; fewer rows than these leave no file."""
+    chosen = "SELECT collection, example_id, 'duplicate' AS reason FROM examples WHERE collection = 'easy' LIMIT 30"
+    remove_examples(small_store, small_store.sql(chosen))
+    (deletions,) = [f for f in files.data_files(small_store) if f.num_rows is None and f.table == "examples"]
+    assert verify(small_store).findings == []
+    _flip(small_store.data / deletions.path, -1)
+    assert [f.name for f in verify(small_store).faults] == [deletions.path]
 
 
 def test_a_changed_text_is_found_in_a_file_that_no_mixture_needed_yet(small_store: Store) -> None:

@@ -104,6 +104,8 @@ def ingest(
             found = jobs.preview(sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
                                  min_label=min_label, split=split, progress=progress, note=notes.append)  # fmt: skip
         print_preview(found, notes, context.command, as_json=as_json)
+        if any(one.read.rows == one.read.refused for one in found):  # as without --dry-run: nothing read is no success
+            raise typer.Exit(1)
         return
     failure = None
     with _open(store, create=True) as lake, bar("ingest") as progress:

@@ -368,3 +368,15 @@ def test_help_lists_the_names_of_the_dictionaries(run: Run, monkeypatch: pytest.
     monkeypatch.setitem(METHODS, "added", METHODS["exact"])
     _, out, _ = run("dedup", "--help")
     assert "exact, minhash, simhash, added" in out.decode()
+
+
+def test_a_dry_run_of_ingest_stores_nothing_and_fails_where_ingest_would(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text("question,answer,id\nhow,so,1\n")
+    (tmp_path / "people.csv").write_text("name,email\nBob,b@x\n")
+    code, out, _ = run("ingest", str(tmp_path / "faq.csv"), "--dry-run")
+    assert code == 0
+    assert "query ← question, positive ← answer; ignored: id; 1 row\n  1. query: how\n     positive: so" in out.decode()
+    code, out, _ = run("ingest", str(tmp_path / "people.csv"), "--dry-run")
+    assert code == 1
+    assert b"--columns query=NAME,positive=NAME" in out
+    assert "faq" not in {row["collection"] for row in _json(run, "sql", "FROM collections", "--format", "json")}

@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from mixture.arguments import Names, listed
 from mixture.dedup.methods import PART_ROWS
-from mixture.errors import UsageError
+from mixture.errors import StoreError, UsageError
 from mixture.materialised import ComponentData
 from mixture.specs import Component
-from mixture.store import Store, layout, read, registered
+from mixture.store import Store, files, layout, read, registered
+from mixture.store.materialise import versions
 from mixture.suites.matches import Match, Rule, TestSets
 
 Matches: TypeAlias = dict[str, dict[str, int]]
@@ -45,7 +46,7 @@ def matches(store: Store, collections: Names = ()) -> Matches:
 
 
 def matches_of(store: Store, components: Iterable[Component]) -> Matches:
-    """`matches` of the contents that a mixture pins, by component. A content that is neither the store's nor
+    """`matches` of the contents that a mixture pins, by component. A content that neither the store has or had nor is
     materialised is passed over: it cannot be trained on either."""
     with store.reading():
         suites = registered.test_suites(store)
@@ -128,16 +129,27 @@ def _counted(store: Store, component: Component, tests: TestSets) -> dict[str, i
     collection, selection = component.collection, component.selection
     folder = layout.component(layout.materialised(store.work), component.digest)
     if collection in read.names(store) and read.digest(store, collection, selection) == component.digest:
-        found = matching_examples(store, collection, tests)
-        if selection is not None:
-            chosen = store.read("SELECT example_id FROM selected_examples WHERE selection = ?", [selection])
-            found = {example: found[example] for example in chosen["example_id"].to_pylist() if example in found}
-        suites = [match.suite for match, _ in found.values()]
+        suites = _stored(store, component, tests)
     elif folder.is_dir():
         suites = _materialised(ComponentData(folder), tests)
     else:
-        return None
+        for version in versions(store, component):
+            with suppress(StoreError), files.at_version(store, version, selection) as old:
+                if files.digest(old, collection, selection) == component.digest:
+                    suites = _stored(old, component, tests)
+                    break
+        else:
+            return None
     return dict(sorted(Counter(suites).items()))
+
+
+def _stored(store: Store, component: Component, tests: TestSets) -> list[str]:
+    """The suites that the examples of a content of the store match."""
+    found = matching_examples(store, component.collection, tests)
+    if component.selection is not None:
+        chosen = store.read("SELECT example_id FROM selected_examples WHERE selection = ?", [component.selection])
+        found = {example: found[example] for example in chosen["example_id"].to_pylist() if example in found}
+    return [match.suite for match, _ in found.values()]
 
 
 def _materialised(data: ComponentData, tests: TestSets) -> list[str]:

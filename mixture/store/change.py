@@ -104,7 +104,12 @@ def take_back_name(store: Store) -> Change | None:
         _require_free(connection, old)
         change = Change(new, _held(connection, new), old)
         _call(connection, new, old)
-        _log(connection, RENAME, change, _newest(connection), undone=True)
+        # Neither can be undone again, but versions between keep their names.
+        connection.execute(
+            "UPDATE collection_changes SET change = ? WHERE change = ? AND snapshot_before = ?",
+            [f"{RENAME} undone", RENAME, before],
+        )
+        _log(connection, f"{RENAME} undone", change, _newest(connection))
         return change
 
     return store.transaction(work)
@@ -168,18 +173,11 @@ def _last(connection: duckdb.DuckDBPyConnection, change: str) -> tuple[int, list
     return (int(found[0][0]) if found else 0), [row[1:] for row in found]
 
 
-def _log(
-    connection: duckdb.DuckDBPyConnection, change: str, made: Change, before: int, *, undone: bool = False
-) -> None:  # fmt: skip
-    if undone:  # neither can be undone again, but versions between keep their names
-        connection.execute(
-            "UPDATE collection_changes SET change = ? WHERE change = ? AND renamed_to = ? AND collection = ?",
-            [f"{change} undone", change, made.collection, made.renamed_to],
-        )
+def _log(connection: duckdb.DuckDBPyConnection, change: str, made: Change, before: int) -> None:
     connection.execute(
         """INSERT INTO collection_changes (change, collection, renamed_to, snapshot_before, changed_at)
            VALUES (?, ?, ?, ?, now())""",
-        [f"{change} undone" if undone else change, made.collection, made.renamed_to, before],
+        [change, made.collection, made.renamed_to, before],
     )
 
 

@@ -83,12 +83,12 @@ def _component(store: Store, component: Component, root: Path) -> bool:
             _write_component(store, component, _checked(store, component), target)
         return True
     except UsageError:
-        if not any(_written_from(store, component, version, target) for version in _versions(store, component)):
+        if not any(_written_from(store, component, version, target) for version in versions(store, component)):
             raise
         return False
 
 
-def _versions(store: Store, component: Component) -> list[int]:
+def versions(store: Store, component: Component) -> list[int]:
     """The versions of the store that mixtures with this content were made at, newest first."""
     rows = store.rows(
         """SELECT DISTINCT snapshot FROM mixtures SEMI JOIN

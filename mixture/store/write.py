@@ -122,6 +122,9 @@ def _put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
         ).to_arrow_table()
         if not lacking.num_rows:
             break
+    if lacking.num_rows:  # a collection of its name was removed, another renamed, the first brought back
+        raise StoreError(f"{lacking.num_rows:,} removed examples of {lacking['collection'][0]} are in no older version "
+                         "of the store under the name that it had then; nothing was put back")  # fmt: skip
     connection.execute(
         "DELETE FROM removals WHERE (collection, example_id) IN (SELECT (collection, example_id) FROM removed)"
     )

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from mixture import Store, UsageError, jobs
+from mixture import Store, StoreError, UsageError, jobs
 from mixture.store import read
 from mixture.store.change import TABLES, rename_collection
 from mixture.store.materialise import materialise
@@ -160,3 +160,21 @@ def test_commands_remove_and_bring_back(small_store: Store) -> None:
     assert json.loads(run("rename", "easy", "light", "--json").stdout)[0]["renamed_to"] == "light"
     assert run("rename", "--undo").exit_code == 0
     assert run("rename", "easy").exit_code == 2
+
+
+def test_renamings_there_and_back_are_undone_one_by_one(small_store: Store) -> None:
+    for old, new in (("easy", "other"), ("other", "easy"), ("easy", "other")):
+        jobs.rename(small_store, old, new)
+    assert [jobs.rename(small_store, undo=True).renamed_to for _ in range(3)] == ["easy", "other", "easy"]
+
+
+def test_what_cannot_be_found_under_its_name_then_is_not_forgotten(full: Store) -> None:
+    """Another collection had the name in between."""
+    jobs.remove(full, "easy")
+    jobs.rename(full, "hard", "easy")
+    jobs.rename(full, "easy", "hard")
+    jobs.remove(full, undo=True)
+    before = everything(full, "easy")
+    with pytest.raises(StoreError, match="1 removed examples of easy are in no older version of the store under the"):
+        jobs.undo(full, "dedup")
+    assert everything(full, "easy") == before

@@ -125,6 +125,18 @@ def test_who_asks_for_it_gets_a_mixture_with_test_data(store: Store, suite: Path
     assert jobs.create(store, "dirtier", source=dirty, blend=(dirty, 0.5), allow_contaminated=True).version == 1
 
 
+def test_what_a_mixture_pins_of_an_older_version_is_looked_at_too(store: Store, suite: Path, faq: Path) -> None:
+    """Made before the rows were taken out and the collection got another name, and never written out."""
+    old = jobs.create(store, "old")
+    sliced = jobs.create(store, "sliced", where="length(query) > 0")
+    jobs.decontaminate(store, suite)
+    jobs.rename(store, "faq", "questions")
+    assert contamination.matches_of(store, old.spec.components) == {"faq": {"desk": 2}}
+    assert list(contamination.matches_of(store, sliced.spec.components).values()) == [{"desk": 2}]
+    with pytest.raises(UsageError, match="test data in the mixture: 2 rows of faq"):
+        jobs.create(store, "new", source=old, blend=(old, 0.5))
+
+
 def test_a_slice_is_refused_for_its_own_rows_alone(store: Store, suite: Path, faq: Path) -> None:
     jobs.decontaminate(store, suite)
     jobs.undo(store, "decontaminate")

@@ -81,8 +81,8 @@ def _write_damaged(raw: Path) -> None:
     good = [json.dumps({"query": f"ticket {i}", "pos": [passages[i * 40]]}, ensure_ascii=False) for i in range(4)]
     folder = raw / "helpdesk"
     folder.mkdir()
-    (folder / "march.jsonl").write_text("\n".join([good[0], '{"query": "half a r', good[1], '{"query": "no answer"}']))
-    (folder / "april.jsonl").write_text("\n".join([*good[2:], *['{"query": "", "pos": ["nobody asked"]}'] * 3]))
+    (folder / "week-1.jsonl").write_text("\n".join([good[0], '{"query": "half a r', good[1], '{"query": "no answer"}']))
+    (folder / "week-2.jsonl").write_text("\n".join([*good[2:], *['{"query": "", "pos": ["nobody asked"]}'] * 3]))
 
 
 def answer(store: Store, query: str) -> str:

@@ -366,7 +366,7 @@ def train(
             with _open(store) as lake:
                 made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), stage=stage)
     if is_main():
-        if not as_json:
+        if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))
         show_trained(asdict(made), as_json=as_json)
 

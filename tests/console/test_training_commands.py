@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, small_store_made_once: Path)
     """A folder with a store that has a mixture `m`, and a folder that is not empty."""
     folder = tmp_path_factory.mktemp("commands")
     shutil.copytree(small_store_made_once, folder, dirs_exist_ok=True)
+    (folder / "moved").rename(folder / "raw")
     with Store.open(folder / "store") as store:
         jobs.create(store, "m")
     return folder
@@ -145,7 +146,7 @@ def test_training_shows_scores_and_loss_and_says_when_it_was_finished(
     again, err = run()
     first, rest = again.split("\n", 1)
     assert first.startswith(f"already finished (run {made['run']}, 20")
-    assert rest == out
+    assert out == f"3 steps on {made['mixture']}, saved to model\n{rest}"
     assert f"{100 * scored['metrics']['ndcg@10']:.2f}" in out
     assert err == ""  # nothing is loaded for it
 

@@ -21,7 +21,7 @@ from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import bar, stages
 from mixture.console.sentences import say
-from mixture.console.terminal import PlainErrors, WithSettings
+from mixture.console.terminal import PlainErrors, WithSettings, in_options
 from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
@@ -68,7 +68,6 @@ def main(
 
 @app.command()
 def ingest(
-    context: typer.Context,
     sources: Annotated[list[str] | None, typer.Argument(
         help="Files, folders, a folder of collections, patterns, s3:// URIs, hub ids; default: the card's own")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
@@ -103,7 +102,7 @@ def ingest(
         with bar("ingest") as progress:
             found = jobs.preview(sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
                                  min_label=min_label, split=split, progress=progress, note=notes.append)  # fmt: skip
-        print_preview(found, notes, context.command, as_json=as_json)
+        print_preview(found, notes, as_json=as_json)
         if any(one.read.rows == one.read.refused for one in found):  # as without --dry-run: nothing read is no success
             raise typer.Exit(1)
         return
@@ -115,7 +114,7 @@ def ingest(
                                   progress=progress)  # fmt: skip
         except jobs.NothingStored as error:
             results, failure = error.results, error
-    print_results(results, context.command, as_json=as_json)
+    print_results(results, as_json=as_json)
     if failure is not None:
         raise failure
 
@@ -237,7 +236,6 @@ def decontaminate(
 
 @app.command()
 def mine(
-    context: typer.Context,
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
@@ -259,7 +257,6 @@ def mine(
     """Find hard negatives, with BM25 or with an encoder."""
     import trainers
     from mixture import jobs
-    from mixture.console.terminal import as_options
     from mixture.jobs.mine import remarks
 
     if undo and (collections or replace):
@@ -279,7 +276,7 @@ def mine(
         say(sentences.mined(rows, miner, had_none=not collections))
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
-    sys.stderr.writelines(f"{as_options(line, context.command)}\n" for line in remarks(results, per_query))
+    sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))
 
 
 @app.command("learn-weights", cls=WithSettings)

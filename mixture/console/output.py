@@ -71,6 +71,12 @@ def print_rows(
         sys.stderr.write(f"{len(rows) - SHOWN_ROWS:,} more rows; --json prints all\n")
 
 
+def one_line(text: str, most: int) -> str:
+    """A text's beginning, of so many letters at most, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 def print_whole(names: Sequence[str], cells: Sequence[Sequence[str]], numbers: set[str], title: str | None) -> None:
     """Off a terminal nothing is wrapped or cut."""
     shown = Table(title=title, title_justify="left")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemai
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from mixture.console.terminal import as_options, current_command
+from mixture.console.terminal import in_options
 from mixture.progress import Lines, Progress, Stage
 
 LOGGERS = ("mixture", "trainers")
@@ -106,7 +106,7 @@ class _Notes(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = as_options(record.getMessage(), current_command())
+        line = in_options(record.getMessage())
         if line not in self._said:
             self._said.add(line)
             plain(self._console, line)

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from mixture.console import sentences
-from mixture.console.output import print_json, print_rows
+from mixture.console.output import one_line, print_json, print_rows
 from mixture.console.sentences import say
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _examples(results: Sequence[RemovalResult], limit: int) -> Iterator[str]:
         yield f"\n{row['collection']} {row['example_id']}: {_why(row)}\n"
         for name in dict.fromkeys(("query", ours, theirs)):
             if name in row:
-                yield f"  {name + ':':<15}{_short(row[name])}\n"
+                yield f"  {name + ':':<15}{one_line(row[name], SHOWN_LETTERS)}\n"
     if len(shown) < len(rows):
         yield f"\n{len(shown)} of {len(rows):,} rows; --limit 0 shows all, --json prints them whole\n"
 
@@ -66,8 +66,3 @@ def _in_turn(parts: Iterable[Sequence[dict[str, Any]]]) -> Iterator[dict[str, An
     """One of each collection, then the next of each: a few rows show several collections."""
     for turn in zip_longest(*parts):
         yield from (row for row in turn if row is not None)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_LETTERS else f"{line[:SHOWN_LETTERS]}…"

@@ -168,6 +168,11 @@ def _names(module: str, dictionary: str) -> str:
     return ", ".join(getattr(importlib.import_module(module), dictionary))
 
 
+def in_options(message: object) -> str:
+    """`as_options` of the command that runs now."""
+    return as_options(str(message), current_command())
+
+
 def as_options(message: str, command: Any) -> str:
     """A message of the library in the words of a command: `` `top` `` becomes --top, and `` `fsdp=true` ``, a setting
     that is no option of its own, --set fsdp=true. What is neither stays as it is."""

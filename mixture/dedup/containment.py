@@ -23,12 +23,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.dedup.decontaminate import checked_count, named_rows, test_columns
+from mixture.dedup.decontaminate import checked_count, found_rows, in_parts, named_rows, test_columns
 from mixture.dedup.simhash import chained, text_hash
-from mixture.engine import in_threads
 from mixture.errors import UsageError
-from mixture.text.columns import DENSE, Tables, parts_of, room, tables
-from mixture.text.form import Column, Texts, one_column, text_columns
+from mixture.text.columns import DENSE, Tables, room, tables
+from mixture.text.form import Column, Texts, one_column
 from mixture.text.hashtable import hash_table, slot_of
 from mixture.text.kernels import compiled
 from mixture.text.letters import letter_codes
@@ -243,12 +242,7 @@ class PassageSearch:
 
     def find(self, texts: Texts) -> pa.Table:
         """The rows of n texts that are contaminated, ascending: row, suite, doc_id, test_passage, share."""
-        tasks = (
-            partial(_searched, column, first, end, self._widths, self._index)
-            for column in text_columns(texts, what="train_texts")
-            for first, end in parts_of(column[0])
-        )
-        parts = list(in_threads(tasks))
+        parts = in_parts(texts, "train_texts", partial(_searched, widths=self._widths, index=self._index))
         passage = np.concatenate([np.empty(0, dtype=np.int64), *(part[0] for part in parts)])
         shares = np.concatenate([np.empty(0), *(part[1] for part in parts)])
         hits = np.flatnonzero(passage >= 0)
@@ -260,7 +254,7 @@ class PassageSearch:
             "test_passage": found["text"],
             "share": shares[hits],
         }
-        return pa.table(columns).cast(pa.schema([pa.field("row", pa.int64(), nullable=False), *list(CONTAINED)[1:]]))
+        return found_rows(columns, CONTAINED)
 
 
 def find_contained(

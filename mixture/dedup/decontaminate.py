@@ -16,8 +16,9 @@ is one edit from "in 1994".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,7 @@ queries, many of them another question in the same words; for each 24 it is 73. 
 and years that differ in a letter, and short questions that differ in one ideograph.
 """
 MOST_DISTANCE, MOST_LETTERS = 64, 1_000_000
+Part = TypeVar("Part")
 CONTAMINATED = pa.schema(
     [
         pa.field("removed", pa.string(), nullable=False),
@@ -95,12 +97,8 @@ class QuerySearch:
     def find(self, queries: Texts) -> pa.Table:
         """The rows of n queries that are contaminated, ascending: row, suite, query_id, test_query, distance,
         similarity."""
-        tasks = (
-            partial(_searched, column, first, end, self._index)
-            for column in text_columns(queries, what="queries")
-            for first, end in parts_of(column[0])
-        )
-        test, edits, letters = np.concatenate([np.empty((0, 3), dtype=np.int64), *in_threads(tasks)]).T
+        parts = in_parts(queries, "queries", partial(_searched, index=self._index))
+        test, edits, letters = np.concatenate([np.empty((0, 3), dtype=np.int64), *parts]).T
         hits = np.flatnonzero(test >= 0)
         longer = np.maximum(letters[hits], np.diff(self._index.offsets)[test[hits]])
         found = self._tests.take(test[hits])
@@ -112,7 +110,19 @@ class QuerySearch:
             "distance": edits[hits],
             "similarity": 1 - edits[hits] / np.maximum(longer, 1),
         }
-        return pa.table(columns).cast(pa.schema([pa.field("row", pa.int64(), nullable=False), *list(CONTAMINATED)[1:]]))
+        return found_rows(columns, CONTAMINATED)
+
+
+def in_parts(texts: Texts, what: str, search: Callable[[Column, int, int], Part]) -> list[Part]:
+    """What a search gives for each part of some texts (a column, its first row and the one after its last), in order.
+    The parts are searched in threads."""
+    columns = text_columns(texts, what=what)
+    return list(in_threads(partial(search, column, *part) for column in columns for part in parts_of(column[0])))
+
+
+def found_rows(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """What was found, by row number in place of the id that stands first in `schema`."""
+    return pa.table(columns).cast(pa.schema([pa.field("row", pa.int64(), nullable=False), *list(schema)[1:]]))
 
 
 def named_rows(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from mixture.ingest.columns import Columns
+from mixture.ingest.damage import start_of
 from mixture.rows import RawExample, RawPassage, Reject, clean
 
 Item = TypeVar("Item", Columns | RawExample | Reject, RawExample | Reject)
@@ -31,7 +32,7 @@ def by_query(items: Iterable[Item], min_label: float | None = None) -> Iterator[
     odd = next((row for row in labelled if min_label is None and not _is_grade(row)), None)
     if odd is not None:
         yield Reject(odd.line, f"the label is {odd.label:g}, so which rows are positives is not clear; give the lowest "
-                     "label of a positive in `min_label`", odd.query[:200], rows=len(labelled))  # fmt: skip
+                     "label of a positive in `min_label`", start_of(odd.query), rows=len(labelled))  # fmt: skip
         return
     for group in groups.values():
         yield _example(group, min_label)
@@ -55,7 +56,7 @@ def _example(rows: list[RawExample], min_label: float | None) -> RawExample | Re
             negatives += [RawPassage(p.text, p.title, score) for p in row.positives]
         negatives += row.negatives
     if first is None:
-        return Reject(rows[0].line, NONE_IS_POSITIVE, rows[0].query[:200], rows=len(rows))
+        return Reject(rows[0].line, NONE_IS_POSITIVE, start_of(rows[0].query), rows=len(rows))
     language = next((row.language for row in rows if row.language), None)
     prompt = next((row.prompt for row in rows if row.prompt), None)
     return RawExample(first.line, first.query, tuple(positives), tuple(negatives), language, prompt, rows=len(rows))

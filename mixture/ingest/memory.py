@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from mixture.errors import UsageError
-from mixture.ingest.damage import BadRow, survive
+from mixture.ingest.damage import BadRow, start_of, survive
 from mixture.ingest.labels import by_query
 from mixture.ingest.reading import Reading
 from mixture.ingest.splits import choose_split
@@ -80,7 +80,7 @@ def _rows(table: pa.Table, reading: Reading) -> Iterable[RawExample | Reject]:
     try:
         layout = layout_of(table.schema, reading)
     except BadRow as bad:
-        yield Reject(1, str(bad), ", ".join(table.schema.names)[:200], rows=max(table.num_rows, 1))
+        yield Reject(1, str(bad), start_of(", ".join(table.schema.names)), rows=max(table.num_rows, 1))
         return
     row = 1
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):

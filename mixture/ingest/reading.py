@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mixture.errors import UsageError
 from mixture.ingest import values
 from mixture.ingest.damage import BadRow
-from mixture.ingest.mapping import NEEDED, ColumnMap, Given, column_map
+from mixture.ingest.mapping import NEEDED, ROLES, ColumnMap, Given, column_map
 from mixture.ingest.shapes import LIST_SHAPE, Shape, shape_of, table_shape
 from mixture.rows import RawExample
 
@@ -100,7 +100,7 @@ class Reading:
         shapes = list(self._shapes.values())
         if not shapes or self._may_lack:
             return
-        given = {path for role in ("negative", "language", "prompt") for path in self.columns.get(role, ())}
+        given = {path for role, paths in self.columns.items() if role not in NEEDED for path in paths}
         seen = {path for shape in shapes for path in getattr(shape.build, "keywords", {}).get("found", ())}
         if missing := sorted(given - seen):
             listed = ", ".join(map(repr, list(self._names)[:12]))
@@ -118,7 +118,7 @@ class Reading:
                     roles[role].append(words)
         used = {name for shape in shapes for name in shape.names}
         ignored = [name for name in self._names if name not in used]
-        said = {role: _cut(" or ".join(words)) for role, words in _in_order(roles).items()}
+        said = {role: _cut(" or ".join(roles[role])) for role in ROLES if role in roles}
         if "label" in roles:
             said["label"] += (
                 " (0: a negative)" if self.min_label is None else f" (below {self.min_label:g}: a negative)"
@@ -150,8 +150,3 @@ class Reading:
 def _cut(listed: str) -> str:
     names = listed.split(", ")
     return ", ".join(names[:MAX_NAMES]) + f", … ({len(names):,} in all)" * (len(names) > MAX_NAMES)
-
-
-def _in_order(roles: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    order = ("query", "positive", "negative", "label", "language", "prompt")
-    return {role: roles[role] for role in order if role in roles}

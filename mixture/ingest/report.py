@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mixture.ingest.reading import Reading
@@ -22,14 +21,11 @@ class FileReport:
     refused: int = 0
     reasons: Reasons = field(default_factory=Reasons)
 
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, and count."""
-        self.rows, self.refused, self.reasons = 0, 0, Reasons()
-        for batch in batches:
-            self.rows += batch.rows_read
-            self.refused += batch.refused
-            self.reasons.add(batch.rejects, batch.stand_for)
-            yield batch
+    def add(self, batch: Batch) -> None:
+        """Count what a batch of the file gave."""
+        self.rows += batch.rows_read
+        self.refused += batch.refused
+        self.reasons.add(batch.rejects, batch.stand_for)
 
     def __str__(self) -> str:
         """`helpdesk.csv (csv): query ← question, positive ← answer; ignored: id; 260 rows, 3 refused: …`"""

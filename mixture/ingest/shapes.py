@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixture.ingest import values
@@ -115,9 +115,8 @@ def _known(names: tuple[str, ...], what: str, labels: Sequence[str]) -> Shape:
     if "positive_ctxs" in have and (asked := have & {"query", "question"}):
         query = min(asked)
         known = (query, "positive_ctxs", "hard_negative_ctxs", "negative_ctxs", *language)
-        shape = _sided(have, known, functools.partial(values.from_dpr, query=query),
-                       Sides(query, known[1:2], known[2:4]), said)  # fmt: skip
-        return Shape(shape.names, shape.build, shape.roles)
+        build, sides = functools.partial(values.from_dpr, query=query), Sides(query, known[1:2], known[2:4])
+        return replace(_sided(have, known, build, sides, said), sides=None)  # scores of whole columns would be grades
     if "texts" in have and not have & {"query", "question", "anchor", "positive"}:
         roles = {"query": "the first of texts", "positive": "the second", "negative": "the others"}
         return Shape(("texts", *language), values.from_texts, roles | said)

@@ -61,7 +61,7 @@ def wanted_splits(given: str | None) -> frozenset[str] | None:
     names = [name.strip() for name in given.split(",")]
     if not all(names):
         raise UsageError(f"`split` is {given!r}; give a name such as train, validation or test, several, or all")
-    return frozenset(SPLITS.get(name.lower(), name) for name in names)
+    return frozenset(map(_meant, names))
 
 
 def choose(there: Collection[str], place: object, wanted: frozenset[str] | None) -> set[str]:
@@ -71,20 +71,25 @@ def choose(there: Collection[str], place: object, wanted: frozenset[str] | None)
     """
     names = ", ".join(sorted(there)) or "none"
     if wanted is not None:
-        chosen = {name for name in there if ALL in wanted or SPLITS.get(name.lower(), name) in wanted or name in wanted}
+        chosen = {name for name in there if ALL in wanted or _meant(name) in wanted or name in wanted}
         if not chosen:
             raise UsageError(f"{place}: no split {' or '.join(sorted(wanted))}; there are: {names}")
         return chosen
-    if train := {name for name in there if SPLITS.get(name.lower(), name) == TRAIN}:
+    if train := {name for name in there if _meant(name) == TRAIN}:
         return train
     if len(there) == 1:
         (only,) = there
-        if SPLITS.get(only.lower(), only) == TEST:
+        if _meant(only) == TEST:
             raise UsageError(
                 f"{place}: the only split is {only}, which is not to be trained on; if you want it, give `split={only}`"
             )
         return {only}
     raise UsageError(f"{place}: the splits are {names}; expected {TRAIN!r} or a single one: say which in `split`")
+
+
+def _meant(name: str) -> str:
+    """The part that a name stands for: of `dev` validation; one of another name is itself."""
+    return SPLITS.get(name.lower(), name)
 
 
 def choose_split(splits: Mapping[str, Part], place: object, wanted: str | None = None) -> Part:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixture.ingest.damage import BadRow
-from mixture.ingest.mapping import MISSING, value_at
+from mixture.ingest.mapping import MISSING, NEEDED, value_at
 from mixture.ingest.names import LANGUAGE_NAMES
 from mixture.rows import RawExample, RawPassage
 
@@ -112,7 +112,7 @@ def from_mapping(
             if (value := value_at(row, path, head)) is not MISSING:
                 found.add(path)
                 values[role].append((path, value))
-            elif role in ("query", "positive", "label"):
+            elif role in NEEDED:
                 raise BadRow(f"nothing at {path!r}, given for {role} in `columns` or the datacard")
 
     def one(role: str) -> tuple[str, Any] | None:

@@ -104,14 +104,11 @@ def ingest(
     Files that were stored as they are now are passed over, so a killed command goes on when called again. Raises
     `NothingStored` after all is done where a file had no row that could be stored; when called again it is tried again.
     """
-    known = load_cards(None if cards is None else Path(cards).expanduser())
-    chosen = card_for(card, known) if card is not None else None
     limit = RejectLimit.parse(max_rejects) if max_rejects is not None else None
-    if name is None and chosen is not None:
-        name = chosen.name
     notes: list[str] = []
-    units = discover(_sources(_given(sources), chosen, split), name, format=format, split=split, note=notes.append)
-    _check_names({unit.collection for unit in units} - read.names(store), given=name is not None)
+    units, card_of = _asked(sources, name, card, cards, format, split, notes.append)
+    given = name is not None or card is not None
+    _check_names({unit.collection for unit in units} - read.names(store), given=given)
     results: dict[str, IngestResult] = {}
     waiting: list[tuple[NewFile, FileReport]] = []
     failed: dict[str, Reasons] = {}
@@ -124,13 +121,14 @@ def ingest(
                                            (*old.read, told) if told else old.read, old.notes)  # fmt: skip
 
     def note(file: NewFile, stored: Stored, told: FileReport) -> None:
+        told.rows, told.refused, told.reasons = stored.counts.rows_read, stored.counts.rejected, stored.reasons
         count(file.facts.collection, 0, stored.counts, told)
         if stored.failed:
             failed[file.location] = stored.reasons
 
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
-        described = chosen or known.get(unit.collection)
+        described = card_of(unit.collection)
         facts = _facts(unit.collection, described)
         make = _reading(columns, min_label, split, described, unit)
         # A file that was stored as one format may be read again as another. What counts is the user's word and not
@@ -152,7 +150,7 @@ def ingest(
         note(new, stored, told)
     for collection in results:
         # Also for files that were stored before: a card given later counts.
-        declare(store, _facts(collection, chosen or known.get(collection)))
+        declare(store, _facts(collection, card_of(collection)))
     stored_now = sorted(results.keys() & read.names(store))  # of a file that failed there may be no collection
     warn_of_test_rows(matches(store, stored_now) if stored_now else {})
     progress(len(units), len(units), "done")
@@ -204,21 +202,32 @@ def preview(
 ) -> list[Preview]:  # fmt: skip
     """Read what `ingest` would store, all of it, and store nothing: no store is needed. `note` is told what is left
     out; the other parameters are those of `ingest`."""
-    known = load_cards(None if cards is None else Path(cards).expanduser())
-    chosen = card_for(card, known) if card is not None else None
-    units = discover(_sources(_given(sources), chosen, split), name or (chosen.name if chosen else None), format=format,
-                     split=split, note=note)  # fmt: skip
+    units, card_of = _asked(sources, name, card, cards, format, split, note)
     found = []
     for done, unit in enumerate(units):
         progress(done, len(units), unit.location)
         read = FileReport(unit.location, _format(unit))
-        make = _reading(columns, min_label, split, chosen or known.get(unit.collection), unit)
+        make = _reading(columns, min_label, split, card_of(unit.collection), unit)
         shown: list[dict[str, Any]] = []
         for batch in _batches(unit, read, make, functools.partial(progress, done, len(units)))():
+            read.add(batch)
             shown += sample(batch, examples - len(shown))
         found.append(Preview(unit.collection, read, tuple(shown)))
     progress(len(units), len(units), "done")
     return found
+
+
+def _asked(
+    sources: Sources, name: str | None, card: str | None, cards: Name | None, format: str | None, split: str | None,
+    note: Callable[[str], None],
+) -> tuple[list[SourceUnit], Callable[[str], DataCard | None]]:  # fmt: skip
+    """The units that a call names, and what gives the datacard of a collection."""
+    known = load_cards(None if cards is None else Path(cards).expanduser())
+    chosen = card_for(card, known) if card is not None else None
+    if name is None and chosen is not None:
+        name = chosen.name
+    units = discover(_sources(_given(sources), chosen, split), name, format=format, split=split, note=note)
+    return units, lambda collection: chosen or known.get(collection)
 
 
 def _reading(
@@ -251,12 +260,13 @@ def _batches(
     unit: SourceUnit, read: FileReport, make: Callable[[], Reading], report: Callable[[str], None]
 ) -> Callable[[], Iterator[Batch]]:
     def batches() -> Iterator[Batch]:
-        read.reading = make()
-        rows = build_batches(read_unit(unit, read.reading), file=unit.location, language=unit.language,
+        read.reading, rows = make(), 0
+        found = build_batches(read_unit(unit, read.reading), file=unit.location, language=unit.language,
                              fingerprint=simhash_fingerprints)  # fmt: skip
-        for batch in read.watch(rows):
+        for batch in found:
             yield batch
-            report(f"{unit.location}  {read.rows:,} rows")
+            rows += batch.rows_read
+            report(f"{unit.location}  {rows:,} rows")
 
     return batches
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mixture.registry.gc import size_of
-from mixture.store import Store
+from mixture.store import Store, read
+from mixture.store.surface import VIEWS
 
 NEWEST = 5
 
@@ -74,40 +76,36 @@ def status(store: Store) -> Status:
 
 
 def _collections(store: Store) -> list[CollectionStatus]:
-    rows = store.rows(
-        """SELECT c.collection, coalesce(e.n, 0) AS examples, coalesce(g.n, 0) AS with_negatives, c.prompts, c.card,
-                  coalesce(s.n, 0) AS files, coalesce(j.n, 0) AS rejected
-           FROM collections c
-           LEFT JOIN (SELECT collection, count(*) AS n FROM examples GROUP BY ALL) e USING (collection)
-           LEFT JOIN (SELECT collection, count(DISTINCT example_id) AS n FROM negatives GROUP BY ALL) g
-                USING (collection)
-           LEFT JOIN (SELECT collection, count(DISTINCT file) AS n FROM sources GROUP BY ALL) s USING (collection)
-           LEFT JOIN (SELECT collection, count(*) AS n FROM rejects GROUP BY ALL) j USING (collection)
-           ORDER BY c.collection"""
-    )
-    # As the view collection_languages: rows without a language take the card's, if that has one.
-    languages = _by_collection(
-        store,
-        """SELECT e.collection, coalesce(e.language, CASE WHEN len(c.languages) = 1 THEN c.languages[1] END, 'unknown')
-                  AS key, count(*) AS n FROM examples e JOIN collections c USING (collection)
-           GROUP BY e.collection, 2 ORDER BY n DESC, 2""",
-    )
+    languages = _by_collection(store.rows(
+        f"""SELECT collection, language AS key, num_examples AS n FROM ({VIEWS["collection_languages"].sql})
+            ORDER BY n DESC, key"""
+    ))  # fmt: skip
     taken_out = _by_collection(
-        store, "SELECT collection, reason AS key, count(*) AS n FROM removals GROUP BY ALL ORDER BY ALL"
+        store.rows("SELECT collection, reason AS key, count(*) AS n FROM removals GROUP BY ALL ORDER BY ALL")
+    )
+    files, rejected = (
+        _counted(store, f"SELECT collection AS key, {what} AS n FROM {table} GROUP BY ALL")
+        for table, what in (("sources", "count(DISTINCT file)"), ("rejects", "count(*)"))
     )
     return [
         CollectionStatus(
-            languages=languages.get(row["collection"], {}),
-            taken_out=taken_out.get(row["collection"], {}),
-            **(row | {"prompts": tuple(row["prompts"] or ())}),
+            collection=info.collection,
+            examples=info.num_examples,
+            languages=languages.get(info.collection, {}),
+            with_negatives=info.num_with_negatives,
+            prompts=info.prompts,
+            card=info.card,
+            files=files.get(info.collection, 0),
+            rejected=rejected.get(info.collection, 0),
+            taken_out=taken_out.get(info.collection, {}),
         )
-        for row in rows
+        for info in read.collections(store)
     ]
 
 
-def _by_collection(store: Store, query: str) -> dict[str, dict[str, int]]:
+def _by_collection(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for row in store.rows(query):
+    for row in rows:
         found.setdefault(row["collection"], {})[row["key"]] = row["n"]
     return found
 

@@ -28,6 +28,8 @@ REPLACED = "replaced"
 UNKNOWN = ""  # the place of rows of an older store that several files may have given
 LINKS = """(example_id VARCHAR, part INTEGER,
             negatives STRUCT(passage_id VARCHAR, "rank" INTEGER, score FLOAT)[])"""
+# The negatives of a link, of rows grouped by example.
+LISTED = """list({'passage_id': passage_id, 'rank': "rank", 'score': score} ORDER BY "rank", passage_id)"""
 
 
 def adopt(connection: duckdb.DuckDBPyConnection, collection: str, new_place: str) -> None:
@@ -45,12 +47,11 @@ def adopt(connection: duckdb.DuckDBPyConnection, collection: str, new_place: str
               else full(file) if Path(file).exists() else file for (file,) in old}  # fmt: skip
     place = next(iter(places.values())) if len(places) == 1 else UNKNOWN
     connection.execute(
-        """INSERT INTO file_examples BY NAME
+        f"""INSERT INTO file_examples BY NAME
            SELECT $c AS collection, $place AS place, 0 AS turn, 0 AS part, example_id, negatives
            FROM (SELECT example_id, coalesce(n.negatives, []) AS negatives
                  FROM (SELECT example_id FROM examples WHERE collection = $c) LEFT JOIN (
-                     SELECT example_id, list({'passage_id': passage_id, 'rank': "rank", 'score': score}
-                                             ORDER BY "rank", passage_id) AS negatives
+                     SELECT example_id, {LISTED} AS negatives
                      FROM negatives WHERE collection = $c AND miner = 'provided' GROUP BY example_id) n
                  USING (example_id)
                  UNION ALL SELECT DISTINCT example_id, NULL FROM removals WHERE collection = $c)""",
@@ -107,10 +108,9 @@ def note_links(connection: duckdb.DuckDBPyConnection, batch: Batch, part: int) -
     connection.register("batch_examples", batch.examples.select(["example_id"]))
     connection.register("batch_negatives", batch.negatives)
     connection.execute(
-        """INSERT INTO temp.new_links SELECT example_id, ?, coalesce(n.negatives, [])
+        f"""INSERT INTO temp.new_links SELECT example_id, ?, coalesce(n.negatives, [])
            FROM temp.batch_examples LEFT JOIN (
-               SELECT example_id, list({'passage_id': passage_id, 'rank': "rank", 'score': score}
-                                       ORDER BY "rank", passage_id) AS negatives
+               SELECT example_id, {LISTED} AS negatives
                FROM temp.batch_negatives GROUP BY example_id) n USING (example_id)""",
         [part],
     )

@@ -56,8 +56,10 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
             f"mixture {spec.id} does not say which content of {', '.join(loose)} it means: it was imported when the "
             "store lacked them; import it again now"
         )
+    rows = store.rows("SELECT collection, is_symmetric FROM collections")
+    symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
     try:
-        older = [c.name for c in spec.components if not _component(store, c, root)]
+        older = [c.name for c in spec.components if not _component(store, c, root, symmetric.get(c.collection))]
     except UsageError:
         _require_held(store, spec, root)
         raise
@@ -70,13 +72,13 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     return MaterialisedMixture.open(root, spec.id)
 
 
-def _component(store: Store, component: Component, root: Path) -> bool:
-    """Write a component where it is missing; whether it is today's content."""
+def _component(store: Store, component: Component, root: Path, symmetric: bool | None) -> bool:
+    """Write a component where it is missing; whether it is today's content. symmetric: as its collection's card says
+    today; None where the store has the collection no more."""
     target = layout.component(root, component.digest)
-    symmetric = store.rows("SELECT is_symmetric FROM collections WHERE collection = ?", [component.collection])
     if target.exists():
-        if symmetric:
-            _keep_symmetric(target / "component.json", bool(symmetric[0]["is_symmetric"]))
+        if symmetric is not None:
+            _keep_symmetric(target / "component.json", symmetric)
         return True
     try:
         with store.reading():

@@ -78,21 +78,26 @@ class TestSets:
 
     def match_queries(self, queries: Texts) -> dict[int, Match]:
         """For the rows of n training queries that match, the nearest test query."""
-        found: dict[int, Match] = {}
-        for search in self._queries:
-            for hit in search.find(queries).to_pylist():
-                match = Match(hit["suite"], hit["query_id"], hit["test_query"], hit["distance"], hit["similarity"])
-                found[hit["row"]] = min((found.get(hit["row"], match), match), key=_nearness)
-        return found
+        hits = (hit for search in self._queries for hit in search.find(queries).to_pylist())
+        return _nearest(
+            (hit["row"], Match(hit["suite"], hit["query_id"], hit["test_query"], hit["distance"], hit["similarity"]))
+            for hit in hits
+        )
 
     def match_passages(self, texts: Texts) -> dict[int, Match]:
         """For the rows of n training passages that match, the test passage that they hold most of."""
-        found: dict[int, Match] = {}
-        for search in self._passages:
-            for hit in search.find(texts).to_pylist():
-                match = Match(hit["suite"], hit["doc_id"], hit["test_passage"], None, hit["share"])
-                found[hit["row"]] = min((found.get(hit["row"], match), match), key=_nearness)
-        return found
+        hits = (hit for search in self._passages for hit in search.find(texts).to_pylist())
+        return _nearest(
+            (hit["row"], Match(hit["suite"], hit["doc_id"], hit["test_passage"], None, hit["share"])) for hit in hits
+        )
+
+
+def _nearest(matches: Iterable[tuple[int, Match]]) -> dict[int, Match]:
+    """The nearest match of each row."""
+    found: dict[int, Match] = {}
+    for row, match in matches:
+        found[row] = min(found.get(row, match), match, key=_nearness)
+    return found
 
 
 def _nearness(match: Match) -> tuple[float, float, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ PASSAGE_WORDS = {"none": "{passage}"}
 # Names under which models keep the prompt of their documents (SentenceTransformer.encode_document, in this order).
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 RECORD = "training.json"
+CONFIG = "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
@@ -151,19 +153,22 @@ def own_template(model: str) -> Template | None:
 
 def _prompts(source: str) -> dict[str, Any]:
     """The prompts in a model's sentence-transformers configuration, in a folder or on the hub."""
-    name = "config_sentence_transformers.json"
-    file: Any = Path(source) / name
-    if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            file = Path(hf_hub_download(source, name))
-        except (OSError, HfHubHTTPError, HFValidationError):  # not there, or no way to it: loading says more
-            return {}
-    if not file.is_file():
+    file = Path(source) / CONFIG if Path(source).is_dir() else _on_hub(source)
+    if file is None or not file.is_file():
         return {}
     return dict(json.loads(file.read_text("utf-8")).get("prompts") or {})
+
+
+@functools.cache
+def _on_hub(name: str) -> Path | None:
+    """The configuration of a model of the hub, asked for once: a run wants the template several times."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, CONFIG))
+    except (OSError, HfHubHTTPError, HFValidationError):  # not there, or no way to it: loading says more
+        return None
 
 
 def _unescaped(text: str) -> str:

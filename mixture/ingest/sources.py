@@ -118,6 +118,10 @@ def _of_split(units: list[SourceUnit], wanted: frozenset[str] | None, note: Call
         units = [unit if unit.split or _is_folder(unit) else replace(unit, split=_any_part(unit)) for unit in units]
         parts |= {unit.split for unit in units if unit.split is not None and _has_part(unit)}
     if not parts:
+        files = [u for u in units if isinstance(u.place, Path | RemoteFile) and not _is_folder(u)]
+        if files and wanted is not None and not wanted & {splits.ALL, splits.TRAIN}:
+            raise UsageError(f"{files[0].location}: its name says no part such as train or test, so it is not known to "
+                             f"be {' or '.join(sorted(wanted))}; leave `split` out")  # fmt: skip
         return units
     plain = [unit for unit in units if not _has_part(unit)]
     if wanted is None and parts == {splits.TEST} and not plain:
@@ -282,9 +286,12 @@ def _whole(folder: Path, format: str | None, split: str | None) -> str | None:
 
 def _single(place: Path | RemoteFile, file: PurePath, format: str | None) -> SourceUnit:
     stem, language = split_name(file)
-    if SHARD.fullmatch(stem) or not splits.family(stem):
+    part = splits.split_of(stem)
+    # `train.jsonl` says no name of its own, nor does `test/data.jsonl`; `data.jsonl` may.
+    in_part = _folder_name(file.parent).lower() in splits.SPLITS
+    if SHARD.fullmatch(stem) or ((part or in_part) and not splits.family(stem)):
         return _member(place, file, file.parent, format)
-    return SourceUnit(place, stem, language, format, splits.split_of(stem))
+    return SourceUnit(place, stem, language, format, part)
 
 
 def _member(place: Path | RemoteFile, file: PurePath, folder: PurePath, format: str | None) -> SourceUnit:

@@ -144,3 +144,20 @@ def test_a_folder_of_links_keeps_the_names_of_the_links(tree: Path) -> None:
 )
 def test_split_name(name: str, expected: tuple[str, str | None]) -> None:
     assert split_name(Path(name)) == expected
+
+
+@pytest.mark.parametrize("split", ["dev", "trian"])
+def test_a_part_is_not_asked_for_in_vain(tree: Path, split: str) -> None:
+    (tree / "pairs.jsonl").touch()
+    with pytest.raises(UsageError, match=r"pairs\.jsonl: its name says no part .* leave `split` out"):
+        discover(["pairs.jsonl"], None, split=split)
+    assert [unit.collection for unit in discover(["pairs.jsonl"], None, split="train,dev")] == ["pairs"]
+
+
+@pytest.mark.parametrize("stem", ["pairs", "data", "questions", "examples", "triples", "rows"])
+def test_a_plain_word_is_a_name_too(tree: Path, stem: str) -> None:
+    (tree / f"{stem}.jsonl").touch()
+    assert found(f"{stem}.jsonl") == [(f"{stem}.jsonl", stem, None)]
+    (tree / "own").mkdir()
+    (tree / "own/train.jsonl").touch()
+    assert [row[1] for row in found("own/train.jsonl")] == ["own"]

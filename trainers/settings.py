@@ -60,7 +60,9 @@ class TrainingSettings(Checked):
 
     steps: int = setting(1000, "training steps")
     batch_size: int = setting(64, "examples in a step; the paper's is 2048, on 8 GPUs")
-    learning_rate: float = setting(1e-4, "peak learning rate of the model")
+    learning_rate: float | None = setting(
+        None, "peak learning rate of the model; none: as suits it, 1e-4, or 0.01 for a static model"
+    )
     warmup_steps: int = setting(100, "steps in which the rate rises to its peak; at most a tenth of the steps")
     min_learning_rate_ratio: float = setting(0.1, "the last learning rate, as a share of the peak")
     weight_decay: float = setting(0.1, "AdamW's, on matrices alone")
@@ -107,7 +109,7 @@ class TrainingSettings(Checked):
         below_one = ("min_learning_rate_ratio", "lora_dropout")
         return (
             [(n, "1 or more") for n in at_least_one if getattr(self, n) < 1]
-            + [(n, "above 0") for n in above_zero if not 0 < getattr(self, n) < math.inf]
+            + [(n, "above 0") for n in above_zero if (v := getattr(self, n)) is not None and not 0 < v < math.inf]
             + [(n, "0 or more") for n in not_negative if not 0 <= getattr(self, n) < math.inf]
             + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]

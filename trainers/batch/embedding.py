@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
@@ -17,6 +18,8 @@ from trainers.parallel import ranks
 
 # Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
 AT_ONCE = 128
+# A limit that cuts no text; tokenizers do not take more.
+UNCUT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ def token_ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.nda
         for start in range(0, len(places), AT_ONCE):
             some = places[start : start + AT_ONCE]
             texts = [limited[i][0] for i in some]
-            ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+            if isinstance(tokenizer, Tokenizer):  # a static model's
+                ids = [one.ids[:limit] for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            else:
+                ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
             found |= {place: np.array(one, dtype=np.int32) for place, one in zip(some, ids, strict=True)}
     return [found[i] for i in range(len(limited))]

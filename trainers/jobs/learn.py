@@ -30,6 +30,7 @@ from trainers.jobs.runs import (
     set_result,
 )
 from trainers.learning.config import LearningSettings
+from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import identified, own_template, template_of
@@ -125,6 +126,7 @@ def learn_weights(
 
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)
+    settings = fitted(settings, model)
     template = template_of(model, settings)
     say_texts(data, template)
     say_small(data, settings.batch_size, mixed=True)

@@ -16,6 +16,7 @@ from trainers.finetune.output import finished, record_of
 from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import Trained, asked_for
 from trainers.jobs.runs import finished_config, materialised, record_training, recorded
+from trainers.model.fitting import fitted
 from trainers.model.names import resolve_model, shown
 from trainers.parallel import ranks
 
@@ -41,6 +42,7 @@ def train(
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
+    settings = fitted(settings, base)
     run = identity(data, base, settings, loaded)
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(target, run)) and finished_config(store, run) is not None:

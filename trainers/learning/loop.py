@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from mixture.errors import UsageError
@@ -34,6 +35,7 @@ from trainers.loop.stopping import on_request
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
 from trainers.model.encoder import load_for_training
+from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.template import template_of
 from trainers.parallel import ranks
@@ -80,6 +82,7 @@ def run_learner(
                       `uses_reference` says that nothing needs it
     folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
+    settings = fitted(settings, proxy)
     weights, caps = start(mixture, settings)
     names = tuple(sorted(mixture.components))
     encoder, template = load_for_training(proxy, settings), template_of(proxy, settings)
@@ -167,11 +170,12 @@ class Reference:
 def _spelling(encoder: SentenceTransformer) -> Any:
     """What decides the token ids of a text: encoders that agree in it have the same ids for the same texts."""
     tokenizer = encoder.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    static = isinstance(tokenizer, Tokenizer)
+    backend = tokenizer if static else getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python: nothing tells what it does
         return object()
     rules = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # both are left from the last call
-    return rules, tokenizer.truncation_side, encoder.max_seq_length
+    return rules, None if static else tokenizer.truncation_side, encoder.max_seq_length
 
 
 @dataclass
@@ -249,7 +253,7 @@ def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameter
         mean = losses[(groups == group).to(losses.device)].mean()
         found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        flat.append(ranks.summed(torch.cat([part.reshape(-1).float() for part in parts])))
+        flat.append(ranks.summed(torch.cat([(part.to_dense() if part.is_sparse else part).reshape(-1).float() for part in parts])))
     stacked = torch.stack(flat)
     products = torch.zeros(num_groups, num_groups, dtype=torch.float64)
     products[np.ix_(present, present)] = (stacked @ stacked.T).double().cpu()

@@ -23,6 +23,9 @@ from trainers.batch.memory import token_budget
 from trainers.batch.texts import TextBatch
 from trainers.loop import stopping
 from trainers.loop.checkpoints import Checkpoints, Stateful
+from trainers.loop.rows import RowAdamW, clip_gradients
+from trainers.model.fitting import RATES
+from trainers.model.static import is_static
 from trainers.parallel import ranks, sharding
 from trainers.settings import TrainingSettings
 
@@ -96,13 +99,20 @@ class TrainingLoop:
         # A single rank under torchrun shards as well: so NCCL and all of this can be tried on one GPU.
         self.sharded = settings.fsdp and torch.distributed.is_initialized()
         self.encoder = self._placed(encoder)
+        self.static = is_static(encoder)
         self.parameters = [p for p in encoder.parameters() if p.requires_grad]
         # Biases and norms do not decay, as in the trainer of transformers, which the release uses.
         groups = [
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+        groups = [group for group in groups if group["params"]]
+        rate = settings.learning_rate or RATES[self.static]
+        optimizer: torch.optim.Optimizer
+        if self.static:
+            optimizer = RowAdamW(groups, lr=rate)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=settings.num_warmup_steps,
@@ -165,7 +175,8 @@ class TrainingLoop:
         """One optimiser step on a scalar loss, the same on all ranks; counts it."""
         self.accelerator.backward(loss)
         ranks.reduce_gradients(self.parameters)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        clip = clip_gradients if self.static else self.accelerator.clip_grad_norm_
+        norm = clip(self.parameters, self.settings.max_gradient_norm)
         self.gradient_norm = float(sharding.whole(norm)) if norm is not None else 0.0
         if not math.isfinite(self.gradient_norm):
             raise self._diverged(f"the gradient became {self.gradient_norm}", batch)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
-from trainers.model.identity import locate
+from trainers.model.identity import is_static, locate, model_file
 
 if TYPE_CHECKING:
     from mixture.materialised import MaterialisedMixture
@@ -80,6 +80,9 @@ class Template:
         return {"query": self.query, "passage": self.passage, "prompt": self.prompt}
 
 
+PLAIN = Template("{query}", source="a static model gets no prompt of its own accord")
+
+
 def fault_of(text: str, kind: str) -> str | None:
     """What is wrong with a template (kind: query or passage) as the rule that it breaks; None for a good one."""
     words = QUERY_WORDS if kind == "query" else PASSAGE_WORDS
@@ -101,9 +104,10 @@ def fault_of(text: str, kind: str) -> str | None:
 
 def template_of(model: str, settings: TrainingSettings) -> Template:
     """The template that a training of `model` has: as the settings say, or with `auto` the model's own, or else the
-    default."""
+    default: none for a static model, in whose mean the words of an instruction would be the same share of every query.
+    """
     if settings.query_template == AUTO:
-        found = own_template(model) or Template()
+        found = own_template(model) or (PLAIN if is_static(model) else Template())
     else:
         query = QUERY_WORDS.get(settings.query_template, settings.query_template)
         found = Template(_unescaped(query), source="as query_template says")
@@ -151,17 +155,8 @@ def own_template(model: str) -> Template | None:
 
 def _prompts(source: str) -> dict[str, Any]:
     """The prompts in a model's sentence-transformers configuration, in a folder or on the hub."""
-    name = "config_sentence_transformers.json"
-    file: Any = Path(source) / name
-    if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            file = Path(hf_hub_download(source, name))
-        except (OSError, HfHubHTTPError, HFValidationError):  # not there, or no way to it: loading says more
-            return {}
-    if not file.is_file():
+    file = model_file(source, "config_sentence_transformers.json")
+    if file is None:
         return {}
     return dict(json.loads(file.read_text("utf-8")).get("prompts") or {})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from mixture.sampling import BatchPlan
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import layout
 from mixture.weights import epoch_caps
-from trainers.batch.embedding import Tokens
 from trainers.batch.feed import Feed
 from trainers.batch.reference_cache import EmbeddingCache
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts
@@ -157,13 +156,15 @@ class Reference:
     def losses(self, batch: TextBatch) -> Tensor:
         """Equation 2 (hard negatives only) on a batch, (B,) float32 on the CPU."""
         texts, limits = self._loop.limited(batch)
-        tokens = batch.tokens if self._as_proxy else None
+        tokens = batch.tokens.by_text if self._as_proxy and batch.tokens is not None else None
         with torch.no_grad():
             known = self.cache.embeddings(texts, limits, partial(self._embed, tokens))
         query, passages = known[: len(batch.queries)], known[len(batch.queries) :]
         return info_nce(query, passages, temperature=self._loop.settings.temperature)
 
-    def _embed(self, tokens: Tokens | None, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
+    def _embed(
+        self, tokens: Mapping[tuple[str, int], np.ndarray] | None, texts: Sequence[str], limits: Sequence[int]
+    ) -> Tensor:
         return self._loop.embed_tokens(self.encoder, self._loop.tokens(self.encoder, texts, limits, known=tokens))
 
 
@@ -253,7 +254,11 @@ def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameter
         mean = losses[(groups == group).to(losses.device)].mean()
         found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        flat.append(ranks.summed(torch.cat([(part.to_dense() if part.is_sparse else part).reshape(-1).float() for part in parts])))
+        flat.append(
+            ranks.summed(
+                torch.cat([(part.to_dense() if part.is_sparse else part).reshape(-1).float() for part in parts])
+            )
+        )
     stacked = torch.stack(flat)
     products = torch.zeros(num_groups, num_groups, dtype=torch.float64)
     products[np.ix_(present, present)] = (stacked @ stacked.T).double().cpu()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from mixture.errors import MixtureError, UsageError
-from trainers.batch.embedding import Tokens, embed_across_ranks, tokenise
+from trainers.batch.embedding import Remembered, Tokens, embed_across_ranks, tokenise
 from trainers.batch.memory import token_budget
 from trainers.batch.texts import TextBatch
 from trainers.loop import stopping
@@ -31,6 +32,8 @@ from trainers.settings import TrainingSettings
 
 WATCHED = 10
 EXPLODED = 5.0
+# Tokens of the texts whose tokens a static model's loop remembers: 128 MB, and about as much for the texts.
+REMEMBERED = 2**25
 
 
 @dataclass
@@ -121,6 +124,7 @@ class TrainingLoop:
         )
         self.optimizer = optimizer if self.sharded else self.accelerator.prepare(optimizer)
         self._tokenizer = copy.deepcopy(encoder.tokenizer)  # a tokenizer must not be used by two threads
+        self._remembered = Remembered(REMEMBERED)
         self._watch = LossWatch()
         self.checkpoints = Checkpoints(
             self.accelerator, self.encoder, folder, keep=settings.keep_checkpoints,
@@ -149,7 +153,10 @@ class TrainingLoop:
 
     def prepared(self, batch: TextBatch) -> TextBatch:
         """A batch with its tokens for the model that is trained; safe in another thread."""
-        return replace(batch, tokens=self.tokens(self.encoder, *self.limited(batch), tokenizer=self._tokenizer))
+        tokens = self.tokens(self.encoder, *self.limited(batch), tokenizer=self._tokenizer, known=self._remembered)
+        if self.static:
+            self._remembered.add(tokens)
+        return replace(batch, tokens=tokens)
 
     def limited(self, batch: TextBatch) -> tuple[list[str], list[int]]:
         """A batch's queries and then passages, and how many tokens each may have."""
@@ -159,7 +166,7 @@ class TrainingLoop:
 
     def tokens(
         self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int], *, tokenizer: Any = None,
-        known: Tokens | None = None,
+        known: Mapping[tuple[str, int], np.ndarray] | None = None,
     ) -> Tokens:  # fmt: skip
         """Texts as `encoder` takes them, cut to their limits and to its own; `tokenizer` stands in for its own."""
         longest = encoder.max_seq_length or max(limits, default=1)

@@ -70,7 +70,11 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
     """
     source = locate(model)
     try:
-        encoder = packaged(Path(source)) if model == STATIC else SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+        encoder = (
+            packaged(Path(source))
+            if model == STATIC
+            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+        )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no model loads from {model!r}: {first[:200]}") from error

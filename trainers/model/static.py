@@ -12,24 +12,18 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainers.model.identity import STATIC_FILES
 from trainers.settings import TrainingSettings
 
-# Words with the spaces before them, as the packaged tokenizer writes spaces.
-WORDS = "▁*[^▁]+|▁+"
-
 
 def packaged(folder: Path) -> SentenceTransformer:
     """The model `static`: table and tokenizer as they lie in the package's folder."""
     table, tokens = (folder / name for name in STATIC_FILES)
-    tokenizer = Tokenizer.from_file(str(tokens))
-    # It takes a text for one word, which is slow. No token of it has a space behind another letter, so that words by
-    # themselves have the same tokens; and the tokenizer remembers words.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, load_file(table)["embedding.weight"].float())])
+    embedding = StaticEmbedding(Tokenizer.from_file(str(tokens)), load_file(table)["embedding.weight"].float())
+    return SentenceTransformer(modules=[embedding])
 
 
 def is_static(encoder: SentenceTransformer) -> bool:

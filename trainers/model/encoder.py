@@ -41,7 +41,7 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     longest = max(settings.max_query_tokens, settings.max_passage_tokens)
     encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
     if is_static(encoder):
-        prepare(encoder, settings)
+        prepare(encoder)
         return encoder
     if has_lora(encoder):
         if settings.lora_rank and not settings.lora_merge:

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainers.model.identity import STATIC_FILES
-from trainers.settings import TrainingSettings
 
 
 def packaged(folder: Path) -> SentenceTransformer:
@@ -30,15 +29,10 @@ def is_static(encoder: SentenceTransformer) -> bool:
     return isinstance(encoder[0], StaticEmbedding)
 
 
-def prepare(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
-    """Make a static model ready for training, in place: float32, texts cut to the longest that the settings allow (also
-    after it is saved and loaded), and gradients of the rows that a batch has.
-    """
+def prepare(encoder: SentenceTransformer) -> None:
+    """Make a static model ready for training, in place: float32, and gradients of the rows that a batch has."""
     encoder.float()
     module: Any = encoder[0]
-    longest = max(settings.max_query_tokens, settings.max_passage_tokens)
-    own = (module.tokenizer.truncation or {}).get("max_length", longest)
-    module.tokenizer.enable_truncation(min(own, longest))
     module.embedding = MeanOfRows.from_pretrained(module.embedding.weight.detach(), freeze=False)
 
 

@@ -23,6 +23,8 @@ CHOICES = {
     "attention": ("auto", "flash_attention_2", "sdpa", "eager"),
 }
 
+# The learning rate where none is named, but for static models.
+RATE = 1e-4
 # Settings that change nothing in what a run makes: it goes on when they are changed.
 # Other token budgets change the last bits; a run that ran out of memory must be able to go on with smaller ones.
 BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker", "tokens_per_pass", "tokens_kept"})
@@ -129,12 +131,14 @@ class TrainingSettings(Checked):
     def deciding(self) -> dict[str, Any]:
         """What decides what a run makes, by the names that run ids are hashed from."""
         former = {name: old for old, name in self.renamed.items()}
-        return {
+        found = {
             former.get(f.name, f.name): value
             for f in fields(self)
             if f.name not in BOOKKEEPING
             and ((value := getattr(self, f.name)) != f.default or not f.metadata.get("later"))
         }
+        # The first runs had a number there; `fitted` puts one there for the model.
+        return found | ({"learning_rate": RATE} if self.learning_rate is None else {})
 
 
 def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:

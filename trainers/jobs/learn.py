@@ -101,7 +101,7 @@ def learn_weights(
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
     mixture:   saved, or what names it; weights and loss weights that it has do not matter
-    proxy:     a model's folder or name; `tiny-qwen2` is built from the data
+    proxy:     a model's folder or name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
     name:      of the new mixture; with all averages `name-mean` and so on for those that are not the algorithm's own
     reference: a trained model. Without one, one is fine-tuned first from the proxy on the same collections, equally
                weighted, with the proxy's settings; all seeds share it

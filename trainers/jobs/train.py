@@ -28,7 +28,7 @@ def train(
     """Fine-tune a retriever on a mixture into the folder `out`, each batch from one collection.
 
     mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag)
-    model:   a folder or a name; `tiny-qwen2` is built from the data
+    model:   a folder or a name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
     suites:  folders in BEIR layout, evaluated on as the settings say
 
     The run, what it drew and what it scored are kept in the store. A killed run goes on when called again; a finished

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from mixture.errors import UsageError
 from trainers.model.identity import is_static
-from trainers.settings import S
+from trainers.settings import RATE, S
 
 # The learning rate that suits, where the settings name none; by whether the model is static. A step moves a row of a
 # table only when a batch has its token, and alone.
-RATES = {False: 1e-4, True: 0.01}
+RATES = {False: RATE, True: 0.01}
 # Settings of what a table has not, at the only value that they may have.
 WITHOUT = {"pooling": "auto", "attention": "auto", "lora_rank": 0, "activation_checkpointing": False, "bf16": False,
            "fsdp": False}  # fmt: skip

@@ -283,7 +283,8 @@ def mine(
 def learn_weights(
     mix: Annotated[str, typer.Option(
         "--mix", help="The mixture whose collections are weighed", autocompletion=completion.mixtures)],
-    proxy: Annotated[str, typer.Option("--proxy", help="The proxy model; tiny-qwen2 is built from the data")],
+    proxy: Annotated[str, typer.Option(
+        "--proxy", help="The proxy model; static is a small table, tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
     algorithm: Annotated[str | None, typer.Option(
@@ -332,7 +333,8 @@ def train(
     mix: Annotated[str, typer.Option(
         "--mix", help="The mixture to train on, or a folder of a materialised one",
         autocompletion=completion.mixtures)],
-    model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
+    model: Annotated[str, typer.Option(
+        "--model", help="A folder or name; static is a small table, tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; repeatable")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,

@@ -23,6 +23,8 @@ CHOICES = {
     "attention": ("auto", "flash_attention_2", "sdpa", "eager"),
 }
 
+# The learning rate where none is named, but for static models.
+RATE = 1e-4
 # Settings that change nothing in what a run makes: it goes on when they are changed.
 # Other token budgets change the last bits; a run that ran out of memory must be able to go on with smaller ones.
 BOOKKEEPING = frozenset({"checkpoint_every", "keep_checkpoints", "tracker", "tokens_per_pass", "tokens_kept"})
@@ -60,7 +62,9 @@ class TrainingSettings(Checked):
 
     steps: int = setting(1000, "training steps")
     batch_size: int = setting(64, "examples in a step; the paper's is 2048, on 8 GPUs")
-    learning_rate: float = setting(1e-4, "peak learning rate of the model")
+    learning_rate: float | None = setting(
+        None, "peak learning rate of the model; none: as suits it, 1e-4, or 0.01 for a static model"
+    )
     warmup_steps: int = setting(100, "steps in which the rate rises to its peak; at most a tenth of the steps")
     min_learning_rate_ratio: float = setting(0.1, "the last learning rate, as a share of the peak")
     weight_decay: float = setting(0.1, "AdamW's, on matrices alone")
@@ -107,7 +111,7 @@ class TrainingSettings(Checked):
         below_one = ("min_learning_rate_ratio", "lora_dropout")
         return (
             [(n, "1 or more") for n in at_least_one if getattr(self, n) < 1]
-            + [(n, "above 0") for n in above_zero if not 0 < getattr(self, n) < math.inf]
+            + [(n, "above 0") for n in above_zero if (v := getattr(self, n)) is not None and not 0 < v < math.inf]
             + [(n, "0 or more") for n in not_negative if not 0 <= getattr(self, n) < math.inf]
             + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
@@ -127,12 +131,14 @@ class TrainingSettings(Checked):
     def deciding(self) -> dict[str, Any]:
         """What decides what a run makes, by the names that run ids are hashed from."""
         former = {name: old for old, name in self.renamed.items()}
-        return {
+        found = {
             former.get(f.name, f.name): value
             for f in fields(self)
             if f.name not in BOOKKEEPING
             and ((value := getattr(self, f.name)) != f.default or not f.metadata.get("later"))
         }
+        # The first runs had a number there; `fitted` puts one there for the model.
+        return found | ({"learning_rate": RATE} if self.learning_rate is None else {})
 
 
 def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any], assignments: Sequence[str] = ()) -> S:

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from transformers import AutoTokenizer
 
 from mixture.materialised import MaterialisedMixture
 from trainers.model.template import DEFAULT_PROMPT, Template
@@ -27,6 +31,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, write_collection: Calla
     texts = TEXTS + write_collection(folder.parent, "texts").read_text("utf-8").splitlines()
     texts += [Template().before_query(DEFAULT_PROMPT)] * len(texts)
     build_tiny(texts, folder, seed=1, vocabulary=500, hidden=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def static_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A random table of 48 dimensions with the tokenizer of `tiny_model`, saved by sentence-transformers."""
+    folder = tmp_path_factory.mktemp("models") / "table"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_model), embedding_dim=48)
+    SentenceTransformer(modules=[module]).save(str(folder), create_model_card=False)
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from mixture.errors import UsageError
 from trainers.finetune import FinetuneSettings
 from trainers.learning.config import LearningSettings
+from trainers.model.fitting import fitted
 from trainers.recipes import read_recipe, shipped
 from trainers.settings import TrainingSettings, resolve
 
@@ -76,8 +77,8 @@ def test_a_recipe_is_a_shipped_name_or_a_file(tmp_path: Path, monkeypatch: pytes
         read_recipe("odd.toml")
 
 
-def test_the_paper_is_what_the_defaults_are_but_for_size() -> None:
+def test_the_paper_is_what_the_defaults_are_but_for_size(tiny_model: Path) -> None:
     """Who sets nothing trains as the paper does, on what one machine holds."""
-    plain = resolve(FinetuneSettings, None, {})
+    plain = fitted(resolve(FinetuneSettings, None, {}), str(tiny_model))
     differs = {name for name in TABLE_6 if getattr(plain, name) != TABLE_6[name]}
     assert differs == {"pooling", "batch_size", "bf16", "lora_rank"}

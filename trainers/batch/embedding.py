@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
@@ -17,6 +18,8 @@ from trainers.parallel import ranks
 
 # Texts of one call of the tokenizer, whose own record of a token takes a hundred bytes and more.
 AT_ONCE = 128
+# A limit that cuts no text; tokenizers do not take more.
+UNCUT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,30 @@ class Tokens:
         """Tokens that this rank encodes, without padding."""
         return sum(map(len, self.ids))
 
+    @property
+    def by_text(self) -> dict[tuple[str, int], np.ndarray]:
+        """This rank's ids by text and limit."""
+        return dict(zip(self.own, self.ids, strict=True))
 
-def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int], known: Tokens | None = None) -> Tokens:
+
+class Remembered(dict[tuple[str, int], np.ndarray]):
+    """Ids by text and limit, of as many texts as have `most` tokens: a static model takes no longer for a text than its
+    tokenizer, and meets most texts again."""
+
+    def __init__(self, most: int) -> None:
+        self._room = most
+
+    def add(self, tokens: Tokens) -> None:
+        for item, ids in zip(tokens.own, tokens.ids, strict=True):
+            if item not in self and self._room >= len(ids):
+                self[item] = ids
+                self._room -= len(ids)
+
+
+def tokenise(
+    tokenizer: Any, texts: Sequence[str], limits: Sequence[int],
+    known: Mapping[tuple[str, int], np.ndarray] | None = None,
+) -> Tokens:  # fmt: skip
     """Texts with the most tokens each may have, end token included, which truncation keeps.
 
     On several ranks all call it with the same texts; each tokenises its share of them. What is `known`, by the same
@@ -51,10 +76,15 @@ def tokenise(tokenizer: Any, texts: Sequence[str], limits: Sequence[int], known:
     distinct = sorted(dict.fromkeys(limited), key=lambda item: (-len(item[0]), item))
     place = {item: i for i, item in enumerate(distinct)}
     own = [distinct[i] for i in ranks.share(len(distinct))]
-    ids = {} if known is None else dict(zip(known.own, known.ids, strict=True))
-    new = [item for item in own if item not in ids]
-    ids |= zip(new, token_ids(tokenizer, new), strict=True)
-    return Tokens(own, [ids[i] for i in own], len(distinct), torch.tensor([place[item] for item in limited]))
+    known = known or {}
+    missing = [item for item in own if item not in known]
+    new = dict(zip(missing, token_ids(tokenizer, missing), strict=True))
+    return Tokens(
+        own,
+        [new[i] if i in new else known[i] for i in own],
+        len(distinct),
+        torch.tensor([place[item] for item in limited]),
+    )
 
 
 def embed_across_ranks(encoder: SentenceTransformer, tokens: Tokens, budget: TokenBudget) -> Tensor:
@@ -74,6 +104,9 @@ def token_ids(tokenizer: Any, limited: Sequence[tuple[str, int]]) -> list[np.nda
         for start in range(0, len(places), AT_ONCE):
             some = places[start : start + AT_ONCE]
             texts = [limited[i][0] for i in some]
-            ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+            if isinstance(tokenizer, Tokenizer):  # a static model's
+                ids = [one.ids[:limit] for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            else:
+                ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
             found |= {place: np.array(one, dtype=np.int32) for place, one in zip(some, ids, strict=True)}
     return [found[i] for i in range(len(limited))]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainers.batch.embedding import token_ids
+from trainers.batch.embedding import UNCUT, token_ids
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
 from trainers.batch.memory import PER_PASS
 from trainers.model.encoder import to_device
@@ -28,7 +28,7 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
     """Embeddings of unit length (len(texts), D), float32, on the encoder's device.
 
     prompt: what stands before every text. The encoder is left in evaluation mode. Models that are not tokens, layers
-    and pooling (two towers, static embeddings, images) go through their own `encode`.
+    and pooling, nor a table of tokens (two towers, images) go through their own `encode`.
     """
     if not texts or not _is_plain(encoder, prompt):
         found = encoder.encode(
@@ -39,7 +39,7 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
     # Tokenizers without a limit say 10^30, which their own code does not take.
-    limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, 2**31 - 1)
+    limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, UNCUT)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(order), AT_ONCE):
@@ -53,7 +53,7 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:
-    kinds = (Transformer, Pooling, Dense, Normalize)
+    kinds = (Transformer, StaticEmbedding, Pooling, Dense, Normalize)
     return all(type(module) in kinds for module in encoder) and all(
         not prompt or module.include_prompt for module in encoder if isinstance(module, Pooling)
     )

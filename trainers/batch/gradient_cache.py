@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trainers.model.encoder import as_features, to_device
+from trainers.model.static import embed, is_static
 from trainers.parallel import sharding
 
 
@@ -38,8 +39,11 @@ def embed_within_budget(
 ) -> Tensor:
     """Embeddings (len(ids), D) of texts given as token ids, with gradients where the encoder has them.
 
-    Texts are sorted by length, so that padding is little. A batch within `budget.kept` is encoded once.
+    Texts are sorted by length, so that padding is little. A batch within `budget.kept` is encoded once. A static model
+    has neither padding nor activations: it takes all at once.
     """
+    if is_static(encoder):
+        return embed(encoder, ids)
     lengths = np.array([len(text) for text in ids])
     order = np.argsort(-lengths, kind="stable")
     groups = micro_batches(lengths[order], budget.per_pass)

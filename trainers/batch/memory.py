@@ -20,6 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.model.encoder import as_features
+from trainers.model.static import is_static
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
 
@@ -33,7 +34,10 @@ SAMPLE_TEXTS = 4
 
 
 def token_budget(encoder: SentenceTransformer, settings: TrainingSettings, folder: Path) -> TokenBudget:
-    """The settings' own numbers; for what they leave open what suits the device, as when the run in `folder` began."""
+    """The settings' own numbers; for what they leave open what suits the device, as when the run in `folder` began.
+    A static model keeps no activations, and needs none."""
+    if is_static(encoder):
+        return TokenBudget(settings.tokens_per_pass or UNIT, settings.tokens_kept or UNIT)
     kept = settings.tokens_kept or _remembered(folder / "tokens_kept.json", lambda: num_fitting(encoder, settings))
     per_pass = settings.tokens_per_pass or min(kept, PER_PASS.get(encoder.device.type, PER_PASS["cuda"]))
     return TokenBudget(per_pass, kept)

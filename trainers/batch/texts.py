@@ -14,7 +14,7 @@ from torch import Tensor
 from mixture.errors import UsageError
 from mixture.materialised import ComponentData, Example, MaterialisedMixture
 from mixture.sampling import BatchPlan, draw_passages, generator
-from trainers.batch.embedding import Tokens
+from trainers.batch.embedding import UNCUT, Tokens, token_ids
 from trainers.model.template import Template
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
@@ -230,4 +230,4 @@ def check_prompts(
 
 
 def _num_tokens(encoder: SentenceTransformer, texts: list[str]) -> list[int]:
-    return [len(ids) for ids in encoder.tokenizer(texts, truncation=False, padding=False)["input_ids"]]
+    return [len(ids) for ids in token_ids(encoder.tokenizer, [(text, UNCUT) for text in texts])]

@@ -33,6 +33,7 @@ from trainers.loop.trackers import Tracker
 from trainers.losses import LOSSES, matryoshka
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import load_for_training, to_device
+from trainers.model.fitting import fitted
 from trainers.model.template import Template, template_of
 from trainers.parallel import ranks
 
@@ -51,6 +52,7 @@ def finetune(
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
     Ctrl-C.
     """
+    settings = fitted(settings, model)
     run = identity(mixture, model, settings, suites)
     history, scores = History(), Scores(suites, settings)
     if ranks.on_main(lambda: output.finished(out, run)):

@@ -17,6 +17,7 @@ from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
+from trainers.model.identity import STATIC
 from trainers.model.names import known_model, shown
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _counts(show: Progress, done: int, total: int) -> None:
 def _record_evaluation(store: Store, model: str, result: SuiteResult) -> None:
     """Write a result to the store, with the mixture that the model was trained on, if it is ours."""
     trained = record_if_any(Path(model))
-    common = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+    common = {"model": str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model,
               "mixture": trained.get("mixture", {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
     means = [{**common, "run_id": trained.get("run_id"), **row} for row in result.rows]
     queries = query_rows(result.by_metric, **common, suite=result.suite, corpus=result.corpus)

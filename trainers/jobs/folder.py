@@ -18,6 +18,7 @@ from trainers.finetune.identity import identity
 from trainers.finetune.output import check_folder, finished, record_of
 from trainers.finetune.scores import check_suites, load_suites
 from trainers.loop.recent import recent
+from trainers.model.fitting import fitted
 from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import RECORD
 from trainers.parallel import ranks
@@ -89,6 +90,7 @@ def train_on_folder(
     name, folders = asked_for(model, target, suites, settings)
     loaded = load_suites(folders)
     base = resolve_model(data.folder, data, name, seed=settings.seed)
+    settings = fitted(settings, base)
     if ranks.on_main(lambda: finished(target, identity(data, base, settings, loaded))):
         return Trained.of(target, before=True)
     progress(0, 0, f"loading PyTorch and {shown(model)}")

@@ -30,6 +30,7 @@ from trainers.jobs.runs import (
     set_result,
 )
 from trainers.learning.config import LearningSettings
+from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import identified, own_template, template_of
@@ -100,7 +101,7 @@ def learn_weights(
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
     mixture:   saved, or what names it; weights and loss weights that it has do not matter
-    proxy:     a model's folder or name; `tiny-qwen2` is built from the data
+    proxy:     a model's folder or name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
     name:      of the new mixture; with all averages `name-mean` and so on for those that are not the algorithm's own
     reference: a trained model. Without one, one is fine-tuned first from the proxy on the same collections, equally
                weighted, with the proxy's settings; all seeds share it
@@ -125,6 +126,7 @@ def learn_weights(
 
     start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)
+    settings = fitted(settings, model)
     template = template_of(model, settings)
     say_texts(data, template)
     say_small(data, settings.batch_size, mixed=True)

@@ -16,6 +16,7 @@ from trainers.finetune.output import finished, record_of
 from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import Trained, asked_for
 from trainers.jobs.runs import finished_config, materialised, record_training, recorded
+from trainers.model.fitting import fitted
 from trainers.model.names import resolve_model, shown
 from trainers.parallel import ranks
 
@@ -27,7 +28,7 @@ def train(
     """Fine-tune a retriever on a mixture into the folder `out`, each batch from one collection.
 
     mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag)
-    model:   a folder or a name; `tiny-qwen2` is built from the data
+    model:   a folder or a name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
     suites:  folders in BEIR layout, evaluated on as the settings say
 
     The run, what it drew and what it scored are kept in the store. A killed run goes on when called again; a finished
@@ -41,6 +42,7 @@ def train(
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
+    settings = fitted(settings, base)
     run = identity(data, base, settings, loaded)
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(target, run)) and finished_config(store, run) is not None:

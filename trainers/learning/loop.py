@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from mixture.errors import UsageError
@@ -21,7 +22,6 @@ from mixture.sampling import BatchPlan
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import layout
 from mixture.weights import epoch_caps
-from trainers.batch.embedding import Tokens
 from trainers.batch.feed import Feed
 from trainers.batch.reference_cache import EmbeddingCache
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts
@@ -34,6 +34,7 @@ from trainers.loop.stopping import on_request
 from trainers.losses import info_nce
 from trainers.model.adapters import add_lora
 from trainers.model.encoder import load_for_training
+from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.template import template_of
 from trainers.parallel import ranks
@@ -80,6 +81,7 @@ def run_learner(
                       `uses_reference` says that nothing needs it
     folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
+    settings = fitted(settings, proxy)
     weights, caps = start(mixture, settings)
     names = tuple(sorted(mixture.components))
     encoder, template = load_for_training(proxy, settings), template_of(proxy, settings)
@@ -154,24 +156,27 @@ class Reference:
     def losses(self, batch: TextBatch) -> Tensor:
         """Equation 2 (hard negatives only) on a batch, (B,) float32 on the CPU."""
         texts, limits = self._loop.limited(batch)
-        tokens = batch.tokens if self._as_proxy else None
+        tokens = batch.tokens.by_text if self._as_proxy and batch.tokens is not None else None
         with torch.no_grad():
             known = self.cache.embeddings(texts, limits, partial(self._embed, tokens))
         query, passages = known[: len(batch.queries)], known[len(batch.queries) :]
         return info_nce(query, passages, temperature=self._loop.settings.temperature)
 
-    def _embed(self, tokens: Tokens | None, texts: Sequence[str], limits: Sequence[int]) -> Tensor:
+    def _embed(
+        self, tokens: Mapping[tuple[str, int], np.ndarray] | None, texts: Sequence[str], limits: Sequence[int]
+    ) -> Tensor:
         return self._loop.embed_tokens(self.encoder, self._loop.tokens(self.encoder, texts, limits, known=tokens))
 
 
 def _spelling(encoder: SentenceTransformer) -> Any:
     """What decides the token ids of a text: encoders that agree in it have the same ids for the same texts."""
     tokenizer = encoder.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    static = isinstance(tokenizer, Tokenizer)
+    backend = tokenizer if static else getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python: nothing tells what it does
         return object()
     rules = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # both are left from the last call
-    return rules, tokenizer.truncation_side, encoder.max_seq_length
+    return rules, None if static else tokenizer.truncation_side, encoder.max_seq_length
 
 
 @dataclass
@@ -249,7 +254,11 @@ def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameter
         mean = losses[(groups == group).to(losses.device)].mean()
         found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        flat.append(ranks.summed(torch.cat([part.reshape(-1).float() for part in parts])))
+        flat.append(
+            ranks.summed(
+                torch.cat([(part.to_dense() if part.is_sparse else part).reshape(-1).float() for part in parts])
+            )
+        )
     stacked = torch.stack(flat)
     products = torch.zeros(num_groups, num_groups, dtype=torch.float64)
     products[np.ix_(present, present)] = (stacked @ stacked.T).double().cpu()

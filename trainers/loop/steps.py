@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
@@ -18,16 +19,21 @@ from torch import Tensor
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from mixture.errors import MixtureError, UsageError
-from trainers.batch.embedding import Tokens, embed_across_ranks, tokenise
+from trainers.batch.embedding import Remembered, Tokens, embed_across_ranks, tokenise
 from trainers.batch.memory import token_budget
 from trainers.batch.texts import TextBatch
 from trainers.loop import stopping
 from trainers.loop.checkpoints import Checkpoints, Stateful
+from trainers.loop.rows import RowAdamW, clip_gradients
+from trainers.model.fitting import RATES
+from trainers.model.static import is_static
 from trainers.parallel import ranks, sharding
 from trainers.settings import TrainingSettings
 
 WATCHED = 10
 EXPLODED = 5.0
+# Tokens of the texts whose tokens a static model's loop remembers: 128 MB, and about as much for the texts.
+REMEMBERED = 2**25
 
 
 @dataclass
@@ -96,13 +102,20 @@ class TrainingLoop:
         # A single rank under torchrun shards as well: so NCCL and all of this can be tried on one GPU.
         self.sharded = settings.fsdp and torch.distributed.is_initialized()
         self.encoder = self._placed(encoder)
+        self.static = is_static(encoder)
         self.parameters = [p for p in encoder.parameters() if p.requires_grad]
         # Biases and norms do not decay, as in the trainer of transformers, which the release uses.
         groups = [
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+        groups = [group for group in groups if group["params"]]
+        rate = settings.learning_rate or RATES[self.static]
+        optimizer: torch.optim.Optimizer
+        if self.static:
+            optimizer = RowAdamW(groups, lr=rate)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
         self.schedule = get_cosine_with_min_lr_schedule_with_warmup(
             optimizer,
             num_warmup_steps=settings.num_warmup_steps,
@@ -111,6 +124,7 @@ class TrainingLoop:
         )
         self.optimizer = optimizer if self.sharded else self.accelerator.prepare(optimizer)
         self._tokenizer = copy.deepcopy(encoder.tokenizer)  # a tokenizer must not be used by two threads
+        self._remembered = Remembered(REMEMBERED)
         self._watch = LossWatch()
         self.checkpoints = Checkpoints(
             self.accelerator, self.encoder, folder, keep=settings.keep_checkpoints,
@@ -139,7 +153,10 @@ class TrainingLoop:
 
     def prepared(self, batch: TextBatch) -> TextBatch:
         """A batch with its tokens for the model that is trained; safe in another thread."""
-        return replace(batch, tokens=self.tokens(self.encoder, *self.limited(batch), tokenizer=self._tokenizer))
+        tokens = self.tokens(self.encoder, *self.limited(batch), tokenizer=self._tokenizer, known=self._remembered)
+        if self.static:
+            self._remembered.add(tokens)
+        return replace(batch, tokens=tokens)
 
     def limited(self, batch: TextBatch) -> tuple[list[str], list[int]]:
         """A batch's queries and then passages, and how many tokens each may have."""
@@ -149,7 +166,7 @@ class TrainingLoop:
 
     def tokens(
         self, encoder: SentenceTransformer, texts: Sequence[str], limits: Sequence[int], *, tokenizer: Any = None,
-        known: Tokens | None = None,
+        known: Mapping[tuple[str, int], np.ndarray] | None = None,
     ) -> Tokens:  # fmt: skip
         """Texts as `encoder` takes them, cut to their limits and to its own; `tokenizer` stands in for its own."""
         longest = encoder.max_seq_length or max(limits, default=1)
@@ -165,7 +182,8 @@ class TrainingLoop:
         """One optimiser step on a scalar loss, the same on all ranks; counts it."""
         self.accelerator.backward(loss)
         ranks.reduce_gradients(self.parameters)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        clip = clip_gradients if self.static else self.accelerator.clip_grad_norm_
+        norm = clip(self.parameters, self.settings.max_gradient_norm)
         self.gradient_norm = float(sharding.whole(norm)) if norm is not None else 0.0
         if not math.isfinite(self.gradient_norm):
             raise self._diverged(f"the gradient became {self.gradient_norm}", batch)

@@ -21,7 +21,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
 from trainers.model.adapters import has_lora, merge_lora
-from trainers.model.identity import locate
+from trainers.model.identity import STATIC, locate
+from trainers.model.static import is_static, packaged, prepare
 from trainers.settings import TrainingSettings
 
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
@@ -39,6 +40,9 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     """
     longest = max(settings.max_query_tokens, settings.max_passage_tokens)
     encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
+    if is_static(encoder):
+        prepare(encoder)
+        return encoder
     if has_lora(encoder):
         if settings.lora_rank and not settings.lora_merge:
             raise UsageError(
@@ -66,7 +70,11 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
     """
     source = locate(model)
     try:
-        encoder = SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+        encoder = (
+            packaged(Path(source))
+            if model == STATIC
+            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+        )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"no model loads from {model!r}: {first[:200]}") from error
@@ -78,7 +86,7 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
     plain = not _is_embedding_model(source)
     if plain and not any(isinstance(m, Normalize) for m in encoder):
         encoder.append(Normalize())
-    if max_tokens is not None:
+    if max_tokens is not None and not is_static(encoder):
         if encoder.transformers_model is None:
             raise UsageError(f"{model!r} is no transformer; such a model can be evaluated, but not trained here")
         limit = encoder.max_seq_length

@@ -9,6 +9,7 @@ from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store import layout
+from trainers.model.identity import STATIC, locate
 from trainers.parallel import ranks
 
 TINY = "tiny-qwen2"
@@ -33,7 +34,7 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
 
 def shown(model: Name) -> str:
     """A model's name for people: of a folder the last part."""
-    return Path(model).resolve().name if Path(model).is_dir() else fspath(model)
+    return Path(model).resolve().name if Path(model).is_dir() and model != STATIC else fspath(model)
 
 
 def known_model(model: Name) -> str:
@@ -41,6 +42,10 @@ def known_model(model: Name) -> str:
     name = fspath(model)
     if name.startswith("~"):
         name = str(Path(name).expanduser())
+    if name == STATIC:
+        if Path(STATIC, "modules.json").is_file():
+            raise UsageError("static is the model of the package wordllama; write ./static for the folder of that name")
+        locate(name)
     if name != TINY and name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UsageError(f"no model folder {name!r}")
     return name

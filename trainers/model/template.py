@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
-from trainers.model.identity import locate
+from trainers.model.identity import is_static, locate, model_file
 
 if TYPE_CHECKING:
     from mixture.materialised import MaterialisedMixture
@@ -82,6 +81,9 @@ class Template:
         return {"query": self.query, "passage": self.passage, "prompt": self.prompt}
 
 
+PLAIN = Template("{query}", source="a static model gets no prompt of its own accord")
+
+
 def fault_of(text: str, kind: str) -> str | None:
     """What is wrong with a template (kind: query or passage) as the rule that it breaks; None for a good one."""
     words = QUERY_WORDS if kind == "query" else PASSAGE_WORDS
@@ -103,9 +105,10 @@ def fault_of(text: str, kind: str) -> str | None:
 
 def template_of(model: str, settings: TrainingSettings) -> Template:
     """The template that a training of `model` has: as the settings say, or with `auto` the model's own, or else the
-    default."""
+    default: none for a static model, in whose mean the words of an instruction would be the same share of every query.
+    """
     if settings.query_template == AUTO:
-        found = own_template(model) or Template()
+        found = own_template(model) or (PLAIN if is_static(model) else Template())
     else:
         query = QUERY_WORDS.get(settings.query_template, settings.query_template)
         found = Template(_unescaped(query), source="as query_template says")
@@ -153,22 +156,10 @@ def own_template(model: str) -> Template | None:
 
 def _prompts(source: str) -> dict[str, Any]:
     """The prompts in a model's sentence-transformers configuration, in a folder or on the hub."""
-    file = Path(source) / CONFIG if Path(source).is_dir() else _on_hub(source)
-    if file is None or not file.is_file():
+    file = model_file(source, CONFIG)
+    if file is None:
         return {}
     return dict(json.loads(file.read_text("utf-8")).get("prompts") or {})
-
-
-@functools.cache
-def _on_hub(name: str) -> Path | None:
-    """The configuration of a model of the hub, asked for once: a run wants the template several times."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(hf_hub_download(name, CONFIG))
-    except (OSError, HfHubHTTPError, HFValidationError):  # not there, or no way to it: loading says more
-        return None
 
 
 def _unescaped(text: str) -> str:

@@ -102,6 +102,10 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
     torch.distributed.all_reduce(used, op=torch.distributed.ReduceOp.MAX)
     parameters = [p for p, any_rank in zip(parameters, used.tolist(), strict=True) if any_rank]
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = _summed_rows(parameter.grad)
+    parameters = [p for p in parameters if p.grad is None or not p.grad.is_sparse]
     for parameter in parameters:  # a rank without texts of some kind has none
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -111,6 +115,18 @@ def reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         torch.distributed.all_reduce(flat)
         for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
             gradient.copy_(total.view_as(gradient))
+
+
+def _summed_rows(gradient: Tensor) -> Tensor:
+    """The sum over all ranks of a sparse gradient, with the rows that any of them has."""
+    gradient = gradient.coalesce()
+    whole = gradient.to_dense()
+    ranks_with = whole.new_zeros(len(whole))
+    ranks_with[gradient.indices()[0]] = 1
+    torch.distributed.all_reduce(whole)
+    torch.distributed.all_reduce(ranks_with)
+    rows = ranks_with.nonzero().squeeze(1)
+    return torch.sparse_coo_tensor(rows[None], whole[rows], whole.shape, is_coalesced=True)
 
 
 def summed(values: Tensor) -> Tensor:

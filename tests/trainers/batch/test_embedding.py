@@ -44,7 +44,7 @@ def test_tokens_that_are_known_are_not_made_again(tiny_model: Path) -> None:
         return tokenizer(texts, **options)
 
     some = [TEXTS[2], "another", TEXTS[1], TEXTS[2]]
-    got = tokenise(noted, some, [6, 64, 64, 64], known)
+    got = tokenise(noted, some, [6, 64, 64, 64], known.by_text)
     assert sorted(made) == ["another", TEXTS[2]]  # the second under a limit that is new
     wanted = tokenise(tokenizer, some, [6, 64, 64, 64])
     assert torch.equal(got.places, wanted.places)

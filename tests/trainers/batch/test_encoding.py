@@ -54,7 +54,7 @@ def test_a_micro_batch_has_as_many_texts_as_have_the_tokens(tiny_model: Path, mo
     assert max(count * width for count, width in seen) <= 40
 
 
-def test_models_without_layers_go_through_their_own_encode(tiny_model: Path, tmp_path: Path) -> None:
+def test_static_models_and_no_texts(tiny_model: Path, tmp_path: Path) -> None:
     words = StaticEmbedding(load_encoder(str(tiny_model)).tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[words]).save(str(tmp_path), create_model_card=False)
     encoder = load_encoder(str(tmp_path))

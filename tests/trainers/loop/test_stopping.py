@@ -50,19 +50,20 @@ app(arguments)
 
 
 @pytest.mark.parametrize(
-    ("settings", "kills"),
+    ("model", "settings", "kills"),
     [
-        pytest.param(SETTINGS, 2, id="all weights"),
-        pytest.param(DROPOUT, 10, id="LoRA, dropout", marks=pytest.mark.slow),
+        pytest.param("tiny_model", SETTINGS, 2, id="all weights"),
+        pytest.param("static_model", replace(SETTINGS, learning_rate=0.03), 2, id="static"),
+        pytest.param("tiny_model", DROPOUT, 10, id="LoRA, dropout", marks=pytest.mark.slow),
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(
-    start: Callable[..., Any], mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, suite: Path,
-    settings: FinetuneSettings, kills: int,
+    start: Callable[..., Any], mixture_data: MaterialisedMixture, tmp_path: Path, suite: Path,
+    settings: FinetuneSettings, kills: int, model: str, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    settings = replace(settings, evaluate_every=7, keep_best=True)
+    settings, base = replace(settings, evaluate_every=7, keep_best=True), str(request.getfixturevalue(model))
     random = Random(kills)
-    names = {"folder": str(mixture_data.folder), "mixture": mixture_data.spec.id, "model": str(tiny_model),
+    names = {"folder": str(mixture_data.folder), "mixture": mixture_data.spec.id, "model": base,
              "settings": asdict(settings), "out": str(tmp_path / "parts"), "suite": str(suite)}  # fmt: skip
     for last in sorted(random.sample(range(2, settings.steps - 8), kills)):
         received, pipe = multiprocessing.Pipe(duplex=False)
@@ -77,9 +78,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     seen: list[int] = []
     suites = [load_suite(suite)]
     again = {"suites": suites, "progress": lambda done, _, __: seen.append(done)}
-    finetune(mixture_data, str(tiny_model), settings, tmp_path / "parts", **again)
+    finetune(mixture_data, base, settings, tmp_path / "parts", **again)
     assert seen[0] > last - settings.checkpoint_every
-    finetune(mixture_data, str(tiny_model), settings, tmp_path / "whole", suites=suites)
+    finetune(mixture_data, base, settings, tmp_path / "whole", suites=suites)
     _assert_equal(tmp_path / "whole", tmp_path / "parts")
     _assert_equal(tmp_path / "whole" / "best", tmp_path / "parts" / "best", records=False)
 

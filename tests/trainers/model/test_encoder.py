@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import BoW, Pooling, StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -230,6 +230,11 @@ def test_a_model_that_pools_no_tokens_keeps_to_auto(tmp_path: Path) -> None:
     assert load_encoder(str(tmp_path)).encode(["the king"]).shape == (1, 8)
     with pytest.raises(UsageError, match=r"pools no tokens.*leave pooling at auto"):
         load_encoder(str(tmp_path), pooling="mean")
+
+
+def test_a_model_that_is_neither_transformer_nor_table_is_not_trained(tmp_path: Path) -> None:
+    SentenceTransformer(modules=[BoW(vocab=["the", "king"])]).save(str(tmp_path), create_model_card=False)
+    assert load_encoder(str(tmp_path)).encode(["the king"]).shape == (1, 2)
     with pytest.raises(UsageError, match="is no transformer; such a model can be evaluated, but not trained here"):
         load_for_training(str(tmp_path), TrainingSettings())
 

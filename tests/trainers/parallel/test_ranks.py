@@ -23,7 +23,7 @@ from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
 from trainers.loop.steps import TrainingLoop
 from trainers.losses import info_nce
-from trainers.model.encoder import load_encoder
+from trainers.model.encoder import load_encoder, load_for_training
 from trainers.parallel import ranks
 
 SETTINGS = FinetuneSettings(steps=1, batch_size=7, temperature=0.05, negatives=2, max_query_tokens=24,
@@ -38,7 +38,7 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     """Fine-tuning gradients of a batch of 7, which two ranks cannot share evenly; the first rank writes them."""
     data = MaterialisedMixture.open(folder, mixture)
     plan = BatchPlan(data.spec.weights, data.sizes, SETTINGS.batch_size, 1, positives=data.positives())
-    loop = TrainingLoop(load_encoder(model), SETTINGS, out.parent)
+    loop = TrainingLoop(load_for_training(model, SETTINGS), SETTINGS, out.parent)
     batch = BatchSource(data, plan, negatives=2).homogeneous(0)
     losses = batch_losses(loop, batch)
     loop.accelerator.backward(losses.mean())
@@ -52,13 +52,14 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
         own_rank_only = batch_losses(apart, batch)
         embeddings = loop.embed_batch(loop.encoder, batch)
     if ranks.is_main():
-        found = torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None])
+        found = torch.cat([p.grad.to_dense().flatten() for p in loop.parameters if p.grad is not None])
         torch.save(
             {
                 "losses": losses.detach(),
                 "own_rank_only": own_rank_only,
                 "embeddings": embeddings,
                 "gradient": found,
+                "sparse": [p.grad.is_sparse for p in loop.parameters if p.grad is not None],
                 "of_the_last_rank": bare[0].grad,
                 "of_none": bare[1].grad,
                 "ranks": ranks.state().num_processes,
@@ -88,21 +89,24 @@ app(sys.argv[6:])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tiny_model", "static_model"])
 def test_two_ranks_compute_what_one_computes(
     small_store: Store,
     mixture_data: MaterialisedMixture,
-    tiny_model: Path,
+    kind: str,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gradients(mixture_data.folder, mixture_data.spec.id, str(tiny_model), tmp_path / "one.pt")
+    model = str(request.getfixturevalue(kind))
+    gradients(mixture_data.folder, mixture_data.spec.id, model, tmp_path / "one.pt")
     small_store.close()
     shutil.copytree(small_store.root, tmp_path / "two")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    learn = [*LEARN, "--proxy", str(tiny_model), "--json"]
+    learn = [*LEARN, "--proxy", model, "--json"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), __file__]
-    given = [str(mixture_data.folder), mixture_data.spec.id, str(tiny_model), str(tmp_path / "two.pt")]
+    given = [str(mixture_data.folder), mixture_data.spec.id, model, str(tmp_path / "two.pt")]
     environment = os.environ | {
         "MIXTURE_STORE": str(tmp_path / "two"),
         "PYTHONPATH": str(Path(__file__).parents[3]),
@@ -116,6 +120,7 @@ def test_two_ranks_compute_what_one_computes(
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()) < 1e-5
     for found in (one, two):
+        assert any(found["sparse"]) == (kind == "static_model")
         assert found["of_the_last_rank"].tolist() == [3.0, 3.0]
         assert found["of_none"] is None
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)

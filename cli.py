@@ -289,6 +289,10 @@ def learn_weights(
         "--proxy", help="The proxy model; static is a small table, tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
+    target: Annotated[list[str] | None, typer.Option(
+        "--target", help="A suite, or a folder of such, whose learn half is learned towards; repeatable")] = None,
+    holdout: Annotated[float | None, typer.Option(
+        "--holdout", help="Share of each collection's rows held out, as one more target each [0]")] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
@@ -303,8 +307,8 @@ def learn_weights(
     from mixture.console.settings import show_settings as show_table
     from trainers.settings import resolve, table
 
-    options = {"algorithm": algorithm, "average": weights, "seeds": seeds, "steps": steps, "batch_size": batch_size,
-               "learning_rate": learning_rate, "seed": seed}  # fmt: skip
+    options = {"algorithm": algorithm, "average": weights, "holdout": holdout, "seeds": seeds, "steps": steps,
+               "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}  # fmt: skip
     resolved = resolve(trainers.LearningSettings, config, options, settings or ())
     if show_settings:
         show_table(table(resolved), as_json=as_json)
@@ -314,8 +318,9 @@ def learn_weights(
 
     with _open(store) as lake:
         with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
-            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, settings=resolved,
-                                             stage=stage, watch=watch)  # fmt: skip
+            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference,
+                                             target=target or (), settings=resolved, stage=stage,
+                                             watch=watch)  # fmt: skip
         if not is_main():
             return
         if as_json:

@@ -8,7 +8,7 @@ the index (8 bytes for each distinct token of a passage) and one row of m scores
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,17 @@ class _Index:
         if not tokens:
             return np.zeros(self._num_passages, dtype=np.float32)
         return np.asarray(self._index.get_scores_from_ids(tokens), dtype=np.float32)
+
+
+def ranked(passages: list[str], queries: Sequence[str], depth: int) -> list[NDArray[np.int64]]:
+    """Of each query the places of its best passages, at most `depth`, without those that share no token with it."""
+    index = _Index(passages)
+    found = []
+    for query in queries:
+        scores = index.scores(query)
+        matching = np.flatnonzero(scores > 0)
+        found.append(matching[top_k(scores[matching], depth)])
+    return found
 
 
 def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:

@@ -16,6 +16,7 @@ WRITING = ".writing-"
 SCRATCH = ".tmp"
 LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}")
 REFERENCE_EMBEDDINGS = "reference-embeddings"
+BRANCHES = "branches"
 RUN = re.compile(r"(?:reference-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
 EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
@@ -101,6 +102,11 @@ def run(root: Path, run_id: str) -> Path:
 def reference(root: Path, run_id: str) -> Path:
     """The reference model that a run of its own trained."""
     return root / "runs" / f"reference-{run_id}"
+
+
+def branches(root: Path) -> Path:
+    """Trunks and branches that learners towards a target train, by what they depend on; runs share them."""
+    return root / "runs" / BRANCHES
 
 
 def runs(root: Path) -> dict[Path, str]:

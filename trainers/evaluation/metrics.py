@@ -70,6 +70,15 @@ def score_run(
     return scores
 
 
+def ndcg_at_10(grades: Sequence[Mapping[int, int]], rankings: Sequence[Sequence[int]]) -> float:
+    """The mean nDCG@10 over queries whose documents are numbers: of each its grades and its ranking, the best first."""
+    package = _pytrec_eval()
+    qrels = {str(q): {str(d): int(g) for d, g in of_query.items()} for q, of_query in enumerate(grades)}
+    run = {str(q): {str(d): float(-place) for place, d in enumerate(ranking)} for q, ranking in enumerate(rankings)}
+    measured = package.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(run)
+    return float(sum(found["ndcg_cut_10"] for found in measured.values()) / max(1, len(grades)))
+
+
 def _ranking(scores: Mapping[str, float]) -> list[str]:
     """Document ids as trec_eval ranks them: by score in single precision, of equal ones the larger id first."""
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture import registry, transfers
-from mixture.arguments import Name
+from mixture.arguments import Name, Names
 from mixture.errors import UsageError
 from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Stage, quiet
 from mixture.registry import Mixture, SavedMixture
-from mixture.specs import MixtureSpec
+from mixture.registry.holdout import hold_out
+from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import RECORD, record_if_any, record_of
@@ -29,6 +30,7 @@ from trainers.jobs.runs import (
     recorded,
     set_result,
 )
+from trainers.jobs.towards import asked_target, learn_towards
 from trainers.learning.config import LearningSettings
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
@@ -46,6 +48,8 @@ RESTLESS = 0.02
 MANY_EPOCHS = 4
 # Of `Learned`, what a run's row in the store keeps.
 FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
+# What a learner towards a target says of itself, instead.
+TARGET_FACTS = ("lines", "facts")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class LearnedMixtures:
         """The facts for people, a line each."""
         found = []
         for run, facts in self.facts["runs"].items():
+            if "lines" in facts:
+                found += [f"run {run}: {line}" for line in facts["lines"]]
+                continue
             last, before = facts["drift"]
             rest = "; still moving, more steps would change them" if last > RESTLESS and last > before / 2 else ""
             found.append(
@@ -89,14 +96,14 @@ class LearnedMixtures:
                 f"the reference went through {often} and may know it by heart, noise included: relative and excess then"
                 " reward noise; give it fewer steps, or more data"
             )
-        if not self.facts["reference"]:
+        if not self.facts["reference"] and "target" not in self.facts:
             found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
         return found
 
 
 def learn_weights(
     store: Store, mixture: Mixture, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
-    settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
+    target: Names = (), settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
@@ -105,6 +112,8 @@ def learn_weights(
     name:      of the new mixture; with all averages `name-mean` and so on for those that are not the algorithm's own
     reference: a trained model. Without one, one is fine-tuned first from the proxy on the same collections, equally
                weighted, with the proxy's settings; all seeds share it
+    target:    suites that the weights are learned towards, with the `learn` half of their queries; for learners that
+               look at a target. The setting `holdout` adds held-out rows; the new mixture then leaves these out
     watch:     called with each step's rows of the history
 
     Over several seeds a mixture is the mean of their weights. Killed, the same call goes on where it was; finished, it
@@ -116,15 +125,18 @@ def learn_weights(
     registry.check_name("mixture name", name)
     if given is not None and not settings.uses_reference:
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
+    suites = asked_target(target, settings)
     starting = stage("starting")
     starting(0, 0, "writing out the mixture")
-    data = materialised(store, mixture.spec)
+    spec, held_out = _held_out(store, mixture.spec, settings.holdout)
+    data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, mixture.spec.components)))
     starting(0, 0, f"loading PyTorch and {shown(asked)}")
     from trainers.batch.texts import say_small, say_texts
     from trainers.learning.loop import embeddings_name, run_learner, start
 
-    start(data, settings)  # what does not fit is said before anything long starts
+    if not settings.looks_at_target:
+        start(data, settings)  # what does not fit is said before anything long starts
     model = resolve_model(store.work, data, asked, seed=settings.seed)
     settings = fitted(settings, model)
     template = template_of(model, settings)
@@ -133,6 +145,9 @@ def learn_weights(
     if given is not None and (own := own_template(given)) is not None and own.parts != template.parts:
         logger.warning("the reference comes with other prompts than the proxy: %r; both see the proxy's", own.query)
     starting(1, 1, "done")
+    if settings.looks_at_target:
+        runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, stage)
+        return _saved(store, mixture, spec, name, settings, runs, facts)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
     known_by = {"proxy": model_identity(model), "reference": identity, **identified(data, model, settings)}
@@ -156,7 +171,11 @@ def learn_weights(
                 config |= {key: getattr(learned, key) for key in FACTS}
                 config |= {"drift": list(learned.drift), "repeated": repeated}
         found[run] = {key: config[key] for key in FACTS}
-    return _saved(store, mixture, name, settings, runs, {"runs": found, "repeated": repeated})
+    return _saved(store, mixture, spec, name, settings, runs, {"runs": found, "repeated": repeated})
+
+
+def _held_out(store: Store, spec: MixtureSpec, share: float) -> tuple[MixtureSpec, dict[str, Component]]:
+    return ranks.on_main(lambda: hold_out(store, spec, share)) if share else (spec, {})
 
 
 def _reference(
@@ -193,8 +212,9 @@ def _repeated(reference: str) -> dict[str, float]:
 
 
 def _saved(
-    store: Store, mixture: SavedMixture, name: str, settings: LearningSettings, runs: list[str], facts: dict[str, Any]
-) -> LearnedMixtures:
+    store: Store, mixture: SavedMixture, spec: MixtureSpec, name: str, settings: LearningSettings, runs: list[str],
+    facts: dict[str, Any],
+) -> LearnedMixtures:  # fmt: skip
     """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
     run = runs[0]
     weights = {run: last_weights(store, run) for run in runs}
@@ -210,12 +230,14 @@ def _saved(
         by_seed = [weights[one][average] for one in runs]
         mean = {c: statistics.fmean(w[c] for w in by_seed) for c in by_seed[0]}
         note = f"{settings.algorithm}, {average} weights after {settings.steps} steps"
+        if "target" in facts:
+            note = f"{settings.algorithm} towards {', '.join(facts['target'])}"
         if spread := spreads[average]:
             widest = max(spread, key=lambda c: spread[c]["std"])
             note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
         title = name if place == 0 else f"{name}-{average}"
-        spec = transfers.drawn_only(mixture.spec).with_weights(mean)
-        saved.append(ranks.on_main(partial(_save, store, spec, title, mixture.spec.id, run, note)))
+        learned = transfers.drawn_only(spec).with_weights(mean)
+        saved.append(ranks.on_main(partial(_save, store, learned, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
     facts = facts | {"spread": spreads[averages[0]], "reference": settings.uses_reference}
     return LearnedMixtures(tuple(saved), facts)

@@ -7,12 +7,15 @@ from typing import Any, ClassVar, get_type_hints
 
 from mixture.errors import UsageError
 from mixture.specs import WEIGHT_COLUMNS
-from trainers.learning.learners import LEARNERS, LearnerOptions, WeightLearner
+from trainers.learning.learners import LEARNERS, Learner, LearnerOptions, TargetLearner
 from trainers.settings import TrainingSettings, later, setting
 
 # The options of the first learners are in every run id, whatever the algorithm; later ones where they are changed.
 FIRST = ("weights_max_norm", "measurement", "reference_floor", "smoothing", "exponent", "cgd_memory", "fraction",
          "newest", "unit", "radius")  # fmt: skip
+
+# Of a collection's rows: with more there is little left to learn from.
+MOST_HELD_OUT = 0.5
 
 # Setting -> the algorithms that read it, of those that not all do.
 READERS: dict[str, list[str]] = {
@@ -55,6 +58,7 @@ class LearningSettings(EveryOption, TrainingSettings):
     min_weight: float = setting(0.0, "no collection weighs less")
     max_epochs: float = setting(0.0, "no collection is repeated more often in epoch_budget examples; 0: no cap")
     epoch_budget: int = setting(0, "examples of the fine-tuning that the mixture is for: steps × batch size")
+    holdout: float = later(0.0, "the share of each collection's rows that is held out, as one more target each")
     seeds: int = setting(1, "runs with seed, seed + 1, ...; the mixture is their mean")
     reference_cache_mb: int = setting(
         1024, "memory and disk for the reference's embeddings, on each rank; 0: none are kept"
@@ -91,6 +95,12 @@ class LearningSettings(EveryOption, TrainingSettings):
             faults.append(("epoch_budget", "1 or more with max_epochs: steps × batch size of the fine-tuning"))
         if self.max_epochs == 0 and self.epoch_budget != 0:
             faults.append(("epoch_budget", "0 without max_epochs"))
+        if self.fsdp and self.looks_at_target:
+            faults.append(("fsdp", f"false with {self.algorithm}, which holds several models at once"))
+        if not 0 <= self.holdout <= MOST_HELD_OUT:
+            faults.append(("holdout", f"0 to {MOST_HELD_OUT}"))
+        elif self.holdout and not self.looks_at_target:
+            faults.append(("holdout", f"0 with {self.algorithm}, which looks at no target"))
         if self.fsdp and learner.needs_group_gradients:
             faults.append(("fsdp", f"false with {self.algorithm}, which compares the gradients of collections"))
         if self.seeds < 1:
@@ -116,7 +126,7 @@ class LearningSettings(EveryOption, TrainingSettings):
         kind = LEARNERS[self.algorithm].Options
         return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})
 
-    def learner(self, num_groups: int) -> WeightLearner:
+    def learner(self, num_groups: int) -> Learner:
         """A learner of the weights of so many collections."""
         return LEARNERS[self.algorithm].of(num_groups, self.options, self.weights_learning_rate)
 
@@ -124,6 +134,11 @@ class LearningSettings(EveryOption, TrainingSettings):
     def uses_reference(self) -> bool:
         """Whether the learner reads the losses of a reference model."""
         return self.learner(1).needs_reference
+
+    @property
+    def looks_at_target(self) -> bool:
+        """Whether the learner trains and measures on a target."""
+        return issubclass(LEARNERS[self.algorithm], TargetLearner)
 
     @property
     def described(self) -> str:

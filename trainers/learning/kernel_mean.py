@@ -1,9 +1,10 @@
 """Weights by matching the target's gradient: which mixture of the collections' gradients comes nearest to it.
 
-Kernel mean matching in gradient space, after "Convex Dataset Valuation" (2605.16704). Alignment alone, ⟨g_i, a⟩, pays two
-equal collections twice; here what one has brought the other cannot bring again.
+Kernel mean matching in gradient space, after "Convex Dataset Valuation" (2605.16704). Alignment alone, ⟨g_i, a⟩, pays
+two equal collections twice; here what one has brought the other cannot bring again.
 
-Shape legend: G collections. g_i is a collection's gradient (or its short branch, with the opposite sign), a the target's.
+Shape legend: G collections. g_i is a collection's gradient (or its short branch, with the opposite sign), a the
+target's.
 """
 
 from __future__ import annotations

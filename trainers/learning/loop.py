@@ -88,6 +88,7 @@ def run_learner(
     check_prompts(encoder, mixture, settings, template)
     add_lora(encoder, settings)
     history, learner = History(), settings.learner(len(names))
+    assert isinstance(learner, WeightLearner)
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
     # Before `resume` sets the random state: an adapter draws numbers while it is loaded.
     frozen = None if reference is None else Reference(loop, reference, folder.parent)

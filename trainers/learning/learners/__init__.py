@@ -9,5 +9,15 @@ from trainers.learning.learners.chi2 import Chi2
 from trainers.learning.learners.cvar import Cvar
 from trainers.learning.learners.doremi import DoReMi
 from trainers.learning.learners.groupdro import GroupDro
-from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.learning.learners.learner import (
+    LEARNERS,
+    Found,
+    Learner,
+    LearnerOptions,
+    Losses,
+    TargetLearner,
+    Tried,
+    WeightLearner,
+)
+from trainers.learning.learners.search import Search
 from trainers.learning.learners.tdro import Tdro

@@ -1,14 +1,18 @@
 """What a learner of weights is, and the dictionary of all of them.
 
-A loop asks its learner for new weights after each batch (`update`), then for what each example of the batch counts in
-the proxy's loss (`example_weights`). Shape legend: B examples of a batch (of all ranks), G collections.
+There are two kinds. A `WeightLearner` moves weights while a proxy trains: a loop asks it for new weights after each
+batch (`update`), then for what each example of the batch counts in the proxy's loss (`example_weights`). A
+`TargetLearner` looks at what is evaluated: it is handed a `Lab`, in which it trains and measures, and finds weights.
+Shape legend: B examples of a batch (of all ranks), G collections, T sets of a target.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
 
 from mixture.errors import UsageError
 from trainers.deferred import Deferred
@@ -18,11 +22,13 @@ from trainers.tdro.objective import check_losses, example_shares, group_mean
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from trainers.learning.lab import Lab
 else:
     torch = Deferred("torch")
 
 # The name of an algorithm -> its learner. The modules beside this one fill it.
-LEARNERS: dict[str, type[WeightLearner]] = {}
+LEARNERS: dict[str, type[Learner]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +64,16 @@ class Losses:
         return group_mean(self.proxy.double(), self.groups, self.num_groups)
 
 
-class WeightLearner(ABC):
-    """One algorithm and what it remembers.
+class Learner(ABC):
+    """One algorithm.
 
     Options:               the settings that it reads and others do not
     rate:                  default step size of the weights; None where it takes no steps
     average:               which weights its authors take as the result: current, or mean over steps
     current_is_a_result:   False where the current weights are those of one batch, with all its noise
-    needs_reference:       whether `update` needs the reference's losses
-    needs_group_gradients: whether `update` needs the inner products of the collections' gradients
-    measured:              (G,) the numbers that drove the last update; None before the first
+    needs_reference:       whether it needs the losses of a reference model
+    needs_group_gradients: whether it needs the inner products of the collections' gradients
+    needs_target:          whether it looks at queries of suites or held-out rows
     """
 
     name: ClassVar[str]
@@ -77,6 +83,7 @@ class WeightLearner(ABC):
     current_is_a_result: bool = True
     needs_reference: bool = False
     needs_group_gradients: bool = False
+    needs_target: ClassVar[bool] = False
 
     def __init__(self, num_groups: int, options: LearnerOptions | None = None, lr: float | None = None) -> None:
         """Options of None are the defaults, a step size `lr` of None is `rate`."""
@@ -85,12 +92,20 @@ class WeightLearner(ABC):
         self.num_groups = num_groups
         self.options = self.Options() if options is None else options
         self.lr = (self.rate or 0.0) if lr is None else lr
-        self.measured: Tensor | None = None
 
     @classmethod
-    def of(cls, num_groups: int, options: LearnerOptions, lr: float | None) -> WeightLearner:
+    def of(cls, num_groups: int, options: LearnerOptions, lr: float | None) -> Learner:
         """The learner that these options ask for."""
         return cls(num_groups, options, lr)
+
+
+class WeightLearner(Learner):
+    """An algorithm that moves weights while a proxy trains, and what it remembers.
+
+    measured: (G,) the numbers that drove the last update; None before the first
+    """
+
+    measured: Tensor | None = None
 
     def update(
         self,
@@ -154,3 +169,41 @@ class WeightLearner(ABC):
             )
         for name, value in state.items():
             setattr(self, f"_{name}", value)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A mixture that a learner tried: its weights (G,), and what it scored on each set of the target, (T,) or None."""
+
+    kind: str
+    weights: np.ndarray
+    loss: np.ndarray | None = None
+    ndcg: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a `TargetLearner` found.
+
+    weights:  (G,), sum 1, in the order of the lab's `names`
+    tried:    mixtures with their scores
+    products: (G, G) inner products of what the collections teach, where it took them
+    lines:    what a reader must know to trust the weights or not
+    facts:    numbers to keep with the run
+    """
+
+    weights: np.ndarray
+    tried: tuple[Tried, ...] = ()
+    products: np.ndarray | None = None
+    lines: tuple[str, ...] = ()
+    facts: dict[str, Any] | None = None
+
+
+class TargetLearner(Learner):
+    """An algorithm that trains and measures on a target, and from that finds weights."""
+
+    needs_target = True
+
+    @abstractmethod
+    def find(self, lab: Lab) -> Found:
+        """The weights. All that the lab measures is kept, so a run that was killed goes on when it is called again."""

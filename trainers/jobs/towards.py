@@ -1,0 +1,152 @@
+"""Learning weights towards a target: the suites, the held-out rows, one run a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mixture import transfers
+from mixture.arguments import Names, listed
+from mixture.errors import UsageError
+from mixture.materialised import MaterialisedMixture
+from mixture.progress import Stage
+from mixture.specs import Component, MixtureSpec
+from mixture.store import Store, layout
+from mixture.store.write import append
+from mixture.suites.halves import LEARN, halved
+from mixture.suites.layout import find_suites
+from mixture.suites.suite import Suite, load_suite
+from mixture.weights import bounded, epoch_caps
+from trainers.finetune.config import FinetuneSettings
+from trainers.jobs.runs import finished_config, materialised, record_history, recorded
+from trainers.learning.config import LearningSettings
+from trainers.model.identity import model_identity
+from trainers.model.template import identified, template_of
+from trainers.parallel import ranks
+from trainers.settings import TrainingSettings, run_id
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from trainers.learning.learners import Found
+    from trainers.learning.target import Target
+
+
+def asked_target(target: Names, settings: LearningSettings) -> list[Suite]:
+    """The `learn` halves of the suites that are named.
+
+    Raises `UsageError` for a target that the algorithm does not look at, and where one is missing.
+    """
+    given = listed(target)
+    if given and not settings.looks_at_target:
+        raise UsageError(f"{settings.algorithm} looks at no target; leave `target` out")
+    if settings.looks_at_target and not given and not settings.holdout:
+        raise UsageError(
+            f"{settings.algorithm} learns towards what is evaluated: name suites in `target`, or set `holdout`, the"
+            " share of each collection's rows to hold out, as 0.05"
+        )
+    return [halved(load_suite(folder), LEARN) for folder in find_suites(given)] if given else []
+
+
+def learn_towards(
+    store: Store, spec: MixtureSpec, held_out: Mapping[str, Component], data: MaterialisedMixture, model: str,
+    suites: list[Suite], settings: LearningSettings, name: str, stage: Stage,
+) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+    """One run a seed of a learner that looks at a target; their ids, and what they found by run."""
+    outside = _materialised(store, held_out)
+    targets = [f"{suite.title}:{suite.digest}" for suite in suites]
+    targets += [f"{kept}:{c.digest}" for kept, c in sorted(held_out.items())]
+    known_by = {"proxy": model_identity(model), "target": ",".join(targets), **identified(data, model, settings)}
+    runs, found = [], {}
+    for number in range(settings.seeds):
+        one = settings.of_seed(number)
+        run = run_id("target", spec.id, one.identity, **known_by)
+        runs.append(run)
+        config = finished_config(store, run)
+        if config is None:
+            title = one.algorithm + (f", seed {one.seed}" if settings.seeds > 1 else "")
+            about = {"proxy": model, "name": name, "target": [text.rsplit(":", 1)[0] for text in targets]}
+            with recorded(store, run, one.algorithm, spec.id, one, **about) as config:
+                made = _find(store, run, data, outside, model, suites, one, known_by, stage(title))
+                config |= {"lines": list(made.lines), "facts": made.facts or {}}
+        found[run] = {key: config[key] for key in ("lines", "facts")}
+    return runs, {"runs": found, "repeated": {}, "target": [text.rsplit(":", 1)[0] for text in targets]}
+
+
+def _materialised(store: Store, held_out: Mapping[str, Component]) -> dict[str, Any]:
+    """The rows held out, by the component that they are held out of."""
+    if not held_out:
+        return {}
+    data = materialised(store, transfers.uniform(list(held_out.values())))
+    return {kept: data.components[c.name] for kept, c in held_out.items()}
+
+
+def _find(
+    store: Store, run: str, data: MaterialisedMixture, outside: Mapping[str, Any], model: str, suites: list[Suite],
+    settings: LearningSettings, known_by: Mapping[str, str], progress: Any,
+) -> Found:  # fmt: skip
+    from trainers.learning.lab import Lab
+    from trainers.learning.learners import TargetLearner
+    from trainers.learning.target import Target, held_out_set, suite_set
+
+    chosen = FinetuneSettings(**{f.name: getattr(settings, f.name) for f in fields(TrainingSettings)})
+    template = template_of(model, chosen)
+
+    def target(encoder: SentenceTransformer) -> Target:
+        sets = [suite_set(suite, encoder, template, settings.seed) for suite in suites]
+        sets += [held_out_set(name, part, template, settings.seed) for name, part in outside.items()]
+        return Target(sets, encoder, chosen)
+
+    names = sorted(data.components)
+    caps = None
+    if settings.max_epochs > 0:
+        sizes = np.array([data.sizes[name] for name in names])
+        caps = epoch_caps(sizes, settings.epoch_budget, settings.max_epochs)
+    equal = bounded(np.full(len(names), 1 / len(names)), settings.min_weight, caps)[0]
+    key = run_id(
+        "branches", data.spec.id, replace(chosen, steps=1, learning_rate=1.0), **dict(known_by) | {"target": ""}
+    )
+    lab = Lab(data, model, chosen, dict(zip(names, equal.tolist(), strict=True)), target, layout.run(store.work, run),
+              layout.branches(store.work), key, settings.min_weight, caps, progress)  # fmt: skip
+    learner = settings.learner(len(names))
+    assert isinstance(learner, TargetLearner)
+    found = learner.find(lab)
+    weights = bounded(found.weights / found.weights.sum(), settings.min_weight, caps)[0]
+    found = replace(found, weights=weights)
+    if ranks.is_main():
+        record_history(store, run, [_row(name, weight) for name, weight in zip(names, weights.tolist(), strict=True)])
+        _record_tried(store, run, names, lab.target, found)
+    return found
+
+
+def _row(name: str, weight: float) -> dict[str, Any]:
+    """The one row a collection that the history of such a run has."""
+    return {"step": 1, "collection": name, "weight": weight, "mean_weight": weight, "ema_weight": weight,
+            "proxy_loss": None, "reference_loss": None, "measurement": None, "num_examples": 0}  # fmt: skip
+
+
+def _record_tried(store: Store, run: str, names: list[str], target: Target, found: Found) -> None:
+    """What was tried, and the products, in place of what a killed call of the same run wrote."""
+    weights, scores = [], []
+    for number, tried in enumerate(found.tried):
+        common = {"run_id": run, "candidate": number}
+        weights += [{**common, "kind": tried.kind, "collection": name, "weight": weight}
+                    for name, weight in zip(names, tried.weights.tolist(), strict=True)]  # fmt: skip
+        if tried.loss is not None and tried.ndcg is not None:
+            values = zip(target.sets, tried.loss.tolist(), tried.ndcg.tolist(), strict=True)
+            scores += [{**common, "target": s.name, "target_group": s.group, "loss": loss, "ndcg": ndcg}
+                       for s, loss, ndcg in values]  # fmt: skip
+    products = [] if found.products is None else [
+        {"run_id": run, "collection": a, "other": b, "product": float(found.products[i, j])}
+        for i, a in enumerate(names) for j, b in enumerate(names)
+    ]  # fmt: skip
+
+    def work(connection: Any) -> None:
+        for table, rows in (("candidates", weights), ("candidate_scores", scores), ("collection_products", products)):
+            connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run])
+            append(connection, table, rows)
+
+    store.transaction(work)

@@ -1,0 +1,212 @@
+"""What weights are learned towards: queries of suites and held-out rows, each set with fixed candidates.
+
+A model is measured by its loss on a set's fixed candidates, which is smooth, and by nDCG@10 on the set's documents. All
+texts are tokenised once; a measurement embeds each of them once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mixture.materialised import ComponentData
+from mixture.mining.bm25 import ranked
+from mixture.sampling import generator
+from mixture.suites.suite import Suite
+from trainers.batch.embedding import token_ids
+from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
+from trainers.batch.memory import PER_PASS
+from trainers.evaluation.evaluate import prompt_for
+from trainers.evaluation.metrics import ndcg_at_10
+from trainers.evaluation.search import top_k
+from trainers.losses import info_nce
+from trainers.model.template import Template
+
+if TYPE_CHECKING:
+    from trainers.settings import TrainingSettings
+
+NEGATIVES = 15
+# Of a set for the loss; nDCG is measured on all of a suite's.
+MOST_QUERIES = 256
+# nDCG of every candidate needs all documents embedded; of a larger corpus only those that are candidates are searched.
+MOST_DOCUMENTS = 20_000
+DEPTH = 10
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Queries with fixed candidates.
+
+    name:       a suite's title (xquad-en/learn) or a component's name with /held out
+    group:      sets of one group have one say together
+    queries:    as the model sees them, with their prompt
+    documents:  the texts that are searched, likewise
+    positives:  of each query the places of the relevant documents, with their grades
+    candidates: (Q', 1 + N) places of documents, the positive first, for the first Q' queries
+    """
+
+    name: str
+    group: str
+    queries: list[str]
+    documents: list[str]
+    positives: list[dict[int, int]]
+    candidates: np.ndarray
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that decides what a model scores on it."""
+        grades = [sorted(of_query.items()) for of_query in self.positives]
+        body = json.dumps([self.name, self.queries, self.documents, grades, self.candidates.tolist()])
+        return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+class Measured(NamedTuple):
+    """The loss, in nats, and nDCG@10 of a model on each set of a target: (T,) each."""
+
+    loss: np.ndarray
+    ndcg: np.ndarray
+
+
+def group_of(name: str) -> str:
+    """The group of a suite or a collection: its name up to the first "-", "/" or "[", so that the languages of one
+    suite, and a suite and the collection that it is of, are one group.
+
+    >>> group_of("xquad-zh/learn"), group_of("xquad[language=zh]/held out")
+    ('xquad', 'xquad')
+    """
+    for mark in "[/-":
+        name = name.split(mark, 1)[0]
+    return name
+
+
+def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, seed: int) -> DevSet:
+    """A suite's queries, behind the prompt that `encoder` has for it, and its documents. The negatives are the best of
+    BM25 that are not judged relevant; where BM25 finds too few, random ones."""
+    prompt = prompt_for(encoder, suite.name)[1] or ""
+    place = {key: i for i, key in enumerate(suite.corpus_ids)}
+    texts = [" ".join(filter(None, document)) for document in suite.corpus]
+    found: list[tuple[str, dict[int, int]]] = []
+    for key, query in zip(suite.query_ids, suite.queries, strict=True):
+        grades = {place[d]: g for d, g in suite.qrels[key].items() if g > 0 and d in place}
+        if grades:
+            found.append((query, grades))
+    queries, positives = [query for query, _ in found], [grades for _, grades in found]
+    sampled = min(MOST_QUERIES, len(found))
+    best = ranked(texts, queries[:sampled], NEGATIVES + max(map(len, positives), default=0))
+    candidates = _candidates(positives[:sampled], best, len(texts), (seed, "target", suite.title))
+    if len(texts) > MOST_DOCUMENTS:  # only what is a candidate or relevant is searched
+        kept = sorted({int(d) for d in candidates.flat} | {d for grades in positives for d in grades})
+        at = {d: i for i, d in enumerate(kept)}
+        texts, positives = [texts[d] for d in kept], [{at[d]: g for d, g in grades.items()} for grades in positives]
+        candidates = np.vectorize(at.__getitem__)(candidates)
+    before = template.before_passage
+    return DevSet(suite.title, group_of(suite.name), [prompt + query for query in queries],
+                  [before + text for text in texts], positives, candidates)  # fmt: skip
+
+
+def held_out_set(name: str, part: ComponentData, template: Template, seed: int) -> DevSet:
+    """Held-out rows of a component, at most `MOST_QUERIES`. The documents are these rows' positives and negatives; a
+    row's negatives are its own first, then other rows' passages."""
+    prefix = template.prefixes(part.prompts)[0]
+    order = generator(seed, "held out", name).permutation(part.num_examples)[:MOST_QUERIES]
+    rows = [part.example(int(row)) for row in np.sort(order)]
+    numbers = sorted({n for row in rows for n in (*row.positives, *row.negatives)})
+    at = {number: i for i, number in enumerate(numbers)}
+    positives = [dict.fromkeys((at[n] for n in row.positives), 1) for row in rows]
+    mined = [np.array([at[n] for n in row.negatives], dtype=np.int64) for row in rows]
+    candidates = _candidates(positives, mined, len(numbers), (seed, "target", name))
+    before = template.before_passage
+    return DevSet(f"{name}/held out", group_of(name), [prefix + row.query for row in rows],
+                  [before + part.passage(n) for n in numbers], positives, candidates)  # fmt: skip
+
+
+def _candidates(
+    positives: Sequence[Mapping[int, int]], ranked_documents: Sequence[np.ndarray], num_documents: int,
+    key: tuple[int | str, ...],
+) -> np.ndarray:  # fmt: skip
+    """(Q, 1 + N): of each query its best positive, then the first of its ranking that are none, then random ones. N is
+    `NEGATIVES`, or what the documents have."""
+    most = min(NEGATIVES, num_documents - max(map(len, positives)))
+    rows = []
+    for number, (own, ranking) in enumerate(zip(positives, ranked_documents, strict=True)):
+        hard = [int(d) for d in ranking if int(d) not in own][:most]
+        if len(hard) < most:
+            rest = generator(*key, number).permutation(num_documents)
+            hard += [int(d) for d in rest if int(d) not in own and int(d) not in hard][: most - len(hard)]
+        rows.append([max(own, key=lambda d: (own[d], -d)), *hard])
+    return np.array(rows, dtype=np.int64)
+
+
+class Target:
+    """Sets to measure on, tokenised once for `encoder` and others with its tokenizer."""
+
+    def __init__(self, sets: Sequence[DevSet], encoder: SentenceTransformer, settings: TrainingSettings) -> None:
+        self.sets = list(sets)
+        self._temperature = settings.temperature
+        longest = encoder.max_seq_length or settings.max_passage_tokens
+        of_query, of_document = (min(n, longest) for n in (settings.max_query_tokens, settings.max_passage_tokens))
+        place: dict[tuple[str, int], int] = {}
+
+        def placed(texts: Sequence[str], limit: int) -> np.ndarray:
+            return np.array([place.setdefault((text, limit), len(place)) for text in texts], dtype=np.int64)
+
+        self._places = [(placed(s.queries, of_query), placed(s.documents, of_document)) for s in sets]
+        self._ids = token_ids(encoder.tokenizer, list(place))
+
+    @property
+    def keys(self) -> list[str]:
+        return [s.key for s in self.sets]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """The say of each set, (T,), sum 1: groups have equal ones, and so have the sets of a group."""
+        groups = [s.group for s in self.sets]
+        return np.array([1.0 / (len(set(groups)) * groups.count(group)) for group in groups])
+
+    def by_group(self, values: np.ndarray) -> np.ndarray:
+        """Means over the sets of each group, (N, number of groups), of values (N, T)."""
+        groups = [s.group for s in self.sets]
+        places = [[t for t, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
+        return np.stack([values[:, place].mean(axis=1) for place in places], axis=1)
+
+    def measure(self, encoder: SentenceTransformer) -> Measured:
+        """Loss and nDCG@10 on each set; the encoder is left as it was."""
+        was_training = encoder.training
+        encoder.eval()
+        with torch.no_grad():
+            embeddings = normalize(self._embed(encoder), dim=-1)
+        encoder.train(was_training)
+        found = [self._of_set(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)])
+                 for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
+        loss, ndcg = zip(*found, strict=True)
+        return Measured(np.array(loss), np.array(ndcg))
+
+    def loss(self, encoder: SentenceTransformer, weights: np.ndarray | None = None) -> Tensor:
+        """The mean loss over the sets, weighed by their say or by `weights` (T,), with gradients."""
+        say = self.weights if weights is None else weights
+        embeddings = self._embed(encoder)
+        parts = [self._losses(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)]).mean()
+                 for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
+        return torch.stack(parts) @ torch.from_numpy(say).to(parts[0])
+
+    def _embed(self, encoder: SentenceTransformer) -> Tensor:
+        per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
+        return embed_within_budget(encoder, self._ids, TokenBudget(per_pass, per_pass)).float().cpu()
+
+    def _losses(self, dev: DevSet, queries: Tensor, documents: Tensor) -> Tensor:
+        candidates = torch.from_numpy(dev.candidates)
+        return info_nce(queries[: len(candidates)], documents[candidates], temperature=self._temperature)
+
+    def _of_set(self, dev: DevSet, queries: Tensor, documents: Tensor) -> tuple[float, float]:
+        indices = top_k(queries, documents, DEPTH)[1].tolist()
+        return float(self._losses(dev, queries, documents).mean()), ndcg_at_10(dev.positives, indices)

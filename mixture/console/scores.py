@@ -43,7 +43,8 @@ def show_scores(results: Sequence[Mapping[str, Any]], caption: str, console: Con
 
 
 def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """One row a suite and, for two or more, their unweighted mean. Scores times 100, as the field prints them.
+    """One row a suite and, for two or more, their unweighted mean; also that of suites whose collection was trained on
+    ("own") and of the others, where there are both. Scores times 100, as the field prints them.
 
     results: the fields of `trainers.evaluation.evaluate.SuiteResult` by name; `seconds` may be missing
     width:   of the terminal. Names of suites keep `NAME` letters: where that is too much, the columns of `SPARE` are
@@ -62,11 +63,15 @@ def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for result in results:
         table.add_row(Text(result["suite"]), *(_cell(result, column) for column in columns))
-    if len(results) > 1:
-        mean = {"metrics": {name: sum(r["metrics"][name] for r in results) / len(results) for name in metrics}}
-        mean |= {"seconds": sum(r["seconds"] for r in results)} if "seconds" in columns else {}
-        table.add_section()
-        table.add_row(f"mean of {len(results)} suites", *(_cell(mean, column) for column in columns), style="bold")
+    own = [result for result in results if result.get("own")]
+    others = [result for result in results if not result.get("own")]
+    for number, (what, part) in enumerate((("suites", results), ("own", own), ("others", others))):
+        if len(part) > 1 if number == 0 else own and others:
+            mean = {"metrics": {name: sum(r["metrics"][name] for r in part) / len(part) for name in metrics}}
+            mean |= {"seconds": sum(r["seconds"] for r in part)} if "seconds" in columns else {}
+            if number == 0:
+                table.add_section()
+            table.add_row(f"mean of {len(part)} {what}", *(_cell(mean, column) for column in columns), style="bold")
     return table
 
 

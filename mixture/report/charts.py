@@ -43,7 +43,9 @@ def charts(facts: Facts) -> dict[str, Chart]:
     """All charts that the facts allow, by name, in the order of the page."""
     makers: list[Callable[[], Chart | None]] = [partial(weights, facts)]
     if facts.learning is not None:
-        makers += [partial(make, facts.learning) for make in (trajectories, losses, measurements)]
+        makers += [partial(trajectories, facts.learning)] * (facts.learning.steps_shown > 1)
+        if not facts.learning.target:
+            makers += [partial(make, facts.learning) for make in (losses, measurements)]
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]
     makers += [partial(epochs, facts), partial(removed, facts)]
     if facts.evaluation is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mixture.report.facts import Component, Facts
-from mixture.report.scores import FEWEST_SUITES, SIGNIFICANT, Evaluation, PairedTest
+from mixture.report.scores import FEWEST_SUITES, SIGNIFICANT, Evaluation, PairedTest, Score
 from mixture.report.wording import count, metric_name, minus, percent, short, some
 
 # A collection `FAR` times above or below an equal share is named. Nearer than `NEAR` is within a quarter.
@@ -179,7 +179,14 @@ def _learning(facts: Facts) -> Iterator[Finding]:
         yield Finding(f"The reference went through {some(list(learned.repeated))} up to "
                       f"{max(learned.repeated.values()):.0f} times. What it knows by heart, noise included, looks "
                       "solved.", "learning", True)  # fmt: skip
-    if all(loss.reference_loss is None for loss in learned.losses):
+    if learned.target:
+        whole = [name.split("/")[0] for name in learned.target]
+        yield Finding(f"The weights were learned towards {some(list(learned.target))}: compare on the other "
+                      f"half of the queries, report; scores on all of {some(whole)} would flatter them.",
+                      "learning")  # fmt: skip
+        for line in learned.lines:
+            yield Finding(f"{line[0].upper()}{line[1:]}.", "learning")
+    elif all(loss.reference_loss is None for loss in learned.losses):
         yield Finding("The weights were learned without a reference: they may have gone to what cannot be learned.",
                       "learning", True)  # fmt: skip
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
@@ -217,6 +224,22 @@ def _scores(facts: Facts) -> Iterator[Finding]:
     way = f"{100 * abs(moved):.1f} points {'higher' if moved > 0 else 'lower'} than" if moved else "the same as"
     yield Finding(f"{said}, {way} with {other}.{_between_suites(found.tests.get(metric), len(paired))}", "scores")
     yield from _by_queries(found, metric, other)
+    yield from _without_own([s for s in scores if s.against is not None], metric, other)
+
+
+def _without_own(scores: list[Score], metric: str, other: str) -> Iterator[Finding]:
+    """What the difference is on suites whose collection is in the mixture, and on the others."""
+    own, others = ([s for s in scores if s.own is wanted] for wanted in (True, False))
+    if not own:
+        return
+    said = f"{count(len(own), 'suite')} {'is' if len(own) == 1 else 'are'} of collections that the mixture holds"
+    if others:
+        by = (sum(s.value - (s.against or 0.0) for s in part) / len(part) for part in (own, others))
+        moved = [minus(f"{100 * value:+.1f}") for value in by]
+        said += f": {moved[0]} points there, {moved[1]} on the {len(others)} of other data"
+    else:
+        said += ", and none is of other data"
+    yield Finding(f"{said} ({metric_name(metric)} compared with {other}).", "scores")
 
 
 def _between_suites(test: PairedTest | None, suites: int) -> str:
@@ -257,7 +280,10 @@ def summary(facts: Facts) -> str:
     if learned is not None and learned.own:
         how = str(learned.settings.get("algorithm") or "tdro")
         seeds = f", the mean of {learned.num_seeds} seeds" if learned.num_seeds > 1 else ""
-        said += f", weighted by {'tDRO' if how == 'tdro' else how} in {count(learned.num_steps, 'step')}{seeds}"
+        said += f", weighted by {'tDRO' if how == 'tdro' else how} "
+        said += f"towards {count(len(learned.target), 'set')} of queries" if learned.target else (
+            f"in {count(learned.num_steps, 'step')}")  # fmt: skip
+        said += seeds
     elif max(c.weight or 0.0 for c in parts) == min(c.weight or 0.0 for c in parts) and len(parts) > 1:
         said += ", equally weighted"
     return said + "."

@@ -17,7 +17,8 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
-FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
+FOUND = ("at_cap", "at_floor", "drift", "facts", "hard_for_both", "lines", "reference_embeddings", "repeated",
+         "runs", "spread")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Learning:
                 proxy's loss over the reference's
     repeated:   collections that the reference's training went through often, and how many times
     spread:     standard deviation over seeds by collection
+    target:     suites' halves and held-out rows that the weights were learned towards
+    lines:      what such a run says of itself
     """
 
     run_id: str
@@ -74,6 +77,8 @@ class Learning:
     hard_for_both: Mapping[str, float]
     repeated: Mapping[str, float]
     spread: Mapping[str, float]
+    target: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
     @property
     def steps_shown(self) -> int:
@@ -117,6 +122,8 @@ def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Lear
         at_cap=_most(configs, "at_cap"),
         hard_for_both=_most(configs, "hard_for_both"),
         repeated=_most(configs, "repeated"),
+        target=tuple(next((c["target"] for c in configs if c.get("target")), ())),
+        lines=tuple(dict.fromkeys(line for c in configs for line in c.get("lines", ()))),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
     )
 

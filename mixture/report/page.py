@@ -105,10 +105,11 @@ def _tables(facts: Facts) -> dict[str, Table]:
         "reasons": tables.reasons_table(facts),
     }
     found |= {name: tables.composition_table(facts, name, title) for name, title in DIMENSIONS.items()}
-    if facts.learning is not None:
-        found["trajectories"] = tables.trajectories_table(facts.learning)
-        found["points"] = tables.points_table(facts.learning)
-        found["losses"] = tables.losses_table(facts.learning)
+    learned = facts.learning
+    if learned is not None and learned.steps_shown > 1:
+        found |= {"trajectories": tables.trajectories_table(learned), "points": tables.points_table(learned)}
+    if learned is not None and not learned.target:
+        found["losses"] = tables.losses_table(learned)
     if facts.evaluation is not None:
         against = facts.against.reference if facts.against else None
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)

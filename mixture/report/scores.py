@@ -14,6 +14,7 @@ import numpy as np
 
 from mixture.report.learning import without_folder
 from mixture.store import Store
+from mixture.suites.families import is_own
 
 # With fewer suites no outcome at all could be significant at 5 %: 2^-4 of the signs are as extreme.
 FEWEST_SUITES = 6
@@ -33,6 +34,7 @@ class Score:
     against: the other model's, on the same suite and corpus
     test:    of the difference over the queries that both have values of, `FEWEST_QUERIES` or more
     adjusted: the test's p, adjusted for the number of suites with this metric (Benjamini and Hochberg 1995)
+    own:     the suite's collection is in the mixture
     """
 
     suite: str
@@ -44,6 +46,7 @@ class Score:
     num_documents: int
     test: PairedTest | None = None
     adjusted: float | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,13 @@ def _scores(
            ORDER BY a.metric, a.suite, a.corpus""",
         {"mixture": mixture, "model": model, "other": other, "other_model": other_model},
     )
-    return tuple(Score(**row) for row in rows.to_pylist())
+    drawn = store.sql(
+        """SELECT DISTINCT coalesce(slice_of, collection) AS c FROM mixture_weights
+           WHERE mixture = $mixture AND weight > 0""",
+        {"mixture": mixture},
+    )
+    collections = drawn["c"].to_pylist()
+    return tuple(Score(**row, own=is_own(row["suite"], collections)) for row in rows.to_pylist())
 
 
 def _tested(

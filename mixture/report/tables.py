@@ -196,7 +196,9 @@ def reasons_table(facts: Facts) -> Table:
 def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
     """Scores are within 0 to 1 in the CSV, times 100 in the page."""
     paired = theirs is not None and any(s.against is not None for s in found.scores)
-    columns = [Column("suite", "Suite"), Column("metric", "Metric"), Column("value", ours, "score")]
+    own = any(s.own for s in found.scores)
+    columns = [Column("suite", "Suite"), *[Column("own", "Own")] * own, Column("metric", "Metric"),
+               Column("value", ours, "score")]  # fmt: skip
     tested = found.by_queries
     if paired:
         columns += [Column("against", str(theirs), "score"), Column("difference", "Difference", "signed score")]
@@ -209,7 +211,7 @@ def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:
     rows = []
     for metric in found.metrics:
         for s in found.of(metric):
-            row: list[Any] = [s.suite, metric_name(metric), s.value]
+            row: list[Any] = [s.suite, *["yes" if s.own else "no"] * own, metric_name(metric), s.value]
             if paired:
                 row += [s.against, None if s.against is None else s.value - s.against]
             if tested:

@@ -26,7 +26,8 @@ class SuiteResult:
 
     `metrics` are means over the judged queries, within 0 to 1. `corpus` says what was searched: scores on a corpus of
     judged passages only are far higher than on a full one, and must not be compared. A prompt of None means plain
-    text. `missing_documents` is that of the suite.
+    text. `missing_documents` is that of the suite. `own`: the model was trained on the suite's collection
+    (`mixture.suites.families`); False where that is not known.
     """
 
     suite: str
@@ -40,6 +41,7 @@ class SuiteResult:
     corpus: str
     missing_documents: int
     seconds: float
+    own: bool = False
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store
 from mixture.store.write import append
+from mixture.suites.families import is_own
 from mixture.suites.halves import halved
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
@@ -57,6 +59,8 @@ def evaluate(
     encoder = load_encoder(name)
     starting(1, 1, "done")
     document_prompt = document_prompt_for(encoder)[1]
+    components = record_if_any(Path(name)).get("mixture", {}).get("components", [])
+    trained_on = [component["collection"] for component in components]
     results: list[SuiteResult] = []
     for folder in folders:
         suite = halved(load_suite(folder), half)
@@ -71,6 +75,7 @@ def evaluate(
             batch_size=batch_size,
             progress=partial(_counts, stage(suite.title)),
         )
+        result = replace(result, own=is_own(suite.name, trained_on))
         _record_evaluation(store, name, result)
         results.append(result)
     return results

@@ -48,8 +48,8 @@ RESTLESS = 0.02
 MANY_EPOCHS = 4
 # Of `Learned`, what a run's row in the store keeps.
 FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
-# What a learner towards a target says of itself, instead.
-TARGET_FACTS = ("lines", "facts")
+# Of a target, in a mixture's note.
+SHOWN_TARGETS = 3
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,9 @@ def _saved(
         mean = {c: statistics.fmean(w[c] for w in by_seed) for c in by_seed[0]}
         note = f"{settings.algorithm}, {average} weights after {settings.steps} steps"
         if "target" in facts:
-            note = f"{settings.algorithm} towards {', '.join(facts['target'])}"
+            names = facts["target"]
+            more = f" and {len(names) - SHOWN_TARGETS} more" if len(names) > SHOWN_TARGETS else ""
+            note = f"{settings.algorithm} towards {', '.join(names[:SHOWN_TARGETS])}{more}"
         if spread := spreads[average]:
             widest = max(spread, key=lambda c: spread[c]["std"])
             note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"

@@ -98,7 +98,7 @@ def _find(
     def target(encoder: SentenceTransformer) -> Target:
         sets = [suite_set(suite, encoder, template, settings.seed) for suite in suites]
         sets += [held_out_set(name, part, template, settings.seed) for name, part in outside.items()]
-        return Target(sets, encoder, chosen)
+        return Target(sets, encoder, chosen, grouped=settings.group_sets)
 
     names = sorted(data.components)
     caps = None

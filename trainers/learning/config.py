@@ -59,6 +59,9 @@ class LearningSettings(EveryOption, TrainingSettings):
     max_epochs: float = setting(0.0, "no collection is repeated more often in epoch_budget examples; 0: no cap")
     epoch_budget: int = setting(0, "examples of the fine-tuning that the mixture is for: steps × batch size")
     holdout: float = later(0.0, "the share of each collection's rows that is held out, as one more target each")
+    group_sets: bool = later(
+        True, "a target's sets of one family, as the languages of one suite, have one say together; false: one each"
+    )
     seeds: int = setting(1, "runs with seed, seed + 1, ...; the mixture is their mean")
     reference_cache_mb: int = setting(
         1024, "memory and disk for the reference's embeddings, on each rank; 0: none are kept"

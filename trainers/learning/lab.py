@@ -10,6 +10,7 @@ run goes on, and another one finds what it can use.
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 import shutil
@@ -186,6 +187,11 @@ class Lab:
     def _run(self, start: Weights, settings: FinetuneSettings, plan: BatchPlan | BranchPlan, folder: Path) -> None:
         """Train the encoder from `start` by a plan."""
         self._put(start)
+        self._train(settings, plan, folder)
+        # A loop, its accelerator and its checkpoints hold each other, and with them all texts that it has seen.
+        gc.collect()
+
+    def _train(self, settings: FinetuneSettings, plan: BatchPlan | BranchPlan, folder: Path) -> None:
         source = BatchSource(self.data, plan, negatives=settings.negatives, template=self.template,
                              symmetric_prompts=settings.symmetric_prompts)  # fmt: skip
         loop = TrainingLoop(self.encoder, settings, folder)

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from mixture.materialised import ComponentData
 from mixture.mining.bm25 import ranked
 from mixture.sampling import generator
+from mixture.suites.families import family
 from mixture.suites.suite import Suite
 from trainers.batch.embedding import token_ids
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
@@ -48,7 +49,7 @@ class DevSet:
     """Queries with fixed candidates.
 
     name:       a suite's title (xquad-en/learn) or a component's name with /held out
-    group:      sets of one group have one say together
+    group:      sets of one group, a family (`mixture.suites.families`), have one say together
     queries:    as the model sees them, with their prompt
     documents:  the texts that are searched, likewise
     positives:  of each query the places of the relevant documents, with their grades
@@ -77,18 +78,6 @@ class Measured(NamedTuple):
     ndcg: np.ndarray
 
 
-def group_of(name: str) -> str:
-    """The group of a suite or a collection: its name up to the first "-", "/" or "[", so that the languages of one
-    suite, and a suite and the collection that it is of, are one group.
-
-    >>> group_of("xquad-zh/learn"), group_of("xquad[language=zh]/held out")
-    ('xquad', 'xquad')
-    """
-    for mark in "[/-":
-        name = name.split(mark, 1)[0]
-    return name
-
-
 def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, seed: int) -> DevSet:
     """A suite's queries, behind the prompt that `encoder` has for it, and its documents. The negatives are the best of
     BM25 that are not judged relevant; where BM25 finds too few, random ones."""
@@ -110,7 +99,7 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
         texts, positives = [texts[d] for d in kept], [{at[d]: g for d, g in grades.items()} for grades in positives]
         candidates = np.vectorize(at.__getitem__)(candidates)
     before = template.before_passage
-    return DevSet(suite.title, group_of(suite.name), [prompt + query for query in queries],
+    return DevSet(suite.title, family(suite.name), [prompt + query for query in queries],
                   [before + text for text in texts], positives, candidates)  # fmt: skip
 
 
@@ -126,7 +115,7 @@ def held_out_set(name: str, part: ComponentData, template: Template, seed: int) 
     mined = [np.array([at[n] for n in row.negatives], dtype=np.int64) for row in rows]
     candidates = _candidates(positives, mined, len(numbers), (seed, "target", name))
     before = template.before_passage
-    return DevSet(f"{name}/held out", group_of(name), [prefix + row.query for row in rows],
+    return DevSet(f"{name}/held out", family(name), [prefix + row.query for row in rows],
                   [before + part.passage(n) for n in numbers], positives, candidates)  # fmt: skip
 
 
@@ -148,10 +137,16 @@ def _candidates(
 
 
 class Target:
-    """Sets to measure on, tokenised once for `encoder` and others with its tokenizer."""
+    """Sets to measure on, tokenised once for `encoder` and others with its tokenizer.
 
-    def __init__(self, sets: Sequence[DevSet], encoder: SentenceTransformer, settings: TrainingSettings) -> None:
+    grouped: sets of one group have one say together; otherwise each has its own
+    """
+
+    def __init__(
+        self, sets: Sequence[DevSet], encoder: SentenceTransformer, settings: TrainingSettings, *, grouped: bool = True
+    ) -> None:
         self.sets = list(sets)
+        self._groups = [s.group if grouped else s.name for s in sets]
         self._temperature = settings.temperature
         longest = encoder.max_seq_length or settings.max_passage_tokens
         of_query, of_document = (min(n, longest) for n in (settings.max_query_tokens, settings.max_passage_tokens))
@@ -170,12 +165,12 @@ class Target:
     @cached_property
     def weights(self) -> np.ndarray:
         """The say of each set, (T,), sum 1: groups have equal ones, and so have the sets of a group."""
-        groups = [s.group for s in self.sets]
+        groups = self._groups
         return np.array([1.0 / (len(set(groups)) * groups.count(group)) for group in groups])
 
     def by_group(self, values: np.ndarray) -> np.ndarray:
         """Means over the sets of each group, (N, number of groups), of values (N, T)."""
-        groups = [s.group for s in self.sets]
+        groups = self._groups
         places = [[t for t, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
         return np.stack([values[:, place].mean(axis=1) for place in places], axis=1)
 

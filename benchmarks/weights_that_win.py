@@ -1,0 +1,155 @@
+"""Do learned weights help? Every learner against uniform, on real collections, with a pretrained static student.
+
+    python benchmarks/weights_that_win.py [--data DIR] [--work DIR] [--steps 400] [--seeds 5] [--only NAME,...]
+
+Nineteen components: eleven collections and xquad by language. Thirteen suites, each in two halves by a hash of the
+query: a learner that looks at a target sees the half `learn`, the table has the half `report`. The suites are dealt
+into two sets, A and B, every other one in order of name. What looks at a target is run towards all, towards A and
+towards B; of the last two the other set's suites are "left out".
+
+Every mixture trains models of the same seeds for the same steps. Killed and run again with the same --work, it goes on
+where it was. It writes `benchmarks/results/weights_that_win.json` and the table of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import trainers
+from mixture import Store, jobs
+from mixture.suites.layout import find_suites
+from trainers.settings import resolve
+
+HERE = Path(__file__).resolve().parent
+COLLECTIONS = ("agnews", "altlex", "cmrc2018", "dureader", "pubmedqa", "disflqa", "asset", "cose", "covidfaq",
+               "concode", "covidqa")  # fmt: skip
+HOLDOUT = 0.05
+
+
+@dataclass(frozen=True)
+class Bench:
+    store: Store
+    data: Path
+    work: Path
+    steps: int
+
+    @property
+    def suites(self) -> list[Path]:
+        return sorted(find_suites([self.data / "eval"]), key=lambda folder: folder.name)
+
+    def target(self, which: str) -> list[Path]:
+        """all; A, every other suite in order of name; B, the others"""
+        return {"all": self.suites, "A": self.suites[::2], "B": self.suites[1::2]}[which]
+
+    def learn(self, name: str, algorithm: str, which: str | None = None, **settings: Any) -> str:
+        """The mixture that a learner finds; its reference, with the seconds that it took beside it in `seconds`."""
+        chosen = resolve(trainers.LearningSettings, "static", {"algorithm": algorithm, "steps": self.steps, **settings})
+        started = time.perf_counter()
+        made = trainers.learn_weights(
+            self.store, "uniform", proxy="static", name=name, target=self.target(which) if which else (),
+            settings=chosen,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        for line in made.lines():
+            print(f"{name}: {line}", file=sys.stderr, flush=True)
+        note = {"seconds": round(seconds, 1), "lines": made.lines()}
+        file = self.work / "learned" / f"{name}.json"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(note, indent=1))
+        return made.first.reference
+
+    def train(self, mixture: str, seed: int, steps: int | None = None) -> dict[str, dict[str, float]]:
+        """nDCG@10 of every query of the report halves, by suite, after a training; the model goes, but for soups."""
+        steps = steps or self.steps
+        name = f"{mixture.replace(':', '-')}-{steps}-{seed}"
+        scores = self.work / "scores" / f"{name}.json"
+        if scores.is_file():
+            return json.loads(scores.read_text())
+        out = self.work / "models" / name
+        print(f"training {name}", file=sys.stderr, flush=True)
+        chosen = resolve(trainers.FinetuneSettings, "static", {"steps": steps, "seed": seed, "tracker": "none"})
+        trainers.train(self.store, mixture, "static", out=out, settings=chosen, suites=self.suites, half="report")
+        record = json.loads((out / "training.json").read_text())
+        found = {row["suite"]: row["values"]["ndcg@10"] for row in record["query_scores"]}
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        scores.write_text(json.dumps(found))
+        if mixture != "uniform:1":
+            shutil.rmtree(out)
+        gc.collect()
+        return found
+
+
+def prepare(store: Store, data: Path) -> None:
+    """The collections, without near-duplicates and test queries, with BM25 negatives, and the mixture uniform."""
+    if store.rows("SELECT 1 FROM mixtures WHERE name = 'proportional'"):
+        return
+    jobs.ingest(store, [data / "raw"], cards=[HERE / "cards"])
+    jobs.dedup(store)
+    jobs.decontaminate(store, [*sorted((data / "decontaminate").glob("*.jsonl.gz")), data / "eval"])
+    jobs.mine(store)
+    for name in ("uniform", "proportional"):
+        jobs.create(store, name, collections=COLLECTIONS, slices=["xquad:language"], by=name)
+
+
+def mixtures(bench: Bench) -> dict[str, Callable[[], str]]:
+    """Name -> how the mixture is made."""
+    made: dict[str, Callable[[], str]] = {
+        "uniform": lambda: "uniform:1",
+        "proportional": lambda: "proportional:1",
+        "tdro-relative": lambda: bench.learn("tdro-relative", "tdro"),
+        "tdro-excess": lambda: bench.learn("tdro-excess", "tdro", measurement="excess"),
+        "tdro-group": lambda: bench.learn("tdro-group", "tdro", measurement="relative_group"),
+        "tdro-loss": lambda: bench.learn("tdro-loss", "tdro", measurement="loss"),
+        "groupdro": lambda: bench.learn("groupdro", "groupdro"),
+        "doremi": lambda: bench.learn("doremi", "doremi"),
+        "chi2": lambda: bench.learn("chi2", "chi2"),
+    }
+    for which in ("all", "A", "B"):
+
+        def towards(name: str, algorithm: str, which: str = which, **settings: Any) -> None:
+            """`name` towards these suites, each with one say, as the table's means have it."""
+            name = f"{name}-{which}"
+            made[name] = lambda: bench.learn(name, algorithm, which, group_sets=False, **settings)
+
+        towards("search", "search")
+        towards("swarm", "search", candidates="real")
+        towards("swarm-holdout", "search", candidates="real", holdout=HOLDOUT)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MIXTURE_REAL_DATA") or "../shared/data")
+    parser.add_argument("--work", type=Path, default=Path("runs/weights-that-win"))
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with Store.open(str(options.work / "store"), create=True) as store:
+        prepare(store, options.data)
+        bench = Bench(store, options.data, options.work, options.steps)
+        made = mixtures(bench)
+        names = options.only.split(",") if options.only else list(made)
+        for name in names:
+            reference = made[name]()
+            found = [bench.train(reference, seed) for seed in range(options.seeds)]
+            means = [100 * np.mean([np.mean(list(v.values())) for v in one.values()]) for one in found]
+            print(f"{name} {reference}: {np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

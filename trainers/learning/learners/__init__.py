@@ -10,4 +10,5 @@ from trainers.learning.learners.cvar import Cvar
 from trainers.learning.learners.doremi import DoReMi
 from trainers.learning.learners.groupdro import GroupDro
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
+from trainers.learning.learners.rb import Rb
 from trainers.learning.learners.tdro import Tdro

@@ -3,8 +3,8 @@
 Kernel mean matching in gradient space, after "Convex Dataset Valuation" (2605.16704). Alignment alone, ⟨g_i, a⟩, pays
 two equal collections twice; here what one has brought the other cannot bring again.
 
-Shape legend: G collections. g_i is a collection's gradient (or its short branch, with the opposite sign), a the
-target's.
+Shape legend: G collections. g_i is the gradient of a collection's loss, a that of the target's. Short branches,
+θ_i − θ, may stand for both: what matters is that both have the same sign.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def kmm_weights(
     gram, alignment = np.asarray(gram, dtype=np.float64), np.asarray(alignment, dtype=np.float64)
     base = np.asarray(base, dtype=np.float64)
     _check(gram, alignment, base, sparsity, ridge, blend)
-    if not alignment.max() > 0:
+    if not (alignment.max() > 0 and np.trace(gram) > 0):
         return base
     beta = matching(gram, alignment, sparsity * float(alignment.max()), ridge)
     return (1 - blend) * beta / beta.sum() + blend * base
@@ -54,7 +54,9 @@ def matching(gram: np.ndarray, alignment: np.ndarray, penalty: float, ridge: flo
     values = np.maximum(values, 0.0) + 2 * max(ridge, LEAST_RIDGE) * float(np.trace(gram)) / len(gram)
     # ½ βᵀHβ − bᵀβ is ½ ‖√H β − b / √H‖² but for a constant.
     root = np.sqrt(values)
-    beta, _ = scipy.optimize.nnls(root[:, None] * vectors.T, vectors.T @ (alignment - penalty) / root)
+    beta, _ = scipy.optimize.nnls(
+        root[:, None] * vectors.T, vectors.T @ (alignment - penalty) / root, maxiter=100 * len(gram)
+    )
     return np.asarray(beta)
 
 

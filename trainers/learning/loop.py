@@ -27,6 +27,7 @@ from trainers.batch.reference_cache import EmbeddingCache
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts
 from trainers.learning.averages import WeightState, constrain, drift, hard_for_both
 from trainers.learning.config import LearningSettings
+from trainers.learning.gradients import gradient_products
 from trainers.learning.learners import WeightLearner
 from trainers.loop.recent import MOST, recent
 from trainers.loop.steps import History, TrainingLoop
@@ -37,7 +38,6 @@ from trainers.model.encoder import load_for_training
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.template import template_of
-from trainers.parallel import ranks
 from trainers.tdro.objective import group_mean
 
 # Called with all rows of the history so far, at each checkpoint.
@@ -242,28 +242,6 @@ def step_losses(rows: Sequence[dict[str, Any]]) -> list[float]:
         sums[row["step"]] = sums.get(row["step"], 0.0) + (row["proxy_loss"] or 0.0) * row["num_examples"]
         counts[row["step"]] = counts.get(row["step"], 0) + row["num_examples"]
     return [total / max(1, counts[step]) for step, total in sums.items()]
-
-
-def gradient_products(losses: Tensor, groups: Tensor, num_groups: int, parameters: list[torch.nn.Parameter]) -> Tensor:
-    """Inner products of the gradients of the groups' mean losses, (G, G) float64 on the CPU; 0 for absent groups.
-
-    One backward pass, and one gradient in memory, for each collection of the batch: LoRA keeps them small.
-    """
-    present = torch.unique(groups).tolist()
-    flat = []
-    for group in present:
-        mean = losses[(groups == group).to(losses.device)].mean()
-        found = torch.autograd.grad(mean, parameters, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        flat.append(
-            ranks.summed(
-                torch.cat([(part.to_dense() if part.is_sparse else part).reshape(-1).float() for part in parts])
-            )
-        )
-    stacked = torch.stack(flat)
-    products = torch.zeros(num_groups, num_groups, dtype=torch.float64)
-    products[np.ix_(present, present)] = (stacked @ stacked.T).double().cpu()
-    return products
 
 
 @dataclass

@@ -205,12 +205,12 @@ def _stop_at(step: int) -> Callable[[int, int, str], None]:
     return progress
 
 
-@pytest.mark.parametrize("algorithm", ["tdro", "cgd"])
+@pytest.mark.parametrize("chosen", [{"algorithm": "tdro"}, {"algorithm": "cgd"}, {"algorithm": "rb", "refresh": 2}])
 def test_weights_are_learned_with_it(
-    small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, algorithm: str
+    small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, chosen: dict[str, Any]
 ) -> None:
     settings = LearningSettings(steps=6, batch_size=12, temperature=0.05, negatives=2, max_query_tokens=32,
-                                max_passage_tokens=32, algorithm=algorithm)  # fmt: skip
+                                max_passage_tokens=32, **chosen)  # fmt: skip
     learned = trainers.learn_weights(small_store, "mix", proxy=static_model, name="w", settings=settings)
     weights = {c.name: c.weight for c in learned.first.spec.components}
     assert sum(weights.values()) == pytest.approx(1)

@@ -21,6 +21,7 @@ from mixture.sampling import BatchPlan
 from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
+from trainers.learning.gradients import gradient_products
 from trainers.loop.steps import TrainingLoop
 from trainers.losses import info_nce
 from trainers.model.encoder import load_encoder, load_for_training
@@ -35,12 +36,14 @@ for _assignment in ("temperature=0.05", "negatives=1", "max_query_tokens=32", "m
 
 
 def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
-    """Fine-tuning gradients of a batch of 7, which two ranks cannot share evenly; the first rank writes them."""
+    """Fine-tuning gradients of a batch of 7, which two ranks cannot share evenly, and inner products of two groups';
+    the first rank writes them."""
     data = MaterialisedMixture.open(folder, mixture)
     plan = BatchPlan(data.spec.weights, data.sizes, SETTINGS.batch_size, 1, positives=data.positives())
     loop = TrainingLoop(load_for_training(model, SETTINGS), SETTINGS, out.parent)
     batch = BatchSource(data, plan, negatives=2).homogeneous(0)
     losses = batch_losses(loop, batch)
+    products = gradient_products(losses, torch.arange(7) % 2, 3, loop.parameters)
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
     bare = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
@@ -56,6 +59,7 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
         torch.save(
             {
                 "losses": losses.detach(),
+                "products": products,
                 "own_rank_only": own_rank_only,
                 "embeddings": embeddings,
                 "gradient": found,
@@ -124,6 +128,8 @@ def test_two_ranks_compute_what_one_computes(
         assert found["of_the_last_rank"].tolist() == [3.0, 3.0]
         assert found["of_none"] is None
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one["products"], two["products"], rtol=1e-4, atol=1e-6)
+    assert one["products"][0, 0] > 1e-4
     torch.testing.assert_close(one["own_rank_only"], one["losses"])
     # Without cross-device negatives an example sees its own rank's: here the first four, and the other three.
     query, passages = one["embeddings"]

@@ -19,5 +19,6 @@ from trainers.learning.learners.learner import (
     Tried,
     WeightLearner,
 )
+from trainers.learning.learners.rb import Rb
 from trainers.learning.learners.search import Search
 from trainers.learning.learners.tdro import Tdro

@@ -287,6 +287,8 @@ def learn_weights(
         "--proxy", help="The proxy model; static is a small table, tiny-qwen2 is built from the data")],
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
+    base: Annotated[str | None, typer.Option(
+        "--base", help="A mixture to stay near: chi2, cvar, drpruning", autocompletion=completion.mixtures)] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
@@ -312,8 +314,8 @@ def learn_weights(
 
     with _open(store) as lake:
         with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
-            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, settings=resolved,
-                                             stage=stage, watch=watch)  # fmt: skip
+            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, base=base,
+                                             settings=resolved, stage=stage, watch=watch)  # fmt: skip
         if not is_main():
             return
         if as_json:

@@ -17,7 +17,7 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
-FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
+FOUND = ("at_cap", "at_floor", "drift", "forecast", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Learning:
     at_floor, at_cap: collections that a bound held, with the number of steps
     hard_for_both: collections that gained weight though the reference is hardly ahead of the proxy there, with the
                 proxy's loss over the reference's
-    repeated:   collections that the reference's training went through often, and how many times
+    repeated:   collections that the reference's training (with forecast: the proxy's) went through often, and how many
+                times
+    forecast:   whether the losses beside the proxy's are forecasts of its own, not a reference's
     spread:     standard deviation over seeds by collection
     """
 
@@ -73,6 +75,7 @@ class Learning:
     at_cap: Mapping[str, int]
     hard_for_both: Mapping[str, float]
     repeated: Mapping[str, float]
+    forecast: bool
     spread: Mapping[str, float]
 
     @property
@@ -117,6 +120,7 @@ def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Lear
         at_cap=_most(configs, "at_cap"),
         hard_for_both=_most(configs, "hard_for_both"),
         repeated=_most(configs, "repeated"),
+        forecast=any(c.get("forecast") for c in configs),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
     )
 

@@ -288,7 +288,7 @@ def learn_weights(
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
     base: Annotated[str | None, typer.Option(
-        "--base", help="A mixture to stay near: chi2, cvar, drpruning", autocompletion=completion.mixtures)] = None,
+        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl", autocompletion=completion.mixtures)] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(

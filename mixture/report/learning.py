@@ -17,7 +17,8 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
-FOUND = ("at_cap", "at_floor", "drift", "forecast", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
+FOUND = ("at_cap", "at_floor", "drift", "forecast", "hard_for_both", "reference_embeddings", "repeated", "runs",
+         "spread")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -205,10 +205,10 @@ def _reference(
 def _base(store: Store, mixture: SavedMixture, base: Mixture, settings: LearningSettings) -> SavedMixture:
     """The mixture to stay near; `UsageError` where the algorithm has none, or its collections are others."""
     if not settings.reads_base:
-        raise UsageError(f"{settings.described} stays near no mixture; leave `base` out, or take another `algorithm`")
+        raise UsageError(f"{settings.algorithm} stays near no mixture; leave `base` out, or take another `algorithm`")
     near = registry.resolve(store, base)
-    lacking = ", ".join(sorted(set(mixture.spec.components) - set(near.spec.components)))
-    more = ", ".join(sorted(set(near.spec.components) - set(mixture.spec.components)))
+    lacking = ", ".join(sorted(set(mixture.spec.weights) - set(near.spec.weights)))
+    more = ", ".join(sorted(set(near.spec.weights) - set(mixture.spec.weights)))
     if lacking or more:
         differ = "; ".join([f"it lacks {lacking}"] * bool(lacking) + [f"it has {more} besides"] * bool(more))
         raise UsageError(f"`base` is {near.reference}, of other collections than {mixture.reference}: {differ}")

@@ -10,5 +10,6 @@ from trainers.learning.learners.cvar import Cvar
 from trainers.learning.learners.doremi import DoReMi
 from trainers.learning.learners.drpruning import DrPruning
 from trainers.learning.learners.groupdro import GroupDro
+from trainers.learning.learners.kl import Kl
 from trainers.learning.learners.learner import LEARNERS, LearnerOptions, Losses, WeightLearner
 from trainers.learning.learners.tdro import Tdro

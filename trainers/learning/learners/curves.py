@@ -21,7 +21,7 @@ SKIPPED = 0.2  # share of the steps that no curve has: warm-up, and the fall to 
 
 
 class LossCurves:
-    """DRPruning's dynamic reference loss (Deng et al. 2025, arXiv 2411.14055): the end of a power law through the curve.
+    """DRPruning's dynamic reference loss (Deng et al. 2025, arXiv 2411.14055): where a power law through a curve ends.
 
     A point is a collection's mean loss over a span of steps, over the examples of it seen by the middle of the span.
     After each span the curves are fitted anew, from `LEAST_POINTS` points on. The loss forecast is that after as many
@@ -31,9 +31,9 @@ class LossCurves:
     forecast: (G,) the same at the end, at most `now`
 
     Departs from the release: the excess is measured from the fitted curve, not from a running loss, which lags behind a
-    falling curve and scatters (with it planted noise got more than its equal share, `benchmarks/planted_truth.py`). A
-    forecast may rise again, since one bad fit would otherwise mark a collection for ever. Points are means over all
-    steps in order, where the release keeps random evaluations.
+    falling curve and scatters (planted noise then gets a larger share, `benchmarks/planted_truth.py`). A forecast may
+    rise again, since one bad fit would otherwise mark a collection for ever. Points are means over all steps in order,
+    where the release keeps random evaluations.
     """
 
     def __init__(self, num_groups: int) -> None:

@@ -17,9 +17,11 @@ from trainers.settings import later
 if TYPE_CHECKING:
     from torch import Tensor
 
+BALL = "ρ, how far the weights may be from the base"
+
 
 class DrPruning(WeightLearner):
-    """Deng et al. 2025 (arXiv 2411.14055): q = argmax Σ q_g (ℓ_g − ref_g) in a χ² ball around the base, over collections.
+    """Deng et al. 2025 (arXiv 2411.14055): q = argmax Σ q_g (ℓ_g − ref_g) in a χ² ball around a base, collection-wise.
 
     ℓ is the loss by now and ref that at the end, both of a power law through the collection's own curve (`LossCurves`).
     Before the first forecast q is the base. At the end the excess is nearly 0 everywhere and q says little, so the
@@ -31,7 +33,7 @@ class DrPruning(WeightLearner):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(LearnerOptions):
-        ball: float = later(0.1, "ρ, how far the weights may be from the base")
+        ball: float = later(0.1, BALL)
 
         def violations(self) -> list[tuple[str, str]]:
             return [("ball", "0 or more")] * (not 0 <= self.ball < math.inf)

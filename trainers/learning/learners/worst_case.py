@@ -41,7 +41,7 @@ class BatchWorstCase(WeightLearner):
         return self.worst_case(losses, self._shares(group_ids.long().cpu())).to(proxy_loss)
 
     def _shares(self, groups: Tensor) -> Tensor | None:
-        """The base's weight of each example's collection, shared among its examples, (B,), sum 1; None for equal ones."""
+        """The base's weight of a collection, shared by its examples, (B,), sum 1; None for equal shares."""
         if self.base is None:
             return None
         counts = torch.bincount(groups, minlength=self.num_groups).clamp(min=1)

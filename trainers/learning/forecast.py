@@ -91,4 +91,5 @@ def _refined(
         residuals, (scale, exponent, floor), slopes, bounds=([0, 0, 0], [np.inf, EXPONENTS[-1], np.inf]),
         loss="huber", f_scale=HUBER, max_nfev=100,
     )  # fmt: skip
-    return tuple(map(float, found.x))
+    refined = found.x.tolist()
+    return refined[0], refined[1], refined[2]

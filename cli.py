@@ -293,6 +293,8 @@ def learn_weights(
         "--target", help="A suite, or a folder of such, whose learn half is learned towards; repeatable")] = None,
     holdout: Annotated[float | None, typer.Option(
         "--holdout", help="Share of each collection's rows held out, as one more target each [0]")] = None,
+    base: Annotated[str | None, typer.Option(
+        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl", autocompletion=completion.mixtures)] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
@@ -318,7 +320,7 @@ def learn_weights(
 
     with _open(store) as lake:
         with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
-            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference,
+            learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, base=base,
                                              target=target or (), settings=resolved, stage=stage,
                                              watch=watch)  # fmt: skip
         if not is_main():

@@ -1,6 +1,6 @@
 """Which collections do the measurements reward? Three collections whose truth is known, three seeds.
 
-    python benchmarks/planted_truth.py [--steps 90] [--seeds 54,55,56] [--out FILE]
+    python benchmarks/planted_truth.py [--steps 90] [--seeds 54,55,56] [--rows relative,drpruning] [--out FILE]
 
 The rows are in a made-up language of 64 words and its translation word by word, generated here:
   easy    the positive is the query itself: solved by any encoder
@@ -28,6 +28,17 @@ by heart 150 rows, which a reference trained three times as long sees about 20 t
   relative, loss  noise > hard > easy.
   relative_group  nothing can be said: ratios to losses near 0.
 
+Two rows use no reference model, so that `sure` and `equal` are one case for them: tDRO's measurement `forecast` and
+the algorithm `drpruning`. Both look at how far a collection's own loss curve is forecast to fall.
+  sure      hard > noise, and noise below its uniform third: the curve of hard falls until the end, that of noise is
+            flat once the proxy is no longer sure of wrong answers. easy falls early and may land anywhere.
+  by heart  noise > easy. The proxy sees each row six times, so noise falls as well, being learned by heart.
+Before that `hard > noise > easy` was expected of both in `sure`. While the learner was made, nine variants of drpruning
+were replayed on losses recorded at seeds 40 to 43 under equal weights: the excess that of a running loss (newest 0.1 or
+0.3) or of the fitted curve, curves from 2, 10 or 20 % of the steps on. Noise got more than a third in 4, 3, 1 (running,
+0.1), 4, 3, 2 (running, 0.3) and 1, 0, 0 (fitted) of the 4 seeds. The last was taken; there easy came before noise each
+time. Seeds 54 to 56 are the first for what is expected now, and were run once.
+
 How the predictions came about: with some hundred rows of `mixture.fixtures` the first prediction for `relative` (hard >
 noise > easy) was refuted by seeds 42 to 44: it forgot that the floor takes the solved examples of hard out. noise >
 hard > easy then held for 5 of the 6 seeds 45 to 50, and hard > noise for `excess` for 7 of 9: in the last two the
@@ -49,7 +60,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,7 +69,8 @@ import torch
 
 from mixture import Store, jobs, registry
 from trainers.finetune import FinetuneSettings, finetune
-from trainers.jobs.learn import learn, materialised
+from trainers.jobs.learn import learn_weights
+from trainers.jobs.runs import materialised
 from trainers.learning.config import LearningSettings
 from trainers.model.names import resolve_model
 
@@ -72,8 +84,12 @@ SURE: Orders = {
     "excess": ("hard", "noise", "easy"),
     "loss": ("noise", "hard", "easy"),
 }
+# Of these rows no measurement of a reference is taken.
+OTHERS: dict[str, dict[str, Any]] = {"forecast": {"measurement": "forecast"}, "drpruning": {"algorithm": "drpruning"}}
 EQUAL: Orders = SURE | {"relative": ("hard", "noise", "easy")}
 BY_HEART: Orders = dict.fromkeys(SURE, ("noise", "hard", "easy")) | {"relative_group": ()}
+SURE |= dict.fromkeys(OTHERS, ("hard", "noise"))
+BY_HEART |= dict.fromkeys(OTHERS, ("noise", "easy"))
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,13 @@ def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
         data = materialised(store, uniform.spec)
         base = resolve_model(store.root, data, "tiny-qwen2", seed=seed)
         reference = folder / "reference"
-        finetune(data, base, FinetuneSettings(**COMMON, steps=case.times * steps, seed=seed), reference)
-        for measurement in case.expected:
-            settings = LearningSettings(**COMMON, steps=steps, seed=seed, measurement=measurement)
-            known = None if measurement == "loss" else str(reference)
-            made = learn(store, uniform, measurement, base, known, settings)
+        chosen = {name: LearningSettings(**COMMON, steps=steps, seed=seed, **OTHERS.get(name, {"measurement": name}))
+                  for name in case.expected}  # fmt: skip
+        if any(settings.uses_reference for settings in chosen.values()):
+            finetune(data, base, FinetuneSettings(**COMMON, steps=case.times * steps, seed=seed), reference)
+        for measurement, settings in chosen.items():
+            known = reference if settings.uses_reference else None
+            made = learn_weights(store, uniform, proxy=base, name=measurement, reference=known, settings=settings)
             last = store.sql(
                 """SELECT collection, avg(proxy_loss) AS proxy, avg(reference_loss) AS reference,
                           avg(measurement) AS measurement
@@ -158,6 +176,7 @@ def summary(by_seed: dict[int, dict[str, Any]], expected: Orders) -> dict[str, A
             "mean_weights": {name: round(statistics.mean(w[name] for w in weights), 4) for name in weights[0]},
             "expected_order": order,
             "seeds_in_that_order": fitting if order else None,
+            "seeds_with_noise_below_a_third": sum(w["noise"] < 1 / 3 for w in weights),
             "seeds_that_named_noise": sum("noise" in found[measurement]["told"] for found in by_seed.values()),
         }
     return table
@@ -168,14 +187,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--seeds", default="54,55,56")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/planted_truth.json")
+    parser.add_argument("--rows", default=",".join(SURE))
     options = parser.parse_args()
+    rows = options.rows.split(",")
+    cases = {name: replace(case, expected={row: case.expected[row] for row in rows if row in case.expected})
+             for name, case in CASES.items()}  # fmt: skip
+    cases = {name: case for name, case in cases.items() if case.expected}
     start = time.perf_counter()
-    runs: dict[str, dict[int, Any]] = {name: {} for name in CASES}
-    for name, case in CASES.items():
+    runs: dict[str, dict[int, Any]] = {name: {} for name in cases}
+    for name, case in cases.items():
         for seed in map(int, options.seeds.split(",")):
             with tempfile.TemporaryDirectory() as folder:
                 runs[name][seed] = one_run(Path(folder), seed, options.steps, case)
-    table = {name: summary(runs[name], case.expected) for name, case in CASES.items()}
+    table = {name: summary(runs[name], case.expected) for name, case in cases.items()}
     report = {
         "command": " ".join(["python", *sys.argv]), "date": datetime.date.today().isoformat(), "settings": COMMON,
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__,

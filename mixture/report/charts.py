@@ -84,7 +84,8 @@ def weights(facts: Facts) -> Chart:
 
 
 def losses(learned: Learning) -> Chart | None:
-    """Proxy and reference loss of each collection, joined by a line: the gap is what is left to learn."""
+    """Proxy and reference loss (or forecast) of each collection, joined by a line: the gap is what is left to learn."""
+    other = "forecast" if learned.forecast else "reference"
     rows = [{"name": r.collection, "proxy": r.proxy_loss, "reference": r.reference_loss,
              "shown": f"{r.proxy_loss:.3g}",
              "shown_reference": "–" if r.reference_loss is None else f"{r.reference_loss:.3g}"}
@@ -92,13 +93,14 @@ def losses(learned: Learning) -> Chart | None:
     if not rows:
         return None
     has_reference = any(row["reference"] is not None for row in rows)
-    tips = [("name", "collection"), ("shown", "proxy"), ("shown_reference", "reference")]
-    keys = (Key("dot", "accent", "proxy model"), *[Key("ring", "ink", "reference model")] * has_reference)
+    tips = [("name", "collection"), ("shown", "proxy"), ("shown_reference", other)]
+    named = other if learned.forecast else "reference model"
+    keys = (Key("dot", "accent", "proxy model"), *[Key("ring", "ink", named)] * has_reference)
     x = along_x("proxy", "mean loss, last quarter", ticks=5)
     values = [v for r in learned.losses for v in (r.proxy_loss, r.reference_loss) if v is not None]
     spec = by_name(rows, pairs(rows, "reference", tips), _wide(x, values))
     says = f"Dot plot of the losses of {len(rows)} collections."
-    return Chart("losses", "Loss of proxy and reference", says, keys, spec)
+    return Chart("losses", f"Loss of proxy and {other}", says, keys, spec)
 
 
 def _marks(low: float, high: float) -> list[float]:

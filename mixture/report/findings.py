@@ -175,7 +175,11 @@ def _learning(facts: Facts) -> Iterator[Finding]:
     if learned.hard_for_both:
         yield Finding(f"{some([*learned.hard_for_both])} gained weight although the reference is hardly ahead of "
                       "the proxy there. Noise looks like that: read some rows.", "learning", True)  # fmt: skip
-    if learned.repeated:
+    if learned.repeated and learned.forecast:
+        yield Finding(f"The proxy went through {some(list(learned.repeated))} up to "
+                      f"{max(learned.repeated.values()):.3g} times. What it comes to know by heart, noise included, is "
+                      "forecast to fall.", "learning", True)  # fmt: skip
+    elif learned.repeated:
         yield Finding(f"The reference went through {some(list(learned.repeated))} up to "
                       f"{max(learned.repeated.values()):.0f} times. What it knows by heart, noise included, looks "
                       "solved.", "learning", True)  # fmt: skip
@@ -186,7 +190,7 @@ def _learning(facts: Facts) -> Iterator[Finding]:
                       "learning")  # fmt: skip
         for line in learned.lines:
             yield Finding(f"{line[0].upper()}{line[1:]}.", "learning")
-    elif all(loss.reference_loss is None for loss in learned.losses):
+    elif not learned.forecast and all(loss.reference_loss is None for loss in learned.losses):
         yield Finding("The weights were learned without a reference: they may have gone to what cannot be learned.",
                       "learning", True)  # fmt: skip
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):

@@ -17,8 +17,8 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
-FOUND = ("at_cap", "at_floor", "drift", "facts", "hard_for_both", "lines", "reference_embeddings", "repeated",
-         "runs", "spread")  # fmt: skip
+FOUND = ("at_cap", "at_floor", "drift", "facts", "forecast", "hard_for_both", "lines", "reference_embeddings",
+         "repeated", "runs", "spread")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Learning:
     at_floor, at_cap: collections that a bound held, with the number of steps
     hard_for_both: collections that gained weight though the reference is hardly ahead of the proxy there, with the
                 proxy's loss over the reference's
-    repeated:   collections that the reference's training went through often, and how many times
+    repeated:   collections that the reference's training (with forecast: the proxy's) went through often, and how many
+                times
+    forecast:   whether the losses beside the proxy's are forecasts of its own, not a reference's
     spread:     standard deviation over seeds by collection
     target:     suites' halves and held-out rows that the weights were learned towards
     lines:      what such a run says of itself
@@ -76,6 +78,7 @@ class Learning:
     at_cap: Mapping[str, int]
     hard_for_both: Mapping[str, float]
     repeated: Mapping[str, float]
+    forecast: bool
     spread: Mapping[str, float]
     target: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
@@ -124,6 +127,7 @@ def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Lear
         repeated=_most(configs, "repeated"),
         target=tuple(next((c["target"] for c in configs if c.get("target")), ())),
         lines=tuple(dict.fromkeys(line for c in configs for line in c.get("lines", ()))),
+        forecast=any(c.get("forecast") for c in configs),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
     )
 

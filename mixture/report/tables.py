@@ -131,8 +131,9 @@ def points_table(learned: Learning) -> Table:
 
 
 def losses_table(learned: Learning) -> Table:
+    other = "Forecast" if learned.forecast else "Reference loss"
     columns = (Column("collection", "Collection"), Column("measurement", "Measurement", "number"),
-               Column("proxy_loss", "Proxy loss", "number"), Column("reference_loss", "Reference loss", "number"),
+               Column("proxy_loss", "Proxy loss", "number"), Column("reference_loss", other, "number"),
                Column("num_examples", "Examples measured", "count"))  # fmt: skip
     rows = ((r.collection, r.measurement, r.proxy_loss, r.reference_loss, r.num_examples) for r in learned.losses)
     return _table("losses", "Losses and measurement, means over the last quarter of the steps", columns, rows)

@@ -58,8 +58,9 @@ class LearnedMixtures:
 
     mixtures: one for each average asked for, the first under the name given
     facts:    drift, at_floor, at_cap and hard_for_both by run (see `learning.loop.Learned`); of the first mixture the
-              spread over seeds by collection (mean, std, min, max), empty for one seed; whether a reference was used,
-              and which collections its training repeated often (collection -> epochs)
+              spread over seeds by collection (mean, std, min, max), empty for one seed; whether a reference was used or
+              losses were forecast, and which collections the reference's training repeated often, or the proxy's more
+              than once where it forecasts (collection -> epochs)
     """
 
     mixtures: tuple[SavedMixture, ...]
@@ -90,20 +91,26 @@ class LearnedMixtures:
                 f" loss is {lead:.2f} times its); noise looks like that: read rows, compare measurement=relative_group"
                 for name, lead in facts["hard_for_both"].items()
             ]
-        if self.facts["repeated"]:
-            often = ", ".join(f"{name} {epochs:.0f} times" for name, epochs in self.facts["repeated"].items())
+        often = ", ".join(f"{name} {epochs:.3g} times" for name, epochs in self.facts["repeated"].items())
+        if often and self.facts["forecast"]:
+            found.append(
+                f"the proxy went through {often}: what it comes to know by heart falls as well, noise included, and the"
+                " forecast rewards it; give it fewer steps, or more data"
+            )
+        elif often:
             found.append(
                 f"the reference went through {often} and may know it by heart, noise included: relative and excess then"
                 " reward noise; give it fewer steps, or more data"
             )
-        if not self.facts["reference"] and "target" not in self.facts:
+        if not self.facts["reference"] and not self.facts["forecast"] and "target" not in self.facts:
             found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
         return found
 
 
 def learn_weights(
     store: Store, mixture: Mixture, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
-    target: Names = (), settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
+    base: Mixture | None = None, target: Names = (), settings: LearningSettings | None = None, stage: Stage = quiet,
+    watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
@@ -114,6 +121,8 @@ def learn_weights(
                weighted, with the proxy's settings; all seeds share it
     target:    suites that the weights are learned towards, with the `learn` half of their queries; for learners that
                look at a target. The setting `holdout` adds held-out rows; the new mixture then leaves these out
+    base:      a mixture of the same collections, saved or what names it, to whose weights the new ones stay near; for
+               algorithms that know such a distance
     watch:     called with each step's rows of the history
 
     Over several seeds a mixture is the mean of their weights. Killed, the same call goes on where it was; finished, it
@@ -126,9 +135,12 @@ def learn_weights(
     if given is not None and not settings.uses_reference:
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
     suites = asked_target(target, settings)
+    near = None if base is None else _base(store, mixture, base, settings)
     starting = stage("starting")
     starting(0, 0, "writing out the mixture")
-    spec, held_out = _held_out(store, mixture.spec, settings.holdout)
+    # The weights of a mixture that is learned on do not matter: they carry those of the base.
+    weighed = mixture.spec if near is None else mixture.spec.with_weights(near.spec.weights)
+    spec, held_out = _held_out(store, weighed, settings.holdout)
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, mixture.spec.components)))
     starting(0, 0, f"loading PyTorch and {shown(asked)}")
@@ -146,11 +158,15 @@ def learn_weights(
         logger.warning("the reference comes with other prompts than the proxy: %r; both see the proxy's", own.query)
     starting(1, 1, "done")
     if settings.looks_at_target:
-        runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, stage)
+        runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, near, stage)
         return _saved(store, mixture, spec, name, settings, runs, facts)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
     known_by = {"proxy": model_identity(model), "reference": identity, **identified(data, model, settings)}
+    if near is not None:
+        known_by["base"] = near.spec.id
+    if settings.forecasts:
+        repeated = _proxy_epochs(data, settings)
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
@@ -160,16 +176,19 @@ def learn_weights(
         if config is None:
             title = "tDRO" if one.algorithm == "tdro" else one.algorithm
             title += f", seed {one.seed}" if settings.seeds > 1 else ""
-            about = {"proxy": model, "reference": folder, "name": name}
+            about: dict[str, Any] = {"proxy": model, "reference": folder, "name": name}
+            if near is not None:
+                about["base"] = near.reference
             if folder is not None:
                 about["reference_embeddings"] = embeddings_name(folder, one)
             with recorded(store, run, "tdro", mixture.spec.id, one, **about) as config:
                 learned = run_learner(
                     data, model, folder, one, layout.run(store.work, run), progress=stage(title), watch=watch,
+                    base=None if near is None else near.spec.weights,
                     record=partial(record_history, store, run) if ranks.is_main() else None,
                 )  # fmt: skip
                 config |= {key: getattr(learned, key) for key in FACTS}
-                config |= {"drift": list(learned.drift), "repeated": repeated}
+                config |= {"drift": list(learned.drift), "repeated": repeated, "forecast": settings.forecasts}
         found[run] = {key: config[key] for key in FACTS}
     return _saved(store, mixture, spec, name, settings, runs, {"runs": found, "repeated": repeated})
 
@@ -202,6 +221,25 @@ def _reference(
             record_training(store, identity, record_of(out), out)
             row["result"] = str(out)
     return str(out), identity
+
+
+def _base(store: Store, mixture: SavedMixture, base: Mixture, settings: LearningSettings) -> SavedMixture:
+    """The mixture to stay near; `UsageError` where the algorithm has none, or its collections are others."""
+    if not settings.reads_base:
+        raise UsageError(f"{settings.algorithm} stays near no mixture; leave `base` out, or take another `algorithm`")
+    near = registry.resolve(store, base)
+    lacking = ", ".join(sorted(set(mixture.spec.weights) - set(near.spec.weights)))
+    more = ", ".join(sorted(set(near.spec.weights) - set(mixture.spec.weights)))
+    if lacking or more:
+        differ = "; ".join([f"it lacks {lacking}"] * bool(lacking) + [f"it has {more} besides"] * bool(more))
+        raise UsageError(f"`base` is {near.reference}, of other collections than {mixture.reference}: {differ}")
+    return near
+
+
+def _proxy_epochs(data: MaterialisedMixture, settings: LearningSettings) -> dict[str, float]:
+    """Collections that a proxy's run goes through more than once, and how often: batches are uniform over them."""
+    drawn = settings.steps * settings.batch_size / len(data.sizes)
+    return {name: drawn / size for name, size in data.sizes.items() if drawn > size}
 
 
 def _repeated(reference: str) -> dict[str, float]:
@@ -241,7 +279,7 @@ def _saved(
         learned = transfers.drawn_only(spec).with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, learned, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
-    facts = facts | {"spread": spreads[averages[0]], "reference": settings.uses_reference}
+    facts |= {"spread": spreads[averages[0]], "reference": settings.uses_reference, "forecast": settings.forecasts}
     return LearnedMixtures(tuple(saved), facts)
 
 

@@ -12,7 +12,8 @@ from mixture import transfers
 from mixture.arguments import Names, listed
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
-from mixture.progress import Stage
+from mixture.progress import Progress, Stage
+from mixture.registry import SavedMixture
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from mixture.store.write import append
@@ -53,13 +54,18 @@ def asked_target(target: Names, settings: LearningSettings) -> list[Suite]:
 
 def learn_towards(
     store: Store, spec: MixtureSpec, held_out: Mapping[str, Component], data: MaterialisedMixture, model: str,
-    suites: list[Suite], settings: LearningSettings, name: str, stage: Stage,
+    suites: list[Suite], settings: LearningSettings, name: str, base: SavedMixture | None, stage: Stage,
 ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
-    """One run a seed of a learner that looks at a target; their ids, and what they found by run."""
+    """One run a seed of a learner that looks at a target; their ids, and what they found by run.
+
+    base: the mixture to stay near; `spec` has its weights. Without it equal ones
+    """
     outside = _materialised(store, held_out)
     targets = [f"{suite.title}:{suite.digest}" for suite in suites]
     targets += [f"{kept}:{c.digest}" for kept, c in sorted(held_out.items())]
     known_by = {"proxy": model_identity(model), "target": ",".join(targets), **identified(data, model, settings)}
+    if base is not None:
+        known_by["base"] = base.spec.id
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
@@ -70,7 +76,8 @@ def learn_towards(
             title = one.algorithm + (f", seed {one.seed}" if settings.seeds > 1 else "")
             about = {"proxy": model, "name": name, "target": [text.rsplit(":", 1)[0] for text in targets]}
             with recorded(store, run, one.algorithm, spec.id, one, **about) as config:
-                made = _find(store, run, data, outside, model, suites, one, known_by, stage(title))
+                near = None if base is None else spec.weights
+                made = _find(store, run, data, outside, model, suites, one, near, known_by, stage(title))
                 config |= {"lines": list(made.lines), "facts": made.facts or {}}
         found[run] = {key: config[key] for key in ("lines", "facts")}
     return runs, {"runs": found, "repeated": {}, "target": [text.rsplit(":", 1)[0] for text in targets]}
@@ -86,7 +93,7 @@ def _materialised(store: Store, held_out: Mapping[str, Component]) -> dict[str, 
 
 def _find(
     store: Store, run: str, data: MaterialisedMixture, outside: Mapping[str, Any], model: str, suites: list[Suite],
-    settings: LearningSettings, known_by: Mapping[str, str], progress: Any,
+    settings: LearningSettings, base: Mapping[str, float] | None, known_by: Mapping[str, str], progress: Progress,
 ) -> Found:  # fmt: skip
     from trainers.learning.lab import Lab
     from trainers.learning.learners import TargetLearner
@@ -105,11 +112,11 @@ def _find(
     if settings.max_epochs > 0:
         sizes = np.array([data.sizes[name] for name in names])
         caps = epoch_caps(sizes, settings.epoch_budget, settings.max_epochs)
-    equal = bounded(np.full(len(names), 1 / len(names)), settings.min_weight, caps)[0]
-    key = run_id(
-        "branches", data.spec.id, replace(chosen, steps=1, learning_rate=1.0), **dict(known_by) | {"target": ""}
-    )
-    lab = Lab(data, model, chosen, dict(zip(names, equal.tolist(), strict=True)), target, layout.run(store.work, run),
+    around = np.array([1 / len(names) if base is None else base[name] for name in names])
+    around = bounded(around, settings.min_weight, caps)[0]
+    common = {name: text for name, text in known_by.items() if name != "base"} | {"target": ""}
+    key = run_id("branches", data.spec.id, replace(chosen, steps=1, learning_rate=1.0), **common)
+    lab = Lab(data, model, chosen, dict(zip(names, around.tolist(), strict=True)), target, layout.run(store.work, run),
               layout.branches(store.work), key, settings.min_weight, caps, progress)  # fmt: skip
     learner = settings.learner(len(names))
     assert isinstance(learner, TargetLearner)

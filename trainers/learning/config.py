@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, make_dataclass, replace
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from mixture.errors import UsageError
 from mixture.specs import WEIGHT_COLUMNS
 from trainers.learning.learners import LEARNERS, Learner, LearnerOptions, TargetLearner
 from trainers.settings import TrainingSettings, later, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The options of the first learners are in every run id, whatever the algorithm; later ones where they are changed.
 FIRST = ("weights_max_norm", "measurement", "reference_floor", "smoothing", "exponent", "cgd_memory", "fraction",
@@ -89,7 +92,7 @@ class LearningSettings(EveryOption, TrainingSettings):
         if self.average not in (*WEIGHT_COLUMNS, "all"):
             faults.append(("average", "current, mean, ema or all"))
         elif self.average == "current" and not learner.current_is_a_result:
-            faults.append(("average", f"mean, ema or all with {self.algorithm}, whose current weights are one batch's"))
+            faults.append(("average", f"mean, ema or all with {self.algorithm}, whose last weights say little"))
         if not 0 <= self.min_weight < 1:
             faults.append(("min_weight", "0 to below 1"))
         if not 0 <= self.max_epochs < float("inf"):
@@ -129,9 +132,10 @@ class LearningSettings(EveryOption, TrainingSettings):
         kind = LEARNERS[self.algorithm].Options
         return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})
 
-    def learner(self, num_groups: int) -> Learner:
-        """A learner of the weights of so many collections."""
-        return LEARNERS[self.algorithm].of(num_groups, self.options, self.weights_learning_rate)
+    def learner(self, num_groups: int, base: Tensor | None = None) -> Learner:
+        """A learner of the weights of so many collections, near the weights `base` (G,) where it reads some."""
+        kind = LEARNERS[self.algorithm]
+        return kind.of(num_groups, self.options, self.weights_learning_rate, steps=self.steps, base=base)
 
     @property
     def uses_reference(self) -> bool:
@@ -142,6 +146,16 @@ class LearningSettings(EveryOption, TrainingSettings):
     def looks_at_target(self) -> bool:
         """Whether the learner trains and measures on a target."""
         return issubclass(LEARNERS[self.algorithm], TargetLearner)
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether the learner forecasts losses in place of a reference model."""
+        return self.learner(1).forecasts
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether the learner can stay near another mixture."""
+        return self.learner(1).reads_base
 
     @property
     def described(self) -> str:

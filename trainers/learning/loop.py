@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,6 +72,7 @@ def run_learner(
     settings: LearningSettings,
     folder: Path,
     *,
+    base: Mapping[str, float] | None = None,
     record: Record | None = None,
     progress: Progress = silent,
     watch: Watch | None = None,
@@ -79,6 +81,7 @@ def run_learner(
 
     proxy, reference: models by folder or name; the reference stays frozen, and may be None where the settings'
                       `uses_reference` says that nothing needs it
+    base:             collection -> weight, of a mixture to stay near, where the settings' `reads_base`
     folder:           checkpoints; a killed run goes on from the last one. The reference's embeddings are kept beside it
     """
     settings = fitted(settings, proxy)
@@ -87,7 +90,8 @@ def run_learner(
     encoder, template = load_for_training(proxy, settings), template_of(proxy, settings)
     check_prompts(encoder, mixture, settings, template)
     add_lora(encoder, settings)
-    history, learner = History(), settings.learner(len(names))
+    near = None if base is None else torch.tensor([base[name] for name in names], dtype=torch.float64)
+    history, learner = History(), settings.learner(len(names), near)
     assert isinstance(learner, WeightLearner)
     loop = TrainingLoop(encoder, settings, folder, also=(weights, history, _LearnerState(learner)))
     # Before `resume` sets the random state: an adapter draws numbers while it is loaded.
@@ -116,7 +120,7 @@ def run_learner(
         record(history.rows)  # once more: a run killed right after its last checkpoint comes here without a step
     if frozen is not None:
         frozen.cache.close()
-    return _found(weights, history, names, learner.average)
+    return _found(weights, history, names, learner)
 
 
 def start(mixture: MaterialisedMixture, settings: LearningSettings) -> tuple[WeightState, Tensor | None]:
@@ -215,7 +219,11 @@ class Run:
         self, names: tuple[str, ...], groups: Tensor, proxy: Tensor, reference: Tensor | None
     ) -> list[dict[str, Any]]:
         proxy_means = group_mean(proxy, groups, len(names)).tolist()
-        reference_means = None if reference is None else group_mean(reference, groups, len(names)).tolist()
+        reference_means: list[float | None] | None = None
+        if reference is not None:
+            reference_means = group_mean(reference, groups, len(names)).tolist()
+        elif self.learner.forecast is not None:
+            reference_means = [None if math.isnan(loss) else loss for loss in self.learner.forecast.tolist()]
         counts = torch.bincount(groups, minlength=len(names)).tolist()
         measured = self.learner.measured
         return [
@@ -257,9 +265,9 @@ class _LearnerState:
         self.learner.load_state(state)
 
 
-def _found(weights: WeightState, history: History, names: tuple[str, ...], average: str) -> Learned:
+def _found(weights: WeightState, history: History, names: tuple[str, ...], learner: WeightLearner) -> Learned:
     tensors = {name: getattr(weights, name) for name in WEIGHT_COLUMNS}
-    column = WEIGHT_COLUMNS[average]
+    column = WEIGHT_COLUMNS[learner.average]
     by_step = [row[column] for row in history.rows]
     moved = drift([by_step[i : i + len(names)] for i in range(0, len(by_step), len(names))])
     floored, capped = (
@@ -267,5 +275,5 @@ def _found(weights: WeightState, history: History, names: tuple[str, ...], avera
         for counts in (weights.floored, weights.capped)
     )
     by_name = {name: dict(zip(names, t.tolist(), strict=True)) for name, t in tensors.items()}
-    doubtful = hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)), column)
+    doubtful = {} if learner.forecasts else hard_for_both(history.rows, dict.fromkeys(names, 1.0 / len(names)), column)
     return Learned(by_name, moved, floored, capped, doubtful)

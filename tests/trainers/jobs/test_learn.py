@@ -350,3 +350,37 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
 def _freed(store: Store, folder: str) -> list[Path]:
     paths = [store.root / thing.path for thing in gc(store)]
     return [path for path in paths if store.root / folder in path.parents]
+
+
+def test_weights_stay_near_the_base_that_was_given(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:
+    settings = LearningSettings(**SHORT, steps=24, algorithm="drpruning", learning_rate=5e-4, ball=0.01)
+    trusted = registry.save(small_store, mix.spec.with_weights({"easy": 0.8, "hard": 0.1, "middle": 0.1}), "trusted")
+    plain = trainers.learn_weights(small_store, mix, name="p", proxy=str(tiny_model), settings=settings)
+    near = trainers.learn_weights(small_store, mix, name="n", proxy=str(tiny_model), base="trusted", settings=settings)
+    assert plain.first.run_id != near.first.run_id
+    for made, base in ((plain, dict.fromkeys(mix.spec.weights, 1 / 3)), (near, trusted.spec.weights)):
+        found = made.first.spec.weights
+        assert sum((found[c] - p) ** 2 / p for c, p in base.items()) / 2 <= 0.01
+        assert found != pytest.approx(base, abs=1e-6)
+    again = trainers.learn_weights(small_store, mix, name="n", proxy=str(tiny_model), base=trusted, settings=settings)
+    assert again == near
+    (config,) = (json.loads(r["config"]) for r in _runs(small_store, "tdro") if r["run_id"] == near.first.run_id)
+    assert (config["base"], config["forecast"], config["reference"]) == ("trusted:1", True, None)
+    # No reference was used, but what cannot be learned was not taken for hard; rows known by heart are said.
+    assert near.facts["repeated"] == dict.fromkeys(("easy", "hard", "middle"), pytest.approx(24 * 12 / 3 / 40))
+    assert "the proxy went through easy 2.4 times" in near.lines()[-1]
+
+
+def test_a_base_of_other_collections_or_for_another_algorithm_is_refused(
+    small_store: Store, mix: SavedMixture, tiny_model: Path
+) -> None:
+    model = str(tiny_model)
+    with pytest.raises(UsageError, match="tdro stays near no mixture; leave `base` out, or take another `algorithm`"):
+        trainers.learn_weights(small_store, mix, proxy=model, base=mix, settings=SETTINGS)
+    chi2 = LearningSettings(**SHORT, steps=6, algorithm="chi2")
+    parts = registry.pin(small_store, ["hard", "middle"])
+    fewer = registry.save(small_store, registry.weighted(parts, dict.fromkeys(parts, 0.5)), "fewer")
+    with pytest.raises(UsageError, match="`base` is fewer:1, of other collections than mix:1: it lacks easy"):
+        trainers.learn_weights(small_store, mix, proxy=model, base="fewer", settings=chi2)
+    with pytest.raises(UsageError, match="`base` is mix:1, of other collections than fewer:1: it has easy besides"):
+        trainers.learn_weights(small_store, fewer, proxy=model, base=mix, settings=chi2)

@@ -31,7 +31,10 @@ def _tensor(values: object) -> Tensor:
 
 
 def _learners() -> list[WeightLearner]:
-    return [*(learner(GROUPS) for learner in LEARNERS.values()), BatchCvar(GROUPS)]
+    kinds = [kind for kind in LEARNERS.values() if issubclass(kind, WeightLearner)]
+    of = [kind.of(GROUPS, kind.Options(), None, steps=36) for kind in kinds]
+    forecast = Tdro.of(GROUPS, Tdro.Options(measurement="forecast"), None, steps=36)
+    return [*of, BatchCvar(GROUPS), forecast]
 
 
 def _batches(steps: int, size: int = 16, seed: int = 0) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -315,18 +315,28 @@ def test_seeds_share_the_reference_and_their_spread_is_stored(
     )
 
 
-@pytest.mark.parametrize("algorithm", ["groupdro", "doremi", "cgd", "cvar", "chi2", "rb"])
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "base"),
+    [
+        ("groupdro", 6, None), ("doremi", 6, None), ("cgd", 6, None), ("cvar", 6, None), ("chi2", 6, None),
+        ("rb", 6, None), ("kl", 6, None), ("drpruning", 24, None),
+        ("drpruning", 24, {"easy": 6.0, "hard": 1.0, "middle": 1.0}),
+        ("forecast", 24, None),
+    ],
+)  # fmt: skip
 def test_other_algorithms_learn_and_resume(
-    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, algorithm: str
-) -> None:
+    small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, algorithm: str,
+    steps: int, base: dict[str, float] | None,
+) -> None:  # fmt: skip
+    kind = {"measurement": "forecast"} if algorithm == "forecast" else {"algorithm": algorithm}
     settings = replace(
         SETTINGS,
-        algorithm=algorithm,
         weights_learning_rate=None,
         reference_floor=None,
         average=None,
-        steps=6,
+        steps=steps,
         checkpoint_every=2,
+        **kind,
         **({"refresh": 3} if algorithm == "rb" else {}),
     )
     model = str(tiny_model)
@@ -335,18 +345,24 @@ def test_other_algorithms_learn_and_resume(
         pass
 
     def stop(done: int, total: int, line: str) -> None:
-        if done == 5:
+        if done == steps - 1:
             raise Stopped
 
     reference = model if algorithm == "doremi" else None
     rows: list[dict[str, object]] = []
-    whole = run_learner(mixture_data, model, reference, settings, tmp_path / "a" / "run", record=rows.extend)
+    whole = run_learner(mixture_data, model, reference, settings, tmp_path / "a" / "run", base=base, record=rows.extend)
     with pytest.raises(Stopped):
-        run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run", progress=stop)
-    assert run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run") == whole
+        run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run", base=base, progress=stop)
+    assert run_learner(mixture_data, model, reference, settings, tmp_path / "b" / "run", base=base) == whole
     assert sum(whole.weights["mean"].values()) == pytest.approx(1.0)
     assert max(whole.weights["mean"].values()) > 1 / 3 + 1e-4
     assert (rows[0]["reference_loss"] is None) == (reference is None)
+    # What is forecast stands in the place of the reference's loss, once there is a curve.
+    assert (rows[-1]["reference_loss"] is None) == (reference is None and not settings.forecasts)
+    if base is not None:
+        assert [row["weight"] for row in rows[:3]] == [0.75, 0.125, 0.125]
+        assert whole.weights["mean"]["easy"] == pytest.approx(0.75, abs=0.1)
+        assert whole.weights["mean"]["easy"] != 0.75
 
 
 def test_floor_and_epoch_cap_hold_in_every_step_and_are_reported(

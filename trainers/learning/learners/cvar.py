@@ -41,6 +41,7 @@ class Cvar(WeightLearner):
     name = "cvar"
     Options = CvarOptions
     average = "mean"
+    reads_base = True
     options: CvarOptions
 
     def __init__(self, num_groups: int, options: LearnerOptions | None = None, lr: float | None = None) -> None:
@@ -49,17 +50,15 @@ class Cvar(WeightLearner):
         self._seen = torch.zeros(num_groups, dtype=torch.bool)
 
     @classmethod
-    def of(cls, num_groups: int, options: LearnerOptions, lr: float | None) -> WeightLearner:
-        chosen = BatchCvar if isinstance(options, CvarOptions) and options.unit == "example" else cls
-        return chosen(num_groups, options, lr)
+    def kind(cls, options: LearnerOptions) -> type[WeightLearner]:
+        return BatchCvar if isinstance(options, CvarOptions) and options.unit == "example" else cls
 
     def step(self, weights: Tensor, batch: Losses) -> Tensor:
         newest = self.options.newest
         self._losses = running_losses(self._losses, self._seen, batch.means, batch.present, newest=newest)
         self._seen = self._seen | batch.present
         self.measured = self._losses
-        equal = torch.full_like(self._losses, 1.0 / self.num_groups)
-        return cvar_weights(self._losses, equal, fraction=self.options.fraction)
+        return cvar_weights(self._losses, self.around, fraction=self.options.fraction)
 
     def state(self) -> dict[str, Tensor | float]:
         return {"losses": self._losses, "seen": self._seen}
@@ -75,9 +74,9 @@ class BatchCvar(BatchWorstCase):
     Options = CvarOptions
     options: CvarOptions
 
-    def worst_case(self, losses: Tensor) -> Tensor:
+    def worst_case(self, losses: Tensor, base: Tensor | None = None) -> Tensor:
         equal = torch.full_like(losses, 1.0 / max(len(losses), 1))
-        return cvar_weights(losses, equal, fraction=self.options.fraction)
+        return cvar_weights(losses, equal if base is None else base, fraction=self.options.fraction)
 
 
 def running_losses(past: Tensor, seen: Tensor, losses: Tensor, present: Tensor, *, newest: float) -> Tensor:

@@ -74,6 +74,10 @@ class Learner(ABC):
     needs_reference:       whether it needs the losses of a reference model
     needs_group_gradients: whether it needs the inner products of the collections' gradients
     needs_target:          whether it looks at queries of suites or held-out rows
+    reads_base:            whether it stays near a mixture, `base`
+    forecasts:             whether it forecasts losses, which then stand in for a reference's
+    base:                  (G,) float64 the weights to stay near, sum 1; None for equal ones
+    steps:                 of the whole run, 0 where nobody said
     """
 
     name: ClassVar[str]
@@ -84,6 +88,8 @@ class Learner(ABC):
     needs_reference: bool = False
     needs_group_gradients: bool = False
     needs_target: ClassVar[bool] = False
+    reads_base: bool = False
+    forecasts: bool = False
 
     def __init__(self, num_groups: int, options: LearnerOptions | None = None, lr: float | None = None) -> None:
         """Options of None are the defaults, a step size `lr` of None is `rate`."""
@@ -92,20 +98,46 @@ class Learner(ABC):
         self.num_groups = num_groups
         self.options = self.Options() if options is None else options
         self.lr = (self.rate or 0.0) if lr is None else lr
+        self.base: Tensor | None = None
+        self.steps = 0
 
     @classmethod
-    def of(cls, num_groups: int, options: LearnerOptions, lr: float | None) -> Learner:
-        """The learner that these options ask for."""
-        return cls(num_groups, options, lr)
+    def of(
+        cls, num_groups: int, options: LearnerOptions, lr: float | None, *, steps: int = 0, base: Tensor | None = None
+    ) -> Learner:
+        """The learner that these options ask for, of a run of so many steps, near `base` (G,) where one is given."""
+        learner = cls.kind(options)(num_groups, options, lr)
+        learner.steps = steps
+        if base is not None:
+            if not learner.reads_base:
+                raise UsageError(f"{learner.name} stays near no mixture; leave `base` out")
+            if base.shape != (num_groups,) or not bool((base >= 0).all()) or not 0 < float(base.sum()) < float("inf"):
+                raise UsageError(f"`base` is {base.tolist()}; allowed: {num_groups} weights, 0 or more, not all 0")
+            learner.base = base.detach().double().cpu() / base.double().sum().cpu()
+        return learner
+
+    @classmethod
+    def kind(cls, options: LearnerOptions) -> type[Learner]:
+        """The class that these options ask for, of this one's."""
+        return cls
+
+    @property
+    def around(self) -> Tensor:
+        """`base`, or equal weights, (G,) float64."""
+        if self.base is not None:
+            return self.base
+        return torch.full((self.num_groups,), 1.0 / self.num_groups, dtype=torch.float64)
 
 
 class WeightLearner(Learner):
     """An algorithm that moves weights while a proxy trains, and what it remembers.
 
     measured: (G,) the numbers that drove the last update; None before the first
+    forecast: (G,) the losses forecast for the end of the run, NaN where not yet; None without forecasts
     """
 
     measured: Tensor | None = None
+    forecast: Tensor | None = None
 
     def update(
         self,
@@ -167,6 +199,10 @@ class WeightLearner(Learner):
                 f"the checkpoint's {self.name} state has {', '.join(sorted(state)) or 'nothing'}; expected:"
                 f" {', '.join(sorted(self.state())) or 'nothing'}; start the run anew"
             )
+        self.restore(state)
+
+    def restore(self, state: dict[str, Tensor | float]) -> None:
+        """`load_state` after its check."""
         for name, value in state.items():
             setattr(self, f"_{name}", value)
 

@@ -82,6 +82,7 @@ class Search(TargetLearner):
             )
 
     name = "search"
+    reads_base = True
     options: Options
 
     def find(self, lab: Lab) -> Found:

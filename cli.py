@@ -16,7 +16,7 @@ from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
-from mixture.console.options import JsonOption, StoreOption, assigned
+from mixture.console.options import JsonOption, StoreOption, assigned, numbers
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import bar, stages
@@ -368,6 +368,23 @@ def train(
         if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))
         show_trained(asdict(made), as_json=as_json)
+
+
+@app.command()
+def soup(
+    models: Annotated[list[Path], typer.Argument(help="Folders of trained models with one start")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for their average")],
+    weights: Annotated[str | None, typer.Option(
+        "--weights", help="Of each model, in their order: 0.5,0.3,0.2 [equal]")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Average trained models that began as one model, into a model; adapters with what they add to its weights."""
+    import trainers
+    from mixture.console.scores import show_soup
+
+    with stages("tensors") as stage:
+        made = trainers.soup(models, out=out, weights=numbers("--weights", weights), progress=stage("soup"))
+    show_soup(asdict(made), as_json=as_json)
 
 
 @app.command()

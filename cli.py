@@ -441,8 +441,10 @@ def demo(
     steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 200,
 ) -> None:
     """The whole job on 25 small embedded collections, each step's command shown."""
-    from mixture.console.demo import run_demo
+    from mixture.console.demo import MODEL, run_demo
+    from trainers.model.identity import locate
 
+    locate(MODEL)  # what is not installed is said before anything else
     run_demo(lambda arguments: app(arguments, standalone_mode=False), folder, steps=steps)
 
 

@@ -69,7 +69,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "report": {"mixture report tdro --against uniform --out report.html": ""},
     "import": {"mixture import tdro.json --name tdro": ""},
-    "demo": {"mixture demo --folder demo-run": "about three minutes on two cores"},
+    "demo": {"mixture demo --folder demo-run": "about a minute on two cores"},
 }
 
 

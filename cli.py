@@ -16,7 +16,7 @@ from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
-from mixture.console.options import JsonOption, StoreOption, assigned
+from mixture.console.options import JsonOption, StoreOption, assigned, numbers
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import bar, stages
@@ -382,6 +382,23 @@ def train(
 
 
 @app.command()
+def soup(
+    models: Annotated[list[Path], typer.Argument(help="Folders of trained models with one start")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for their average")],
+    weights: Annotated[str | None, typer.Option(
+        "--weights", help="Of each model, in their order: 0.5,0.3,0.2 [equal]")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Average trained models that began as one model, into a model; adapters with what they add to its weights."""
+    import trainers
+    from mixture.console.scores import show_soup
+
+    with stages("tensors") as stage:
+        made = trainers.soup(models, out=out, weights=numbers("--weights", weights), progress=stage("soup"))
+    show_soup(asdict(made), as_json=as_json)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder or name")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
@@ -436,8 +453,10 @@ def demo(
     steps: Annotated[int, typer.Option("--steps", help="Training steps of each model")] = 200,
 ) -> None:
     """The whole job on 25 small embedded collections, each step's command shown."""
-    from mixture.console.demo import run_demo
+    from mixture.console.demo import MODEL, run_demo
+    from trainers.model.identity import locate
 
+    locate(MODEL)  # what is not installed is said before anything else
     run_demo(lambda arguments: app(arguments, standalone_mode=False), folder, steps=steps)
 
 

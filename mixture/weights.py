@@ -13,6 +13,10 @@ import numpy as np
 
 from mixture.errors import UsageError
 
+# Of a fine-tuning that is told nothing else: the paper's steps, in batches that a small machine holds.
+USUAL_STEPS, USUAL_BATCH = 1000, 64
+# Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
+MANY_EPOCHS = 4
 ROUNDING = 1e-9
 SMALLEST = 1e-200
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trainers.jobs.evaluate import evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
+    from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
     from trainers.learning.config import LearningSettings
 
@@ -18,10 +19,12 @@ __all__ = [
     "FinetuneSettings",
     "LearnedMixtures",
     "LearningSettings",
+    "Soup",
     "Trained",
     "encode_with",
     "evaluate",
     "learn_weights",
+    "soup",
     "train",
     "train_on_folder",
 ]
@@ -30,10 +33,12 @@ _HOME = {
     "FinetuneSettings": "trainers.finetune.config",
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
+    "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",
+    "soup": "trainers.jobs.soup",
     "train": "trainers.jobs.train",
     "train_on_folder": "trainers.jobs.folder",
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from mixture.errors import UsageError, unknown_name
+from mixture.weights import USUAL_BATCH, USUAL_STEPS
 from trainers.model.template import AUTO, fault_of
 from trainers.recipes import read_recipe
 
@@ -60,8 +61,8 @@ class TrainingSettings(Checked):
 
     renamed: ClassVar[Mapping[str, str]] = {}  # former name -> name; run ids are hashed from the former
 
-    steps: int = setting(1000, "training steps")
-    batch_size: int = setting(64, "examples in a step; the paper's is 2048, on 8 GPUs")
+    steps: int = setting(USUAL_STEPS, "training steps")
+    batch_size: int = setting(USUAL_BATCH, "examples in a step; the paper's is 2048, on 8 GPUs")
     learning_rate: float | None = setting(
         None, "peak learning rate of the model; none: as suits it, 1e-4, or 0.01 for a static model"
     )

@@ -24,16 +24,15 @@ from mixture.fixtures import write_fixtures
 # Runs one command of the command line, in this process.
 Invoke = Callable[[Sequence[str]], Any]
 
-MODEL = "tiny-qwen2"
+# A pretrained table of token vectors, which learns in seconds; and a language model's shape with random weights.
+MODEL, SECOND = "static", "tiny-qwen2"
+SECOND_STEPS = 20
 MARK = ".mixture-demo"
-# What a 2-layer model with random weights needs; the defaults are the paper's, for pretrained language models.
-RECIPE = """# Settings of the demo, for a 2-layer model with random weights.
+BATCH = 64
+RECIPE = """# Settings of the demo: the recipe static, with steps and negatives for small collections.
+extends = "static"
 steps = {steps}
-batch_size = 32
-learning_rate = 1e-3
-temperature = 0.05
-max_query_tokens = 96
-max_passage_tokens = 96
+batch_size = {batch}
 negatives = {negatives}
 """
 TDRO_RECIPE = """weights_learning_rate = 0.1  # a fifth of the paper's steps, five times its rate
@@ -46,8 +45,8 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     started = time.perf_counter()
     write_fixtures(folder)
     train_recipe, tdro_recipe = folder / "train.toml", folder / "tdro.toml"
-    train_recipe.write_text(RECIPE.format(steps=steps, negatives=1), "utf-8")
-    tdro_recipe.write_text(RECIPE.format(steps=steps, negatives=3) + TDRO_RECIPE, "utf-8")
+    train_recipe.write_text(RECIPE.format(steps=steps, batch=BATCH, negatives=1), "utf-8")
+    tdro_recipe.write_text(RECIPE.format(steps=steps, batch=BATCH, negatives=3) + TDRO_RECIPE, "utf-8")
     os.environ["MIXTURE_STORE"] = str(folder / "store")
     say(f"fixtures of 25 collections and their held-out suites are in {folder}")
     say(f"\n$ export MIXTURE_STORE={folder}/store")
@@ -64,17 +63,20 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     say(sentences.made(learned))
     say(sentences.made(run("select", "tdro", "--top", "70", "--name", "top70")))
 
-    scores = {}
+    scores = {MODEL: _scored(run("evaluate", MODEL, "--suite", suites))}
     for name in ("uniform", "tdro"):
         out = str(folder / "models" / name)
         trained = run("train", "--mix", name, "--model", MODEL, "--out", out, "--config", str(train_recipe))[0]
         say(sentences.trained(trained))
-        results = run("evaluate", out, "--suite", suites)
-        scores[name] = {r["suite"]: r["metrics"]["ndcg@10"] for r in results}
-        say(sentences.evaluated(results))
+        scores[name] = _scored(run("evaluate", out, "--suite", suites))
+
+    out = str(folder / "models" / SECOND)
+    trained = run("train", "--mix", "tdro", "--model", SECOND, "--out", out, "--config", "laptop",
+                  "--steps", str(min(steps, SECOND_STEPS)))[0]  # fmt: skip
+    say(f"{sentences.trained(trained)}; so few steps of random weights only show that language models train alike")
 
     report = run("report", "tdro", "--against", "uniform", "--out", str(folder / "report.html"),
-                 "--steps", str(steps), "--batch-size", "32")  # fmt: skip
+                 "--steps", str(steps), "--batch-size", str(BATCH))  # fmt: skip
     say(f"weights, losses, epochs and scores with their charts: open {report['file']}")
 
     query = ("SELECT collection, round(weight, 4) AS weight FROM mixture_weights "
@@ -84,6 +86,12 @@ def run_demo(invoke: Invoke, folder: Path, *, steps: int) -> None:
     console.print(_weight_table(rows), _score_table(scores))
     say(f"the whole job took {time.perf_counter() - started:.0f} s; look around with: "
          f"mixture --store {folder}/store sql 'show tables'")  # fmt: skip
+
+
+def _scored(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """nDCG@10 by suite; their mean is said."""
+    say(sentences.evaluated(results))
+    return {row["suite"]: row["metrics"]["ndcg@10"] for row in results}
 
 
 class _Runner:
@@ -130,21 +138,21 @@ def _weight_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _score_table(scores: dict[str, dict[str, float]]) -> Table:
+    """scores: model -> suite -> nDCG@10; the last two are compared."""
     table = Table(title="nDCG@10 on held-out fixture queries", title_justify="left")
     table.add_column("suite")
-    for name in scores:
+    for name in (f"{MODEL}, untrained", *list(scores)[1:], "difference"):
         table.add_column(name, justify="right")
-    table.add_column("difference", justify="right")
-    before, after = scores.values()
-    for suite in before:
-        table.add_row(suite, *_scores(before[suite], after[suite]))
+    models = list(scores.values())
+    for suite in models[0]:
+        table.add_row(suite, *_scores([model[suite] for model in models]))
     table.add_section()
-    table.add_row("mean", *_scores(_mean(before), _mean(after)))
+    table.add_row("mean", *_scores([_mean(model) for model in models]))
     return table
 
 
-def _scores(before: float, after: float) -> tuple[str, str, str]:
-    return f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"
+def _scores(values: Sequence[float]) -> list[str]:
+    return [*(f"{100 * value:.1f}" for value in values), f"{100 * (values[-1] - values[-2]):+.1f}"]
 
 
 def _mean(scores: dict[str, float]) -> float:

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture train --mix tdro --model Qwen/Qwen1.5-0.5B --out model --suite eval/": "",
         "torchrun --nproc-per-node 8 -m mixture train --mix tdro --model M --out DIR": "",
     },
+    "soup": {
+        "mixture soup seed1 seed2 seed3 --out soup": "trained on one mixture with three seeds",
+        "mixture soup tdro uniform --out soup --weights 0.7,0.3": "",
+    },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
     "sql": {
         "mixture sql \"FROM mixture('tdro')\"": "",
@@ -65,7 +69,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "report": {"mixture report tdro --against uniform --out report.html": ""},
     "import": {"mixture import tdro.json --name tdro": ""},
-    "demo": {"mixture demo --folder demo-run": "about three minutes on two cores"},
+    "demo": {"mixture demo --folder demo-run": "about a minute on two cores"},
 }
 
 

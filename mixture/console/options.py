@@ -43,3 +43,15 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             values[name] = value
     return values
+
+
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """`0.5,0.3` as numbers; None where nothing is given.
+
+    >>> numbers("--weights", "0.5, 0.3")
+    [0.5, 0.3]
+    """
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; allowed: numbers with commas between them, as 0.5,0.3,0.2") from None

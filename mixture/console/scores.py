@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixture.console import sentences
 from mixture.console.output import print_json, print_rows
+from mixture.console.sentences import say
 
 # Least width of a suite's name; what says less goes before a name is cut further.
 NAME = 16
@@ -28,6 +30,15 @@ def show_trained(made: Mapping[str, Any], *, as_json: bool) -> None:
     print_rows([{k: v for k, v in made.items() if k not in ("scores", "finished_at")}], as_json=False)
     if made["scores"]:
         show_scores(made["scores"], f"searched: {', '.join(sorted({row['corpus'] for row in made['scores']}))}")
+
+
+def show_soup(made: Mapping[str, Any], *, as_json: bool) -> None:
+    """What a soup is made of: the fields of `trainers.Soup`."""
+    if as_json:
+        print_json([made])
+        return
+    say(sentences.averaged(made))
+    print_rows(made["models"], as_json=False)
 
 
 def show_scores(results: Sequence[Mapping[str, Any]], caption: str, console: Console | None = None) -> None:

@@ -63,6 +63,12 @@ def trained(row: Mapping[str, Any]) -> str:
     return f"{counted(row['steps'], 'step')} on {row['mixture']}, saved to {row['model']}"
 
 
+def averaged(soup: Mapping[str, Any]) -> str:
+    """The fields of `trainers.Soup`."""
+    began = f" that began as {soup['start']}" if soup["start"] else ""
+    return f"the average of {counted(len(soup['models']), 'model')}{began}, saved to {soup['model']}"
+
+
 def evaluated(rows: Rows) -> str:
     """The mean of the first metric, times 100 as the field prints it."""
     metric = next(iter(rows[0]["metrics"]))

@@ -13,6 +13,7 @@ from mixture import registry, transfers
 from mixture.arguments import Names, listed, named
 from mixture.errors import UsageError
 from mixture.jobs.contamination import lines, matches_of, refuse_test_rows
+from mixture.jobs.repeats import seen
 from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
 from mixture.store import Store, read
@@ -44,7 +45,6 @@ class Sql:
 
 Weights: TypeAlias = str | Mapping[str, float] | Path | Temperature | UniMax | Sql
 """A name of `RULES`, collection -> weight, a JSON file of such, or a rule."""
-FEW = 100  # examples; training repeats a collection of fewer within a few batches
 RULES = {"uniform": Temperature(math.inf), "proportional": Temperature(1.0)}
 
 
@@ -85,11 +85,13 @@ def create(
     earlier = _references(store)
     if source is None:
         made, remarks = _made(store, name, weights, given, min_examples, allow_contaminated)
-        return _with_remarks(made, [*_test_rows(store, made), *remarks, *_existed(earlier, made)])
+        budget = weights.budget if isinstance(weights, UniMax) else None
+        return _with_remarks(made, [*_test_rows(store, made), *remarks, *_seen(store, made, budget),
+                                    *_existed(earlier, made)])  # fmt: skip
     if any(given) or weights != "uniform":
         raise UsageError("`source` takes `fixed`, `dropped` and `blend` alone; to weigh or slice, create without it")
     made = _changed(store, name, source, fixed or {}, listed(dropped), blend, allow_contaminated)
-    return _with_remarks(made, [*_test_rows(store, made), *_existed(earlier, made)])
+    return _with_remarks(made, [*_test_rows(store, made), *_seen(store, made), *_existed(earlier, made)])
 
 
 def select(
@@ -179,7 +181,7 @@ def _existed(earlier: Mapping[str, list[str]], made: SavedMixture) -> list[str]:
 def remarks_on(
     store: Store, made: SavedMixture, sizes: Mapping[str, int], *, asked_for: bool, min_examples: int
 ) -> list[str]:  # fmt: skip
-    """What is left out, empty, small or there twice in a mixture of today's collections.
+    """What is left out, empty or there twice in a mixture of today's collections.
 
     asked_for: the collections were named one by one; then what is left out was meant to be
     """
@@ -188,7 +190,6 @@ def remarks_on(
     sliced = any(c.slice is not None for c in made.spec.components)
     small = [name for name, size in held.items() if name not in own and size < min_examples]
     others = [name for name in held if name not in own and name not in small]
-    few = [f"{name} ({size})" for name, size in sizes.items() if size < FEW and made.spec.weights.get(name)]
     by_digest: dict[str, list[str]] = {}
     for c in made.spec.components:
         by_digest.setdefault(c.digest, []).append(c.name)
@@ -199,11 +200,16 @@ def remarks_on(
         if small:
             what = "empty" if min_examples == 1 else f"fewer than {min_examples} examples"
             remarks.append(f"left out, {what}: {', '.join(small)}")
-    if few:
-        remarks.append(f"fewer than {FEW} examples, which training repeats often: {', '.join(few)}")
     remarks += [f"equal in content, so drawn {len(same)} times as often: {', '.join(same)}"
                 for same in by_digest.values() if len(same) > 1]  # fmt: skip
     return remarks
+
+
+def _seen(store: Store, made: SavedMixture, budget: int | None = None) -> list[str]:
+    """How often training sees the collections that it repeats most."""
+    sizes = {name: facts.num_examples for name, facts in registry.pinned_facts(store, made.spec).items()}
+    known = {name: size for name, size in sizes.items() if size}
+    return [seen(made.spec.weights, known, budget)] if known else []
 
 
 def _kept(rule: UniMax, sizes: Mapping[str, int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_the_whole_job_runs_and_shows_each_command(
     commands = [line.split()[2] for line in printed.splitlines() if line.startswith("$ mixture")]
     assert commands == [
         "ingest", "dedup", "decontaminate", "mine", "create", "learn-weights", "select",
-        "train", "evaluate", "train", "evaluate", "report", "sql",
+        "evaluate", "train", "evaluate", "train", "evaluate", "train", "report", "sql",
     ]  # fmt: skip
     assert "Traceback" not in printed
     planted = json.loads((tmp_path / "run" / "planted.json").read_text())["collections"]
@@ -48,6 +49,11 @@ def test_the_whole_job_runs_and_shows_each_command(
             "WHERE metric = 'ndcg@10' GROUP BY ALL ORDER BY ALL"
         ).to_pylist()
         assert [r["name"] for r in scores] == ["tdro", "uniform"]
+        start = "SELECT avg(value) AS mean FROM evaluations WHERE metric = 'ndcg@10' AND model = 'static'"
+        scores += store.sql(start).to_pylist()  # a pretrained student: its scores mean something
+        assert scores[-1]["mean"] > 0.6
+        second = (tmp_path / "run" / "models" / "tiny-qwen2" / "training.json").read_text()
+        assert json.loads(second)["final_step"] == 3
         for row in scores:
             assert f"mean nDCG@10 {100 * row['mean']:.1f}" in printed
 
@@ -66,6 +72,17 @@ def _plants_are_found(store: Store, planted: dict[str, dict[str, int]]) -> None:
     assert sum(leaked.values()) >= 0.95 * sum(tests.values())
     # Short Chinese questions from one template, which differ in the name of a place, are one edit apart.
     assert sum(leaked[n] for n, count in tests.items() if count == 0) <= 10
+
+
+def test_without_the_extra_it_says_what_to_install_and_leaves_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wordllama" else find(name, *a))
+    assert _demo(tmp_path / "run") == 2
+    said = "the model static needs the files of wordllama: pip install 'retrieval-mixture[demo]'"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_the_users_is_not_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,10 +48,14 @@ def test_a_limit_of_rejects_says_why_at_once(small_store: Store, tmp_path: Path)
 
 def test_create_says_what_is_left_out_small_twice_or_there_already(small_store: Store, tmp_path: Path) -> None:
     jobs.ingest(small_store, str(tmp_path / "raw" / "easy.jsonl"), name="copy")
-    few = "fewer than 100 examples, which training repeats often: copy (40), easy (40), hard (40), middle (40)"
+    often = (
+        "in the usual 1,000 steps of 64, 4 of 4 collections are seen more than 4 times, from where on repeats teach "
+        "less (Muennighoff et al. 2023): copy 400 times, easy 400 times, hard 400 times, middle 400 times; UniMax "
+        "keeps to a number of epochs"
+    )
     twice = "equal in content, so drawn 2 times as often: copy, easy"
     first = jobs.create(small_store, "all")
-    assert first.remarks == (few, twice)
+    assert first.remarks == (twice, often)
     assert jobs.create(small_store, "all").remarks[-1] == "nothing was saved: all:1 is this mixture already"
     assert jobs.create(small_store, "again").remarks[-1] == "the same contents and weights as all:1"
     (tmp_path / "weights.json").write_text(json.dumps({"easy": 1, "hard": 2}))
@@ -62,6 +66,19 @@ def test_create_says_what_is_left_out_small_twice_or_there_already(small_store: 
     assert "left out, fewer than 41 examples" in str(_with_one_more(small_store, tmp_path).remarks)
     assert jobs.create(small_store, "p", weights="proportional").note == "weights as sizes"
     assert jobs.create(small_store, "t", weights=jobs.Temperature(3)).note == "weights as size^(1/3)"
+
+
+def test_create_says_what_training_would_see_most_often(small_store: Store) -> None:
+    weights = {"easy": 0.002, "middle": 0.003, "hard": 0.995}
+    warned = jobs.create(small_store, "m", weights=weights).remarks[-1]
+    assert "2 of 3 collections are seen more than 4 times" in warned
+    assert "hard 1,592 times, middle 4.8 times; UniMax" in warned
+    # Changed from another mixture, with the sizes that it pins.
+    assert "hard 1,568 times" in jobs.create(small_store, "n", source="m", fixed={"hard": 0.98}).remarks[0]
+    capped = jobs.create(small_store, "u", weights=jobs.UniMax(2, 120)).remarks[-1]
+    assert capped == "in 120 examples, training sees most often: easy 1.0 times, hard 1.0 times, middle 1.0 times"
+    one = jobs.create(small_store, "one", weights={"easy": 1.0, "middle": 0.0}).remarks
+    assert "1 of 1 collections is seen" in str(one)
 
 
 def _with_one_more(store: Store, tmp_path: Path) -> jobs.CreatedMixture:

@@ -121,5 +121,7 @@ def test_training_goes_on_from_an_unmerged_adapter(
     assert not has_lora(again)
     assert all(parameter.requires_grad for parameter in again.parameters())
     assert score(again, suite) == pytest.approx(score(SentenceTransformer(str(tmp_path / "first")), suite), abs=1e-6)
+    again.save(str(tmp_path / "saved"), create_model_card=False)
+    assert score(SentenceTransformer(str(tmp_path / "saved")), suite) == pytest.approx(score(again, suite), abs=1e-6)
     with pytest.raises(UsageError, match=r"itself an unmerged adapter.*set lora_merge = true"):
         finetune(mixture_data, str(tmp_path / "first"), unmerged, tmp_path / "second")

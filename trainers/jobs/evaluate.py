@@ -97,7 +97,7 @@ def _record_evaluation(store: Store, model: str, result: SuiteResult) -> None:
     """Write a result to the store, with the mixture that the model was trained on, if it is ours."""
     trained = record_if_any(Path(model))
     common = {"model": str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model,
-              "mixture": trained.get("mixture", {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
+              "mixture": (trained.get("mixture") or {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
     means = [{**common, "run_id": trained.get("run_id"), **row} for row in result.rows]
     queries = query_rows(result.by_metric, **common, suite=result.suite, corpus=result.corpus)
 

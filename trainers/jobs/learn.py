@@ -19,6 +19,7 @@ from mixture.registry import Mixture, SavedMixture
 from mixture.registry.holdout import hold_out
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
+from mixture.weights import MANY_EPOCHS
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import RECORD, record_if_any, record_of
 from trainers.jobs.runs import (
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 RESTLESS = 0.02
-# Repeating data up to about four times is as good as new data (Muennighoff et al. 2023, arXiv 2305.16264).
-MANY_EPOCHS = 4
 # Of `Learned`, what a run's row in the store keeps.
 FACTS = ("drift", "at_floor", "at_cap", "hard_for_both")
 # Of a target, in a mixture's note.

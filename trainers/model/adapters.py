@@ -10,6 +10,9 @@ from sentence_transformers import SentenceTransformer
 
 from trainers.settings import TrainingSettings
 
+# What stands before each name in an adapter's file.
+ADAPTER_NAMES = "base_model.model."
+
 
 def add_lora(encoder: SentenceTransformer, settings: TrainingSettings) -> None:
     """Freeze the model and add LoRA to all its linear layers, where `settings.lora_rank` is not 0."""
@@ -39,14 +42,27 @@ def has_lora(encoder: SentenceTransformer) -> bool:
 
 def merge_lora(encoder: SentenceTransformer) -> None:
     """Fold LoRA into the weights, in place: what is saved then loads without peft. Without LoRA nothing changes."""
+    _take_off(encoder, merge=True)
+
+
+def drop_lora(encoder: SentenceTransformer) -> None:
+    """Take LoRA away, in place: what is left is the base model."""
+    _take_off(encoder, merge=False)
+
+
+def _take_off(encoder: SentenceTransformer, *, merge: bool) -> None:
     if not has_lora(encoder):
         return
     from peft.tuners.lora import LoraLayer
 
     model: Any = encoder.transformers_model
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
-        layer.merge(safe_merge=True)
+        if merge:
+            layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     model.peft_config = {}
     model._hf_peft_config_loaded = False
+    # A model whose adapter was loaded from a file would be saved under the names of that file, which nothing loads.
+    if any(ADAPTER_NAMES in names.source_patterns for names in getattr(model, "_weight_conversions", None) or ()):
+        del model._weight_conversions

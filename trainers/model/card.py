@@ -51,6 +51,33 @@ def model_card(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def soup_card(record: Mapping[str, Any]) -> str:
+    """The card of an average of models, from its record (`trainers.jobs.soup`)."""
+    parts, start = record["soup"], record["model"]
+    title = f"Average of {len(parts)} retrievers"
+    names = sorted({name for part in parts for name in part["collections"]})
+    front = ModelCardData(
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS, base_model=_base(start),
+        datasets=names or None, model_name=title,
+    )  # fmt: skip
+    began = f", all fine-tuned from `{_shown(start)}`" if start else ""
+    rows = [
+        (_escaped(_shown(part["model"])), f"{part['weight']:.4f}",
+         *(f"`{part[name]}`" if part[name] else "not known" for name in ("run_id", "mixture")))
+        for part in parts
+    ]  # fmt: skip
+    return "\n\n".join([
+        f"---\n{front.to_yaml()}\n---",
+        f"# {title}",
+        f"A dense retriever: the weighted mean of {len(parts)} models{began}. It was not trained itself.",
+        "## Use",
+        USAGE,
+        *([_template(record["template"])] if "template" in record else []),
+        "## What it is made of",
+        _table(("model", "weight", "run", "mixture"), rows, numbers=(1,)),
+    ]) + "\n"  # fmt: skip
+
+
 def _template(template: Mapping[str, str]) -> str:
     """What the model saw of a query and of a passage, and how to give it the same."""
     query, passage = (json.dumps(template[name], ensure_ascii=False)[1:-1] for name in ("query", "passage"))
@@ -73,14 +100,16 @@ def _front_matter(record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
         )
         for row in scores
     ]  # fmt: skip
-    model = record["model"]
-    # The hub refuses paths here: a model of this machine has no name there.
-    base = model if HUB_ID.fullmatch(model) and not Path(model).exists() else None
     names = list(dict.fromkeys(part["collection"] for part in record["mixture"]["components"] if part["weight"] > 0))
     return ModelCardData(
-        library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS, base_model=base,
-        datasets=names, model_name=title, eval_results=results or None,
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS,
+        base_model=_base(record["model"]), datasets=names, model_name=title, eval_results=results or None,
     )  # fmt: skip
+
+
+def _base(model: str | None) -> str | None:
+    """The hub refuses paths as a base model: a model of this machine has no name there."""
+    return model if model is not None and HUB_ID.fullmatch(model) and not Path(model).exists() else None
 
 
 def _shown(model: str) -> str:

@@ -38,6 +38,8 @@ ConfigOption = Annotated[str | None, typer.Option(
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, repeatable")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
+HalfOption = Annotated[str | None, typer.Option(
+    "--half", help="learn or report: the queries of that half of each suite [all]")]  # fmt: skip
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 ShowOption = Annotated[bool, typer.Option("--settings", help="Show all settings with --config and --set applied")]
@@ -337,6 +339,7 @@ def train(
         "--model", help="A folder or name; static is a small table, tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; repeatable")] = None,
+    half: HalfOption = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
     show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
@@ -359,11 +362,12 @@ def train(
 
     with stages("steps") if is_main() else nullcontext(quiet) as stage:
         if Path(mix).is_dir():
-            made = trainers.train_on_folder(mix, model, out=out, settings=resolved, suites=suite or (),
+            made = trainers.train_on_folder(mix, model, out=out, settings=resolved, suites=suite or (), half=half,
                                             progress=stage("training"))  # fmt: skip
         else:
             with _open(store) as lake:
-                made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), stage=stage)
+                made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), half=half,
+                                      stage=stage)  # fmt: skip
     if is_main():
         if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))
@@ -374,6 +378,7 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder or name")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    half: HalfOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Query prompt; default: the model's own")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Texts encoded at once")] = 64,
     store: StoreOption = None, as_json: JsonOption = False,
@@ -385,7 +390,7 @@ def evaluate(
     from mixture.console.scores import show_scores
 
     with _open(store) as lake, stages("texts") as stage:
-        results = trainers.evaluate(lake, model, suite, prompt=prompt, batch_size=batch_size, stage=stage)
+        results = trainers.evaluate(lake, model, suite, prompt=prompt, half=half, batch_size=batch_size, stage=stage)
     scored = [{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results]
     if as_json:
         print_json(scored)

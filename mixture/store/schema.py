@@ -138,7 +138,28 @@ CREATE TABLE minings (command VARCHAR NOT NULL, collection VARCHAR NOT NULL, min
     added BIGINT NOT NULL, replaced BIGINT NOT NULL, snapshot_before BIGINT NOT NULL, mined_at TIMESTAMPTZ NOT NULL)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9)
+# What learning towards a target saw: candidate mixtures with their weights, and what each scored on each target; inner
+# products of what collections teach. Comparisons of two mixtures by trainings of both, and of a mixture with what it is
+# without each collection.
+V10 = """
+CREATE TABLE candidates (run_id VARCHAR NOT NULL, candidate INTEGER NOT NULL, kind VARCHAR NOT NULL,
+    collection VARCHAR NOT NULL, weight DOUBLE NOT NULL);
+CREATE TABLE candidate_scores (run_id VARCHAR NOT NULL, candidate INTEGER NOT NULL, target VARCHAR NOT NULL,
+    target_group VARCHAR NOT NULL, loss DOUBLE, ndcg DOUBLE);
+CREATE TABLE collection_products (run_id VARCHAR NOT NULL, collection VARCHAR NOT NULL, other VARCHAR NOT NULL,
+    product DOUBLE NOT NULL);
+CREATE TABLE verdicts (verdict VARCHAR NOT NULL, mixture VARCHAR NOT NULL, against VARCHAR NOT NULL,
+    model VARCHAR NOT NULL, steps INTEGER NOT NULL, seeds INTEGER[] NOT NULL, metric VARCHAR NOT NULL,
+    num_suites INTEGER NOT NULL, difference DOUBLE NOT NULL, error DOUBLE, low DOUBLE, high DOUBLE, p DOUBLE,
+    says VARCHAR NOT NULL, decided_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE verdict_suites (verdict VARCHAR NOT NULL, suite VARCHAR NOT NULL, seed INTEGER NOT NULL,
+    value DOUBLE NOT NULL, against DOUBLE NOT NULL, num_queries BIGINT NOT NULL, own BOOLEAN NOT NULL);
+CREATE TABLE ablations (ablation VARCHAR NOT NULL, mixture VARCHAR NOT NULL, collection VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL, effect DOUBLE NOT NULL, effect_without_own DOUBLE, error DOUBLE, p DOUBLE, p_holm DOUBLE,
+    says VARCHAR, decided_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

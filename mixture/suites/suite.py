@@ -47,6 +47,12 @@ class Suite:
     queries: list[str]
     qrels: dict[str, dict[str, int]]
     missing_documents: int = 0
+    half: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What its scores are kept under: the name, and the half (`halves.halved`) where it is not whole."""
+        return self.name if self.half is None else f"{self.name}/{self.half}"
 
     @cached_property
     def digest(self) -> str:

@@ -89,7 +89,7 @@ def evaluate_suite(
     started = time.perf_counter()
     per_query = score_run(suite.qrels, _rank(model, suite, prompt, document_prompt, batch_size, top, progress))
     return SuiteResult(
-        suite=suite.name,
+        suite=suite.title,
         metrics=mean_scores(per_query),
         per_query=per_query,
         num_queries=len(suite.query_ids),

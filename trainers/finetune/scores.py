@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
+from mixture.suites.halves import halved
 from mixture.suites.suite import Suite, load_suite
 from trainers.deferred import Deferred
 from trainers.evaluation.metrics import require_pytrec_eval
@@ -24,9 +25,9 @@ else:
 METRIC = "ndcg@10"
 
 
-def load_suites(folders: Sequence[Path]) -> list[Suite]:
-    """The suites in these folders."""
-    return [load_suite(folder) for folder in folders]
+def load_suites(folders: Sequence[Path], half: str | None = None) -> list[Suite]:
+    """The suites in these folders, whole or one `half` of each (`mixture.suites.halves`)."""
+    return [halved(load_suite(folder), half) for folder in folders]
 
 
 def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
@@ -90,7 +91,7 @@ class Scores:
 
         prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
         result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
-        queries = {"step": step, "suite": suite.name, "corpus": result.corpus, "values": result.by_metric}
+        queries = {"step": step, "suite": suite.title, "corpus": result.corpus, "values": result.by_metric}
         return [{"step": step, **row} for row in result.rows], queries
 
     @property

@@ -13,6 +13,7 @@ from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store
 from mixture.store.write import append
+from mixture.suites.halves import halved
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
 from trainers.finetune.output import record_if_any
@@ -29,12 +30,20 @@ SHOWN_WORDS = 12
 
 
 def evaluate(
-    store: Store, model: Name, suites: Names, *, prompt: str | None = None, batch_size: int = 64, stage: Stage = quiet
+    store: Store,
+    model: Name,
+    suites: Names,
+    *,
+    prompt: str | None = None,
+    half: str | None = None,
+    batch_size: int = 64,
+    stage: Stage = quiet,
 ) -> list[SuiteResult]:
     """Score a model on suites (folders in BEIR layout, or folders of such) and keep the numbers in the store.
 
     Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.evaluate.prompt_for`).
-    `batch_size` texts are encoded at once.
+    `half` (learn or report) takes the queries of one half of each suite (`mixture.suites.halves`); its scores are kept
+    as those of SUITE/HALF. `batch_size` texts are encoded at once.
     """
     if batch_size < 1:
         raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
@@ -50,7 +59,7 @@ def evaluate(
     document_prompt = document_prompt_for(encoder)[1]
     results: list[SuiteResult] = []
     for folder in folders:
-        suite = load_suite(folder)
+        suite = halved(load_suite(folder), half)
         before = prompt_for(encoder, suite.name)[1] if prompt is None else prompt
         if (before or None) not in [result.prompt for result in results]:
             _say_texts(suite, before or "", document_prompt, given=prompt is not None)
@@ -60,7 +69,7 @@ def evaluate(
             prompt=before,
             document_prompt=document_prompt,
             batch_size=batch_size,
-            progress=partial(_counts, stage(suite.name)),
+            progress=partial(_counts, stage(suite.title)),
         )
         _record_evaluation(store, name, result)
         results.append(result)

@@ -78,7 +78,7 @@ def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture
 
 def train_on_folder(
     data: MaterialisedMixture | Name, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
-    suites: Names = (), progress: Progress = silent,
+    suites: Names = (), half: str | None = None, progress: Progress = silent,
 ) -> Trained:  # fmt: skip
     """Fine-tune `model` on a materialised mixture, or the one mixture of such a folder, into the folder `out`.
 
@@ -88,7 +88,7 @@ def train_on_folder(
     if not isinstance(data, MaterialisedMixture):
         data = open_folder(data)
     name, folders = asked_for(model, target, suites, settings)
-    loaded = load_suites(folders)
+    loaded = load_suites(folders, half)
     base = resolve_model(data.folder, data, name, seed=settings.seed)
     settings = fitted(settings, base)
     if ranks.on_main(lambda: finished(target, identity(data, base, settings, loaded))):

@@ -23,13 +23,14 @@ from trainers.parallel import ranks
 
 def train(
     store: Store, mixture: Mixture, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
-    suites: Names = (), stage: Stage = quiet,
+    suites: Names = (), half: str | None = None, stage: Stage = quiet,
 ) -> Trained:  # fmt: skip
     """Fine-tune a retriever on a mixture into the folder `out`, each batch from one collection.
 
     mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag)
     model:   a folder or a name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
-    suites:  folders in BEIR layout, evaluated on as the settings say
+    suites:  folders in BEIR layout, evaluated on as the settings say; `half` (learn or report) takes one half of their
+             queries
 
     The run, what it drew and what it scored are kept in the store. A killed run goes on when called again; a finished
     one is not run again, and where a kill came between its end and the store's record, that is made up.
@@ -38,7 +39,7 @@ def train(
     spec = registry.resolve(store, mixture).spec
     name, folders = asked_for(model, target, suites, settings)
     show = stage("training")
-    loaded = load_suites(folders)
+    loaded = load_suites(folders, half)
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)

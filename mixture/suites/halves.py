@@ -1,0 +1,41 @@
+"""Halves of a suite: one to learn weights on, the other to report on. Which half a query is in follows from its text
+alone, so it is the same in every corpus, run and language version of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from mixture.errors import UsageError
+from mixture.suites.suite import Suite
+from mixture.text.form import normalise_text
+
+LEARN, REPORT = HALVES = ("learn", "report")
+
+
+def half_of(query: str) -> str:
+    """`learn` or `report`: a bit of a hash of the query, up to case and punctuation.
+
+    >>> half_of("Who wrote Faust?") == half_of("who wrote faust")
+    True
+    """
+    return HALVES[hashlib.sha256(normalise_text(query).encode()).digest()[0] & 1]
+
+
+def halved(suite: Suite, half: str | None) -> Suite:
+    """The suite with the queries of one half, and its whole corpus; None leaves it whole.
+
+    Raises `UsageError` for another word, and where the half has no query.
+    """
+    if half is None:
+        return suite
+    if half not in HALVES:
+        raise UsageError(f"`half` is {half!r}; allowed: {', '.join(HALVES)}")
+    kept = [(key, query) for key, query in zip(suite.query_ids, suite.queries, strict=True) if half_of(query) == half]
+    if not kept:
+        raise UsageError(f"{suite.name}: none of its {len(suite.queries)} queries is in the half {half!r}")
+    ids, queries = (list(column) for column in zip(*kept, strict=True))
+    qrels = {key: suite.qrels[key] for key in ids}
+    there = set(suite.corpus_ids)
+    missing = sum(document not in there for grades in qrels.values() for document in grades)
+    return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half)

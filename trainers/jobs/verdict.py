@@ -141,8 +141,8 @@ def verdict(
     trainings = _trainings(
         store, pair, name, loaded, [replace(settings, seed=settings.seed + n) for n in range(seeds)], home
     )
-    about = {"against": pair[1].spec.id, "seeds": seeds, "runs": [one.run for one in trainings]}
-    run = run_id("verdict", pair[0].spec.id, settings, **about | {"seeds": str(seeds), "runs": ",".join(about["runs"])})
+    runs = [one.run for one in trainings]
+    run = run_id("verdict", pair[0].spec.id, settings, against=pair[1].spec.id, runs=",".join(runs))
     todo = [one for one in trainings if not _done(store, one, kept=home is not None)]
 
     def judged() -> Verdict:
@@ -152,7 +152,8 @@ def verdict(
         return judged()
     for saved in pair:
         ranks.on_main(partial(_warn, store, saved))
-    with recorded(store, run, "verdict", pair[0].spec.id, settings, model=name, half=half, **about) as row:
+    with recorded(store, run, "verdict", pair[0].spec.id, settings, model=name, half=half,
+                  against=pair[1].spec.id, seeds=seeds, runs=runs) as row:  # fmt: skip
         _train(store, todo, len(trainings), loaded, keep=home is not None, stage=stage)
         found = judged()
         ranks.on_main(partial(_record, store, found, pair))
@@ -202,8 +203,8 @@ def _train(
 ) -> None:  # fmt: skip
     if todo:
         there = f"; the scores of {total - len(todo)} others are there" if total > len(todo) else ""
-        logger.info("%d trainings of %d steps, each scored on %d suites%s", len(todo), todo[0].settings.steps,
-                    len(suites), there)  # fmt: skip
+        logger.info("%d trainings of %d steps, each scored on %d suite%s%s", len(todo), todo[0].settings.steps,
+                    len(suites), "s" * (len(suites) != 1), there)  # fmt: skip
     for number, one in enumerate(todo):
         began = time.monotonic()
         trained_on(store, one.data, one.base, suites, one.out, one.settings, stage(one.title))

@@ -25,7 +25,7 @@ from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite
-from trainers.evaluation.compare import FEWEST_SEEDS, Comparison, compare, holm
+from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished
@@ -38,6 +38,9 @@ from trainers.parallel import ranks
 from trainers.settings import run_id
 
 logger = logging.getLogger(__name__)
+# Mixtures that share at least 4 of 5 draws are trained much alike by one seed: `benchmarks/verdict_null.py` finds their
+# means correlated by 0.8, and those of mixtures far apart not at all.
+ALIKE = 0.2
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,13 @@ def _warn(store: Store, saved: SavedMixture) -> None:
     warn_of_test_rows(matches_of(store, saved.spec.components))
 
 
+def _alike(pair: tuple[SavedMixture, SavedMixture]) -> bool:
+    """Whether models of the two with one seed are taken as pairs: it hangs on the weights alone, not on the scores."""
+    ours, theirs = (saved.spec.weights for saved in pair)
+    moved = sum(abs(ours.get(name, 0.0) - theirs.get(name, 0.0)) for name in ours.keys() | theirs.keys()) / 2
+    return moved <= ALIKE
+
+
 def _titles(pair: tuple[SavedMixture, SavedMixture]) -> tuple[str, str]:
     """The mixtures' names; where these are one, with their versions."""
     ours, theirs = pair
@@ -241,8 +251,10 @@ def _judged(
     own = {suite.title: _is_own(suite.name, pair) for suite in suites}
     clusters = np.array([f"{_group(suite)} {query}" for suite, query in columns])
 
+    paired = _alike(pair) and len(sides[0]) >= FEWEST_PAIRS
+
     def over(chosen: np.ndarray) -> Comparison:
-        return compare(sides[0][:, chosen], sides[1][:, chosen], names[chosen], clusters[chosen])
+        return compare(sides[0][:, chosen], sides[1][:, chosen], names[chosen], clusters[chosen], paired=paired)
 
     places = {suite.title: names == suite.title for suite in suites}
     single = {suite: over(there) for suite, there in places.items()}

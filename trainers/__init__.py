@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trainers.jobs.learn import LearnedMixtures, learn_weights
     from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
+    from trainers.jobs.verdict import Verdict, verdict
     from trainers.learning.config import LearningSettings
 
 __all__ = [
@@ -21,12 +22,14 @@ __all__ = [
     "LearningSettings",
     "Soup",
     "Trained",
+    "Verdict",
     "encode_with",
     "evaluate",
     "learn_weights",
     "soup",
     "train",
     "train_on_folder",
+    "verdict",
 ]
 # Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
 _HOME = {
@@ -35,12 +38,14 @@ _HOME = {
     "LearningSettings": "trainers.learning.config",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
+    "Verdict": "trainers.jobs.verdict",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",
     "soup": "trainers.jobs.soup",
     "train": "trainers.jobs.train",
     "train_on_folder": "trainers.jobs.folder",
+    "verdict": "trainers.jobs.verdict",
 }
 
 

@@ -51,6 +51,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture soup tdro uniform --out soup --weights 0.7,0.3": "",
     },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
+    "verdict": {
+        "mixture verdict tdro --against uniform --model static --suite eval/": "",
+        "mixture verdict tdro --against uniform --model M --suite eval/ --seeds 5": "",
+    },
     "sql": {
         "mixture sql \"FROM mixture('tdro')\"": "",
         "mixture sql \"FROM pairs WHERE collection = 'nq' LIMIT 5\" --json": "examples with their texts",

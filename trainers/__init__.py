@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
     from trainers.jobs.train import train
+    from trainers.jobs.verdict import Verdict, verdict
     from trainers.learning.config import LearningSettings
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "LearnedMixtures",
     "LearningSettings",
     "Trained",
+    "Verdict",
     "encode_with",
     "evaluate",
     "learn_weights",
     "train",
     "train_on_folder",
+    "verdict",
 ]
 # Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
 _HOME = {
@@ -31,11 +34,13 @@ _HOME = {
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
     "Trained": "trainers.jobs.folder",
+    "Verdict": "trainers.jobs.verdict",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",
     "train": "trainers.jobs.train",
     "train_on_folder": "trainers.jobs.folder",
+    "verdict": "trainers.jobs.verdict",
 }
 
 

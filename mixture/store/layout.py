@@ -17,7 +17,7 @@ SCRATCH = ".tmp"
 LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}")
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 BRANCHES = "branches"
-RUN = re.compile(r"(?:reference-)?([0-9a-f]{12})")
+RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
 EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
 
@@ -109,8 +109,13 @@ def branches(root: Path) -> Path:
     return root / "runs" / BRANCHES
 
 
+def verdict_model(root: Path, run_id: str) -> Path:
+    """The model that a training for a verdict is at; it goes when its scores are in the store."""
+    return root / "runs" / f"verdict-{run_id}"
+
+
 def runs(root: Path) -> dict[Path, str]:
-    """The folders of runs that are there, reference models among them, each with its run's id."""
+    """The folders of runs that are there, models that runs trained among them, each with its run's id."""
     return _named(root / "runs", RUN)
 
 

@@ -148,12 +148,15 @@ CREATE TABLE candidate_scores (run_id VARCHAR NOT NULL, candidate INTEGER NOT NU
     target_group VARCHAR NOT NULL, loss DOUBLE, ndcg DOUBLE);
 CREATE TABLE collection_products (run_id VARCHAR NOT NULL, collection VARCHAR NOT NULL, other VARCHAR NOT NULL,
     product DOUBLE NOT NULL);
-CREATE TABLE verdicts (verdict VARCHAR NOT NULL, mixture VARCHAR NOT NULL, against VARCHAR NOT NULL,
-    model VARCHAR NOT NULL, steps INTEGER NOT NULL, seeds INTEGER[] NOT NULL, metric VARCHAR NOT NULL,
-    num_suites INTEGER NOT NULL, difference DOUBLE NOT NULL, error DOUBLE, low DOUBLE, high DOUBLE, p DOUBLE,
-    says VARCHAR NOT NULL, decided_at TIMESTAMPTZ NOT NULL);
-CREATE TABLE verdict_suites (verdict VARCHAR NOT NULL, suite VARCHAR NOT NULL, seed INTEGER NOT NULL,
-    value DOUBLE NOT NULL, against DOUBLE NOT NULL, num_queries BIGINT NOT NULL, own BOOLEAN NOT NULL);
+CREATE TABLE verdicts (verdict VARCHAR NOT NULL, suites VARCHAR NOT NULL, mixture VARCHAR NOT NULL,
+    against VARCHAR NOT NULL, model VARCHAR NOT NULL, steps INTEGER NOT NULL, seeds BIGINT[] NOT NULL, half VARCHAR,
+    metric VARCHAR NOT NULL, num_suites INTEGER NOT NULL, num_queries BIGINT NOT NULL, ours DOUBLE NOT NULL,
+    theirs DOUBLE NOT NULL, difference DOUBLE NOT NULL, error DOUBLE NOT NULL, low DOUBLE NOT NULL,
+    high DOUBLE NOT NULL, p DOUBLE NOT NULL, says VARCHAR NOT NULL, decided_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE verdict_suites (verdict VARCHAR NOT NULL, suite VARCHAR NOT NULL, own BOOLEAN NOT NULL,
+    num_queries BIGINT NOT NULL, ours DOUBLE NOT NULL, theirs DOUBLE NOT NULL, difference DOUBLE NOT NULL,
+    error DOUBLE NOT NULL, p DOUBLE NOT NULL, p_holm DOUBLE NOT NULL, ours_by_seed DOUBLE[] NOT NULL,
+    theirs_by_seed DOUBLE[] NOT NULL);
 CREATE TABLE ablations (ablation VARCHAR NOT NULL, mixture VARCHAR NOT NULL, collection VARCHAR NOT NULL,
     kind VARCHAR NOT NULL, effect DOUBLE NOT NULL, effect_without_own DOUBLE, error DOUBLE, p DOUBLE, p_holm DOUBLE,
     says VARCHAR, decided_at TIMESTAMPTZ NOT NULL)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixture import registry
 from mixture.arguments import Name, Names
 from mixture.jobs.contamination import matches_of, warn_of_test_rows
-from mixture.progress import Stage, quiet
+from mixture.materialised import MaterialisedMixture
+from mixture.progress import Progress, Stage, quiet
 from mixture.registry import Mixture
 from mixture.store import Store
+from mixture.suites.suite import Suite
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished, record_of
@@ -43,18 +46,26 @@ def train(
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
+    return trained_on(store, data, base, loaded, target, settings, show)
+
+
+def trained_on(
+    store: Store, data: MaterialisedMixture, base: str, suites: Sequence[Suite], out: Path,
+    settings: FinetuneSettings, show: Progress,
+) -> Trained:  # fmt: skip
+    """`train` with all that was asked for at hand; base: as `resolve_model` gives it."""
     settings = fitted(settings, base)
-    run = identity(data, base, settings, loaded)
+    run = identity(data, base, settings, suites)
     # Asked first: a folder that is refused leaves no run behind.
-    if ranks.on_main(lambda: finished(target, run)) and finished_config(store, run) is not None:
-        return Trained.of(target, before=True)
-    show(0, 0, f"loading PyTorch and {shown(model)}")
+    if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
+        return Trained.of(out, before=True)
+    show(0, 0, f"loading PyTorch and {shown(base)}")
     from trainers.finetune.loop import finetune
     from trainers.loop.trackers import chosen as tracker_name
 
     tracker_name(settings.tracker)
-    with recorded(store, run, "finetune", spec.id, settings, model=base, out=str(target.resolve())) as row:
-        finetune(data, base, settings, target, suites=loaded, progress=show)
-        record_training(store, run, record_of(target), target)
-        row["result"] = str(target.resolve())
-    return Trained.of(target, before=False)
+    with recorded(store, run, "finetune", data.spec.id, settings, model=base, out=str(out.resolve())) as row:
+        finetune(data, base, settings, out, suites=suites, progress=show)
+        record_training(store, run, record_of(out), out)
+        row["result"] = str(out.resolve())
+    return Trained.of(out, before=False)

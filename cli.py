@@ -406,6 +406,45 @@ def evaluate(
         show_scores(scored, caption(results))
 
 
+@app.command(cls=WithSettings)
+def verdict(
+    ref: Annotated[str, typer.Argument(help="The mixture in question", autocompletion=completion.mixtures)],
+    against: Annotated[str, typer.Option(
+        "--against", help="The mixture that it should be ahead of", autocompletion=completion.mixtures)],
+    model: Annotated[str, typer.Option("--model", help="What is trained on both: a folder or name, as for train")],
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    half: HalfOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Models of each mixture")] = 3,
+    keep: Annotated[Path | None, typer.Option("--keep", help="A folder for the models; default: they go")] = None,
+    config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
+    learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
+    show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Train a model on two mixtures alike, with several seeds, and say whether one is ahead: ends in one line.
+
+    Killed or stopped, the same command goes on. Finished, it shows what it found.
+    """
+    import trainers
+    from mixture.console.settings import show_settings as show_table
+    from trainers.settings import resolve, table
+
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
+    if show_settings:
+        show_table(table(resolved), as_json=as_json)
+        return
+    if not suite:
+        raise UsageError("name the suites: --suite FOLDER, repeatable")
+    from mixture.console.scores import show_verdict
+    from trainers.parallel.ranks import is_main
+
+    with _open(store) as lake, stages("steps") if is_main() else nullcontext(quiet) as stage:
+        found = trainers.verdict(lake, ref, against, model, suite, seeds=seeds, settings=resolved, half=half, keep=keep,
+                                 stage=stage)  # fmt: skip
+    if is_main():
+        show_verdict(found.as_rows(), found.lines, as_json=as_json)
+
+
 @app.command()
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT; default: a prompt, or standard input")] = None,

@@ -47,6 +47,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "torchrun --nproc-per-node 8 -m mixture train --mix tdro --model M --out DIR": "",
     },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
+    "verdict": {
+        "mixture verdict tdro --against uniform --model static --suite eval/": "",
+        "mixture verdict tdro --against uniform --model M --suite eval/ --seeds 5": "",
+    },
     "sql": {
         "mixture sql \"FROM mixture('tdro')\"": "",
         "mixture sql \"FROM pairs WHERE collection = 'nq' LIMIT 5\" --json": "examples with their texts",

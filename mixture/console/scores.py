@@ -82,3 +82,21 @@ def _cell(result: Mapping[str, Any], column: str) -> str:
         return f"{result['seconds']:.1f}"
     number = result.get(f"num_{column}")
     return "" if number is None else f"{number:,}"
+
+
+def show_verdict(verdict: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """A verdict (`trainers.Verdict.as_rows`): its suites as a table, scores times 100, and under it the lines."""
+    if as_json:
+        print_json(dict(verdict) | {"line": lines[-1]})
+        return
+    table = Table(title=f"{verdict['metric']}, {len(verdict['seeds'])} models of each mixture", title_justify="left")
+    table.add_column("suite", overflow="fold")
+    for column in ("queries", verdict["mixture"], verdict["against"], "difference", "±", "p", "p (Holm)"):
+        table.add_column(Text(column), justify="right")
+    for row in verdict["suites"]:
+        scores = (f"{100 * row['ours']:.2f}", f"{100 * row['theirs']:.2f}", f"{100 * row['difference']:+.2f}",
+                  f"{100 * row['error']:.2f}", f"{row['p']:.2g}", f"{row['p_holm']:.2g}")  # fmt: skip
+        name = row["suite"] + (" (own)" if row["own"] else "")
+        table.add_row(Text(name), f"{row['num_queries']:,}", *scores)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -15,7 +15,7 @@ from mixture.registry import SavedMixture
 from mixture.registry.diff import Difference, diff
 from mixture.registry.lineage import Ancestor, log
 from mixture.report.learning import Learning, learning
-from mixture.report.scores import Evaluation, evaluation
+from mixture.report.scores import Evaluation, Verdict, evaluation, verdict
 from mixture.store import Store
 
 
@@ -107,6 +107,7 @@ class Facts:
     taken_out: tuple[TakenOut, ...]
     reasons: tuple[Reason, ...]
     evaluation: Evaluation | None
+    verdict: Verdict | None
     lineage: Ancestor
     snapshot: int
 
@@ -165,6 +166,7 @@ def gather(
         taken_out=_taken_out(store, wholes),
         reasons=_reasons(store, wholes),
         evaluation=evaluation(store, mixture.spec.id, None if other is None else other.spec.id),
+        verdict=None if other is None else verdict(store, mixture.spec.id, other.spec.id),
         lineage=tree,
         snapshot=store.snapshot(),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mixture.report.learning import without_folder
-from mixture.store import Store
+from mixture.store import Store, layout
 
 # With fewer suites no outcome at all could be significant at 5 %: 2^-4 of the signs are as extreme.
 FEWEST_SUITES = 6
@@ -89,6 +89,26 @@ class Evaluation:
         return [score for score in self.scores if score.metric == metric]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What `mixture verdict` found, as the table `verdicts` has it."""
+
+    says: str
+    model: str
+    steps: int
+    num_seeds: int
+
+
+def verdict(store: Store, mixture: str, other: str | None) -> Verdict | None:
+    """The newest verdict on a mixture against the other one, over all suites."""
+    rows = store.sql(
+        """SELECT says, model, steps, len(seeds) AS num_seeds FROM verdicts
+           WHERE mixture = $mixture AND against = $other AND suites = 'all' ORDER BY decided_at DESC LIMIT 1""",
+        {"mixture": mixture, "other": other},
+    )
+    return next((Verdict(**row) for row in rows.to_pylist()), None)
+
+
 def evaluation(store: Store, mixture: str, other: str | None) -> Evaluation | None:
     """The newest scores of a mixture's model, against those of the other mixture's model that was trained most alike.
 
@@ -98,11 +118,12 @@ def evaluation(store: Store, mixture: str, other: str | None) -> Evaluation | No
     theirs = _models(store, other) if other not in (None, mixture) else []
     if not ours:
         return None
-    ours.sort(key=lambda m: m["at"], reverse=True)
-    theirs.sort(key=lambda m: m["at"], reverse=True)
+    for models in (ours, theirs):  # the newest first; models of a verdict, which are gone, last
+        models.sort(key=lambda m: m["at"], reverse=True)
+        models.sort(key=lambda m: layout.of_verdict(m["model"]))
     pairs = [(a, b) for a in ours for b in theirs if a["model"] != b["model"]]
     # min takes the first of equals, and the newest stand first.
-    a, b = min(pairs, key=lambda pair: len(_differs(*pair))) if pairs else (ours[0], None)
+    a, b = min(pairs, key=_unlike) if pairs else (ours[0], None)
     scores = _scores(store, mixture, a["model"], other, b["model"] if b else None)
     if b and other is not None:
         scores = _tested(store, scores, mixture, a["model"], other, b["model"])
@@ -118,6 +139,11 @@ def evaluation(store: Store, mixture: str, other: str | None) -> Evaluation | No
         tests=tests,
         differs=tuple(_differs(a, b)) if b else (),
     )
+
+
+def _unlike(pair: tuple[dict[str, Any], dict[str, Any]]) -> tuple[int, int]:
+    """How many are models of a verdict, and in how many settings the two differ."""
+    return sum(layout.of_verdict(one["model"]) for one in pair), len(_differs(*pair))
 
 
 def _models(store: Store, mixture: str | None) -> list[dict[str, Any]]:

@@ -114,6 +114,11 @@ def verdict_model(root: Path, run_id: str) -> Path:
     return root / "runs" / f"verdict-{run_id}"
 
 
+def of_verdict(folder: str) -> bool:
+    """Whether a folder, however it is written, is a `verdict_model`."""
+    return run_of(folder) is not None and Path(folder).name.startswith("verdict-")
+
+
 def runs(root: Path) -> dict[Path, str]:
     """The folders of runs that are there, models that runs trained among them, each with its run's id."""
     return _named(root / "runs", RUN)

@@ -15,8 +15,8 @@ The variance of the difference is that of a two-way layout, seeds by queries, bo
     V_rest     what scatters by seed and query together; it is in both of the above, so once too often
     V        = V_queries + V_seeds − min(V_queries, V_seeds, V_rest)
 
-and D / √V is held against t, with the degrees of freedom of Satterthwaite (1946) from those of V_queries and of V_seeds,
-the latter only where V has a share of it. V is at least V_queries. So three seeds that happen to agree make no small
+and D / √V is held against t, with the degrees of freedom of Satterthwaite (1946) from those of V_queries and, where it
+has a share in V, of V_seeds. V is at least V_queries. So three seeds that happen to agree make no small
 difference sure, which a t-test over the seeds must allow for: it needs 4.3 errors where this one mostly needs 2 to 2.8.
 Simulated with 3 seeds and more, equals are told apart in 2 to 6 % of the cases, whatever the share of the seeds; with 2
 seeds in up to 8 %. Equal seeds on both sides are not taken as pairs: what they have in common makes the test milder.

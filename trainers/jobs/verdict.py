@@ -97,6 +97,10 @@ class Verdict:
         without = [] if self.not_own is None else [f"without own suites: {self.not_own.words(self.against)}"]
         return [*without, self.line]
 
+    def as_rows(self) -> dict[str, Any]:
+        """All of it as plain values: what a program reads."""
+        return asdict(self) | {"suites": [one.row for one in self.suites]}
+
 
 @dataclass(frozen=True)
 class Training:

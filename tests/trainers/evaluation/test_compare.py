@@ -16,7 +16,7 @@ NAMES = np.repeat([f"s{k}" for k in range(SUITES)], QUERIES)
 def _scores(
     random: np.random.Generator, *, seed: float, query: float, rest: float, ahead: float = 0.0
 ) -> list[np.ndarray]:
-    """Two sides. What the spreads are of: models of one mixture as a whole; how a query tells the mixtures apart; both."""
+    """Two sides. Spreads: `seed` of whole models, `query` of how a query tells the mixtures apart, `rest` of both."""
     total = SUITES * QUERIES
     told_apart = [random.normal(0, query, total), np.zeros(total)]
     return [

@@ -1,10 +1,23 @@
 """The noise case: a mixture to which copies of some of its collections are added, their positives shuffled.
 
+    python benchmarks/noise_case.py STORE [--data ../shared/data] [--seeds 42,43,44] [--extremes 3] [--out FILE]
+
 In a shuffled copy every query has the positives of another one, so nothing of it can be learned that holds for a new
-row. What looks for harmful collections must find these, and no other.
+row. `mixture ablate` must name these three, and no other. STORE is one that holds the mixture `uniform`; the copies and
+the mixture `noisy` are added to it. Without --extremes no whole training is done, and no branches are merged.
 """
 
 from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +25,7 @@ from mixture import jobs, registry, transfers
 from mixture.registry import SavedMixture
 from mixture.store import Store, read
 
+HERE = Path(__file__).resolve().parent
 SHUFFLED = ("agnews", "cmrc2018", "cose")
 SUFFIX = "-shuffled"
 
@@ -39,3 +53,43 @@ def add_noise(
     noise = registry.pin(store, [collection + SUFFIX for collection in names]).values()
     parts = [*registry.resolve(store, mixture).spec.components, *noise]
     return registry.save(store, transfers.uniform(parts), name, note=f"{mixture} and shuffled {', '.join(names)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MIXTURE_REAL_DATA", "../shared/data")))
+    parser.add_argument("--seeds", default="42,43,44", help="of an ablation each")
+    parser.add_argument("--extremes", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "noise_case.json")
+    options = parser.parse_args()
+
+    import trainers
+    from trainers.settings import resolve
+
+    result: dict[str, Any] = {"shuffled": SHUFFLED, "date": datetime.now(UTC).date().isoformat(),
+                              "command": " ".join(["python", "benchmarks/noise_case.py", *sys.argv[1:]]),
+                              "ablations": []}  # fmt: skip
+    with Store.open(options.store) as store:
+        noisy = add_noise(store)
+        for seed in map(int, options.seeds.split(",")):
+            settings = resolve(trainers.FinetuneSettings, "static", {"seed": seed}, ["tracker=none"])
+            clock = time.perf_counter(), time.process_time()
+            found = trainers.ablate(
+                store, noisy, "static", [options.data / "eval"], settings=settings, half="report",
+                screen="merged" if options.extremes else "none", extremes=options.extremes,
+                stage=lambda _: lambda done, total, what: print(done, total, what, file=sys.stderr, flush=True),
+            )  # fmt: skip
+            named = found.named("noise")
+            result["ablations"].append({
+                "seed": seed, "named": named, "right": sorted(named) == [name + SUFFIX for name in SHUFFLED],
+                "seconds": round(time.perf_counter() - clock[0], 1),
+                "processor_seconds": round(time.process_time() - clock[1], 1), "lines": found.lines,
+                "effects": [{k: v for k, v in asdict(one).items() if v is not None} for one in found.effects],
+            })  # fmt: skip
+            options.out.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    print(json.dumps([{k: one[k] for k in ("seed", "named", "right")} for one in result["ablations"]], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,7 @@ def main() -> None:
                 screen="merged" if options.extremes else "none", extremes=options.extremes,
                 stage=lambda _: lambda done, total, what: print(done, total, what, file=sys.stderr, flush=True),
             )  # fmt: skip
-            named = found.named("noise")
+            named = found.named("at chance")
             result["ablations"].append({
                 "seed": seed, "named": named, "right": sorted(named) == [name + SUFFIX for name in SHUFFLED],
                 "seconds": round(time.perf_counter() - clock[0], 1),

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mixture.report.ablation import effects
 from mixture.report.drawing import (
     Chart,
     Key,
@@ -44,6 +45,8 @@ def charts(facts: Facts) -> dict[str, Chart]:
     makers: list[Callable[[], Chart | None]] = [partial(weights, facts)]
     if facts.learning is not None:
         makers += [partial(make, facts.learning) for make in (trajectories, losses, measurements)]
+    if facts.ablation is not None:
+        makers.append(partial(effects, facts.ablation))
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]
     makers += [partial(epochs, facts), partial(removed, facts)]
     if facts.evaluation is not None:

@@ -109,6 +109,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found["trajectories"] = tables.trajectories_table(facts.learning)
         found["points"] = tables.points_table(facts.learning)
         found["losses"] = tables.losses_table(facts.learning)
+    if facts.ablation is not None:
+        found["ablation"] = tables.ablation_table(facts.ablation)
     if facts.evaluation is not None:
         against = facts.against.reference if facts.against else None
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)

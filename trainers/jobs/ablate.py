@@ -16,7 +16,7 @@ from mixture.arguments import Name, Names
 from mixture.errors import UsageError
 from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.progress import Stage, quiet
-from mixture.registry import Mixture
+from mixture.registry import Mixture, SavedMixture
 from mixture.registry.holdout import held_apart
 from mixture.specs import MixtureSpec
 from mixture.store import Store, layout
@@ -27,10 +27,10 @@ from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
-from trainers.finetune.scores import METRIC, check_suites, load_suites
+from trainers.finetune.scores import check_suites, load_suites
 from trainers.jobs.runs import finished_config, materialised, recorded
 from trainers.jobs.verdict import Training, query_scores, scored, train_missing
-from trainers.learning.ablation import NOISE, TOO_FEW, learnable, missed
+from trainers.learning.ablation import AT_CHANCE, TOO_FEW, learnable, missed
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.names import known_model, resolve_model, shown
@@ -56,11 +56,11 @@ class Effect:
 
     kind and effect:
         held out   the share of other rows' passages that stand below a held-out row's own one, after a branch on the
-                   collection; 1/2 is chance. says: noise, teaches, too few rows
+                   collection; 1/2 is chance. says: at chance, teaches, too few rows
         merged     what merged branches lose on the target without the collection, in nats
         trained    nDCG@10 with the collection less nDCG@10 without it, of whole trainings of equal steps, in which the
                    others share its draws. says: harmful, useful, not told apart
-        together   the same without all that are noise
+        together   the same without all that are at chance
     without_own:   the same on suites of other names than the collection's; None where that is none or all of them
     low, high:     95 % interval
     p_holm:        p adjusted for the number of collections that were trained without
@@ -97,23 +97,24 @@ class Ablation:
     @property
     def lines(self) -> list[str]:
         """For people, a line each."""
-        noise, few = self.named(NOISE), self.named(TOO_FEW)
+        noise, few = self.named(AT_CHANCE), self.named(TOO_FEW)
         found = []
         if noise:
             found.append(
-                f"noise: {', '.join(noise)}; after training on them, passages of rows held out are found hardly better"
-                " than by chance"
+                f"at chance: {', '.join(noise)}; the model that trained on rows of {_it(noise)} finds the passages of"
+                " others hardly better than chance: noise, or too hard for it; read some rows"
             )
         for word, what in ((HARMFUL, "scores rise without"), (USEFUL, "scores fall without")):
             if names := self.named(word):
-                found.append(f"{word}: {', '.join(names)}; {what} {'them' if len(names) > 1 else 'it'}")
+                found.append(f"{word}: {', '.join(names)}; {what} {_it(names)}")
         for one in self.effects:
             if one.kind == TOGETHER:
-                found.append(f"all noise together: {100 * one.effect:+.2f} ± {100 * (one.error or 0):.2f} ({one.says})")
+                moved = f"{-100 * one.effect:+.2f} ± {100 * (one.error or 0):.2f}"
+                found.append(f"without {one.collection} together: {moved} nDCG@10 ({one.says})")
         if few:
-            found.append(f"too few rows to tell noise from hard ones: {', '.join(few)}")
-        if not (noise or self.named(HARMFUL)):
-            found.append(f"no collection of {self.mixture} was found to be noise or to do harm")
+            found.append(f"too few rows held out to tell chance from learning: {', '.join(few)}")
+        if not noise and not self.named(HARMFUL):
+            found.append(f"no collection of {self.mixture} is at chance or was seen to do harm")
         return found
 
     def as_rows(self) -> dict[str, Any]:
@@ -121,18 +122,22 @@ class Ablation:
         return asdict(self)
 
 
+def _it(names: Sequence[str]) -> str:
+    return "them" if len(names) > 1 else "it"
+
+
 def ablate(
     store: Store, mixture: Mixture, model: Name, suites: Names, *, seeds: int = 3,
     settings: FinetuneSettings | None = None, half: str | None = None, screen: str = "merged", extremes: int = 3,
     holdout: float = 0.1, stage: Stage = quiet,
 ) -> Ablation:  # fmt: skip
-    """Say which collections of a mixture are noise, which do harm and which are missed when they are left out.
+    """Say which collections of a mixture teach nothing, which do harm, and which are missed when left out.
 
     suites:   folders in BEIR layout; `half` (learn or report) takes one half of their queries
     seeds:    models with the mixture and without each collection that is tried
     screen:   merged: branches are merged without each collection, and whole trainings tried for the extremes of that
               order; none: they are tried for all
-    extremes: so many at each end of the order, noise first; 0: no whole trainings
+    extremes: so many at each end of the order, those at chance first; 0: no whole trainings
     holdout:  the share of each collection's rows that the branches leave out, to see whether it can be learned; 0: that
               is not asked
 
@@ -141,7 +146,7 @@ def ablate(
     Nothing is trained whose scores the store has. A killed call goes on when called again.
     """
     settings, saved = settings or FinetuneSettings(), registry.resolve(store, mixture)
-    _check(saved.spec, seeds, screen, extremes, holdout)
+    _check(saved, seeds, screen, extremes, holdout)
     name, folders = known_model(model), find_suites(suites)
     check_suites(folders, settings)
     loaded = load_suites(folders, half)
@@ -162,7 +167,7 @@ def ablate(
             if extremes:
                 chosen = _extremes(saved.spec, effects, extremes if screen == "merged" else len(saved.spec.components))
                 every = [replace(settings, seed=settings.seed + n) for n in range(seeds)]
-                noise = [one.collection for one in effects if one.says == NOISE]
+                noise = [one.collection for one in effects if one.says == AT_CHANCE]
                 effects += _trained(store, saved.spec, chosen, noise, name, loaded, every, stage)
             common = {"ablation": run, "mixture": saved.spec.id, "model": shown(name), "steps": settings.steps,
                       "seeds": [settings.seed + n for n in range(seeds)], "half": half}  # fmt: skip
@@ -178,7 +183,7 @@ def _order(one: Effect) -> tuple[int, float, str]:
     return (HELD_OUT, MERGED, TRAINED, TOGETHER).index(one.kind), one.effect, one.collection
 
 
-def _check(spec: MixtureSpec, seeds: int, screen: str, extremes: int, holdout: float) -> None:
+def _check(saved: SavedMixture, seeds: int, screen: str, extremes: int, holdout: float) -> None:
     from trainers.learning.config import MOST_HELD_OUT
 
     if screen not in SCREENS:
@@ -189,8 +194,8 @@ def _check(spec: MixtureSpec, seeds: int, screen: str, extremes: int, holdout: f
         raise UsageError(f"`seeds` is {seeds}; allowed: {FEWEST_SEEDS} or more, to see what a seed alone changes")
     if not 0 <= holdout <= MOST_HELD_OUT:
         raise UsageError(f"`holdout` is {holdout:g}; allowed: 0 to {MOST_HELD_OUT}")
-    if len([c for c in spec.components if c.weight > 0]) < 2:
-        raise UsageError("the mixture has one collection; to leave it out leaves nothing to train on")
+    if len([c for c in saved.spec.components if c.weight > 0]) < 2:
+        raise UsageError(f"{saved.name} has one collection; to leave it out leaves nothing to train on")
 
 
 # --- branches
@@ -248,8 +253,8 @@ def _some(chosen: np.ndarray) -> bool:
 
 
 def _extremes(spec: MixtureSpec, effects: Sequence[Effect], count: int) -> list[str]:
-    """The collections to train without: noise and what is missed least, then what is missed most."""
-    noise = {one.collection for one in effects if one.says == NOISE}
+    """The collections to train without: those at chance, what is missed least, what is missed most."""
+    noise = {one.collection for one in effects if one.says == AT_CHANCE}
     effect = {one.collection: one.effect for one in effects if one.kind == MERGED}
     names = [c.name for c in spec.components if c.weight > 0]
     order = sorted(names, key=lambda name: (name not in noise, effect.get(name, 0.0)))

@@ -3,7 +3,7 @@
 **Held out.** A branch trains on a collection. Then, for rows of it that no training saw, is a row's own passage ranked
 above the passages of other rows? Where the pairs mean something, nearly always; where positives are shuffled, as often
 as not, however long the training. Of a collection whose rows are in part noise, that part counts 1/2 and the rest 1 at
-most, so a share of s above means that at least 2(1 − s) of what can be told is lost. It says nothing about suites.
+most: below 3/4, more than half of the rows are noise, or all are harder than this model can learn. It knows no suites.
 
 **Merged.** Trunk + Σ w_j Δ_j beside the same without g, the other weights scaled up: leave-one-out as merged models
 (MergeMix, arXiv 2601.17858, for RLHN's section 5.1, 2505.16967). An order for real trainings, no finding: it does not
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHANCE = 0.5
 # Above this, less than half of the rows can be noise.
 LEARNED = 0.75
-NOISE, TEACHES, TOO_FEW = "noise", "teaches", "too few rows"
+AT_CHANCE, TEACHES, TOO_FEW = "at chance", "teaches", "too few rows"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Learnable:
 
     share:     of other rows' passages that stand below a row's own one, mean over `rows`; 1/2 is chance
     low, high: its 95 % interval
-    says:      noise (the interval is under `LEARNED`), teaches (it is not), too few rows (they do not tell)
+    says:      at chance (the interval is under `LEARNED`), teaches (it is not), too few rows (they do not tell)
     """
 
     rows: int
@@ -43,12 +43,8 @@ class Learnable:
     high: float
 
     @property
-    def error(self) -> float:
-        return (self.high - self.low) / 4
-
-    @property
     def says(self) -> str:
-        return NOISE if self.high < LEARNED else TEACHES if self.share >= LEARNED else TOO_FEW
+        return AT_CHANCE if self.high < LEARNED else TEACHES if self.share >= LEARNED else TOO_FEW
 
 
 def learnable(shares: np.ndarray) -> Learnable:
@@ -58,7 +54,7 @@ def learnable(shares: np.ndarray) -> Learnable:
     a miss; shares between these scatter less, so it is wide rather than narrow.
 
     >>> learnable(np.full(20, 0.5)).says, learnable(np.full(20, 1.0)).says, learnable(np.full(8, 0.6)).says
-    ('noise', 'teaches', 'too few rows')
+    ('at chance', 'teaches', 'too few rows')
     """
     n, share, z = len(shares), float(shares.mean()), 1.96
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)

@@ -9,7 +9,8 @@ the scores of single queries are kept in FOLDER, so that a second call goes on. 
 null     two disjoint draws of seeds of uniform, 40 times, and 500 times for the share itself. Expected of a test at
          5 %: 2.5 % "ahead" and 2.5 % "behind". Draws share models, so that 500 are worth far fewer. `over_queries` is
          a paired t-test over all queries on the same draws, `over_seeds` one over the differences of the seeds' means.
-found    each other mixture against uniform, draws of equal seeds: how often it is ahead and behind.
+found    each other mixture against uniform, draws of equal seeds: how often it is ahead and behind. `verdict` takes
+         three seeds and more as pairs where the mixtures share four fifths of their draws: all but proportional.
 pairing  the correlation of two mixtures' means over equal seeds: what equal seeds have in common.
 """
 
@@ -108,21 +109,22 @@ class Scored:
         self.means = {name: values @ weights for name, values in self.of.items()}
 
     def null(self, side: int, draws: int) -> dict[str, Any]:
-        random, found, queries, seeds = np.random.default_rng(side), [], 0, 0
+        random, found, paired, queries, seeds = np.random.default_rng(side), [], [], 0, 0
         values, means = self.of["uniform"], self.means["uniform"]
         for _ in range(draws):
             chosen = random.permutation(len(values))[: 2 * side]
             one, other = chosen[:side], chosen[side:]
             found.append(compare(values[one], values[other], self.suites, self.clusters))
+            paired.append(compare(values[one], values[other], self.suites, self.clusters, paired=True))
             queries += stats.ttest_1samp(values[one].mean(0) - values[other].mean(0), 0).pvalue <= SIGNIFICANT
             seeds += stats.ttest_rel(means[one], means[other]).pvalue <= SIGNIFICANT
-        return counted(found) | {"over_queries": int(queries), "over_seeds": int(seeds)}
+        return counted(found) | {"paired": counted(paired), "over_queries": int(queries), "over_seeds": int(seeds)}
 
-    def found(self, name: str, side: int) -> dict[str, Any]:
+    def found(self, name: str, side: int, *, paired: bool) -> dict[str, Any]:
         ours, theirs, random, found = self.of[name], self.of["uniform"], np.random.default_rng(side), []
         for _ in range(200):
             chosen = random.permutation(len(ours))[:side]
-            found.append(compare(ours[chosen], theirs[chosen], self.suites, self.clusters))
+            found.append(compare(ours[chosen], theirs[chosen], self.suites, self.clusters, paired=paired))
         gap = float(self.means[name].mean() - self.means["uniform"][: len(ours)].mean())
         return counted(found) | {"difference": round(100 * gap, 3)}
 
@@ -150,10 +152,12 @@ def main() -> None:
         "uniform": {"mean": round(100 * float(uniform.mean()), 2),
                     "spread": round(100 * float(uniform.std(ddof=1)), 3)},
         "null": {side: {"as_40_users": scored.null(side, 40), "share": scored.null(side, 500)} for side in SIDES},
-        "found": {name: {side: scored.found(name, side) for side in SIDES} for name in MIXTURES[1:]},
+        "found": {name: {how: {side: scored.found(name, side, paired=how == "paired") for side in SIDES}
+                         for how in ("paired", "not paired")} for name in MIXTURES[1:]},
         "pairing": {name: round(float(np.corrcoef(scored.means[name], uniform[: options.paired])[0, 1]), 2)
                     for name in MIXTURES[1:]},
-        "command": " ".join(["python", "benchmarks/verdict_null.py", *sys.argv[1:]]),
+        "command": "python benchmarks/verdict_null.py --data ../shared/data --work FOLDER "
+                   f"--seeds {options.seeds} --paired {options.paired} --steps {options.steps}",
         "settings": {k: v for k, v in vars(options).items() if isinstance(v, int)},
         "hardware": f"1 of {os.cpu_count()} cores, {platform.machine()}", "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("torch", "numpy", "scipy", "sentence-transformers", "wordllama")},

@@ -214,9 +214,9 @@ def _scores(facts: Facts) -> Iterator[Finding]:
     found = facts.evaluation
     if found is None:
         return
-    if (said := facts.verdict) is not None:
-        yield Finding(f"Trained alike, {said.num_seeds} models each ({said.model}, {count(said.steps, 'step')}), it is "
-                      f"{said.says}.", "scores")  # fmt: skip
+    if (judged := facts.verdict) is not None:
+        yield Finding(f"Trained alike, {judged.num_seeds} models each ({judged.model}, {count(judged.steps, 'step')}), "
+                      f"it is {judged.says}.", "scores")  # fmt: skip
     metric = found.metrics[0]
     scores = found.of(metric)
     other = facts.against.reference if facts.against is not None else None

@@ -22,6 +22,8 @@ from mixture.console.progress import stages
 from trainers.settings import table
 
 TRAIN = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "o"]
+ABLATE = ["ablate", "m", "--model", "tiny-qwen2"]
+VERDICT = ["verdict", "m", "--against", "m", "--model", "tiny-qwen2"]
 LEARN = ["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2"]
 # What a command loaded until it ended.
 LOADED = "import sys, cli\ntry:\n    cli.app(sys.argv[1:])\nfinally:\n    print('torch' in sys.modules)\n"
@@ -63,6 +65,12 @@ MISTAKES = [
     ([*LEARN, "--algorithm", "tdroo"], "algorithm is tdroo"),
     ([*LEARN, "--reference", "./model"], "no model folder './model'"),
     (["learn-weights", "--mix", "mm", "--proxy", "tiny-qwen2"], "did you mean 'm'"),
+    (ABLATE, "name the suites: --suite FOLDER"),
+    ([*ABLATE, "--suite", "raw", "--extremes", "-1"], "--extremes is -1; allowed: 0 or more"),
+    ([*ABLATE, "--suite", "raw", "--screen", "megred"], "--screen is 'megred'; allowed: merged, none"),
+    (VERDICT, "name the suites: --suite FOLDER"),
+    ([*VERDICT, "--suite", "raw", "--seeds", "1"], "--seeds is 1; allowed: 2 or more"),
+    ([*VERDICT, "--suite", "raw"], "m:1 and m:1 are one mixture; --against takes another"),
     (["evaluate", "tiny", "--suite", "raw", "--batch-size", "0"], "--batch-size is 0; allowed: 1 or more"),
     (["evaluate", "./model", "--suite", "raw"], "raw: no corpus.jsonl"),
 ]
@@ -83,7 +91,13 @@ def test_a_refused_folder_leaves_no_run(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "kind"), [("train", trainers.FinetuneSettings), ("learn-weights", trainers.LearningSettings)]
+    ("command", "kind"),
+    [
+        ("train", trainers.FinetuneSettings),
+        ("ablate", trainers.FinetuneSettings),
+        ("verdict", trainers.FinetuneSettings),
+        ("learn-weights", trainers.LearningSettings),
+    ],
 )
 def test_settings_are_listed_with_what_they_do(command: str, kind: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -175,3 +189,36 @@ def test_one_file_is_no_0_of_1() -> None:
         show(0, 1, "a.jsonl  500 rows")
     assert "0/1" not in stream.getvalue()
     assert "a.jsonl  500 rows" in stream.getvalue()
+
+
+def test_a_verdict_ends_in_its_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mixture.store.materialise import materialise
+    from tests.trainers.conftest import write_suite
+
+    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
+    monkeypatch.chdir(place)
+    with Store.open(place / "store") as store:
+        jobs.create(store, "few", collections=["hard"])
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "other", 12)
+    asked = ["verdict", "m", "--against", "few", "--model", "tiny-qwen2", "--suite", "other", "--seeds", "2"]
+    asked += ["--steps", "2", "--set", "negatives=1", "--set", "max_passage_tokens=24", "--set", "tracker=none"]
+
+    def run(*more: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.app([*asked, *more])
+        out, err = capfd.readouterr()
+        assert not ended.value.code, err
+        return out, err
+
+    out, err = run()
+    assert "4 trainings of 2 steps, each scored on 1 suite\n" in err
+    again, err = run()
+    assert (again, "trainings" in err) == (out, False)
+    found = json.loads(run("--json")[0])
+    assert out.splitlines()[-1] == found["line"]
+    (suite,) = found["suites"]
+    row = next(line for line in out.splitlines() if line.startswith("│ other"))
+    assert f"{100 * suite['ours']:.2f}" in row and f"{100 * suite['theirs']:.2f}" in row
+    assert found["seeds"] == [42, 43]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
@@ -21,6 +22,7 @@ from mixture.report.learning import FEWEST_STEPS, MOST_POINTS, thin
 from mixture.report.lines import apart
 from mixture.report.scores import FEWEST_SUITES, paired_test, query_test
 from mixture.report.wording import percent
+from mixture.store.write import insert_rows
 from tests.report.conftest import COLLECTIONS, FORMULA, IMAGE, SCRIPT, SLICE, STEPS, WEIGHTS
 
 
@@ -292,3 +294,22 @@ def test_slices_are_components_of_their_own(small_store: Store) -> None:
     assert [r.collection for r in facts.taken_out] == ["easy"]
     assert summary(facts).startswith("1 slice with 7 examples")
     assert any("1 collection of whole:1 is left out: hard" in f.text for f in findings(facts))
+
+
+def test_a_verdict_stands_first(store: Store) -> None:
+    base, learned = (registry.resolve(store, name) for name in ("base", "learned"))
+    assert gather(store, learned, base).verdict is None
+    numbers = {"num_suites": 8, "num_queries": 80, "ours": 0.4, "theirs": 0.3, "difference": 0.1, "error": 0.01,
+               "low": 0.08, "high": 0.12, "p": 0.01, "metric": "ndcg@10", "steps": 400, "model": "static"}  # fmt: skip
+    given = [(1, "all", base.spec.id, "old"), (2, "all", base.spec.id, "ahead of base"),
+             (2, "not own", base.spec.id, "level"), (3, "all", "other", "behind")]  # fmt: skip
+    rows = [numbers | {"verdict": f"{n}", "suites": suites, "says": says, "seeds": [1, 2, 3],
+                       "mixture": learned.spec.id, "against": against, "decided_at": datetime(2026, 1, n, tzinfo=UTC)}
+            for n, suites, against, says in given]  # fmt: skip
+    insert_rows(store, "verdicts", rows)
+    try:
+        first = findings(gather(store, learned, base))[0]
+    finally:
+        store.transaction(lambda c: c.execute("DELETE FROM verdicts"))
+    assert first.text == "Trained alike, 3 models each (static, 400 steps), it is ahead of base."
+    assert first.section == "scores"

@@ -12,7 +12,17 @@ from mixture.store import layout
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT = Path("/s")
 RUN = "0123456789ab"
-NAMES = {"catalog.", "components", "data", "materialised", "reference-", "reference-embeddings", "runs", "spill-"}
+NAMES = {
+    "catalog.",
+    "components",
+    "data",
+    "materialised",
+    "reference-",
+    "reference-embeddings",
+    "runs",
+    "spill-",
+    "verdict-",
+}
 
 
 def test_names_are_those_of_the_stores_that_there_are() -> None:
@@ -32,14 +42,15 @@ def test_names_are_those_of_the_stores_that_there_are() -> None:
 
 def test_what_is_named_is_found_again(tmp_path: Path) -> None:
     tiny, run = layout.tiny_model(tmp_path, "tiny-qwen2", ["d"], 0), layout.run(tmp_path, RUN)
-    reference = layout.reference(tmp_path, RUN[::-1])
+    reference, judged = layout.reference(tmp_path, RUN[::-1]), layout.verdict_model(tmp_path, "f" * 12)
     kept = layout.embeddings(run.parent, layout.embeddings_name("m", bf16=False))
     part = layout.component(layout.materialised(tmp_path), "d")
     spec = layout.spec(layout.materialised(tmp_path), RUN)
-    for folder in (tiny, run, reference, kept, part, spec, tmp_path / "models" / "other", run.parent / "other"):
+    for folder in (tiny, run, reference, judged, kept, part, spec, tmp_path / "models" / "other", run.parent / "other"):
         folder.mkdir(parents=True)
     assert layout.tiny_models(tmp_path) == {tiny: layout.texts_id(["d"])}
-    assert layout.runs(tmp_path) == {run: RUN, reference: RUN[::-1]}
+    assert layout.runs(tmp_path) == {run: RUN, reference: RUN[::-1], judged: "f" * 12}
+    assert [layout.of_verdict(str(path)) for path in (judged, run, reference, tiny)] == [True, False, False, False]
     assert [layout.run_of(str(path)) for path in (run, reference, tiny)] == [RUN, RUN[::-1], None]
     assert layout.kept_embeddings(tmp_path) == [kept]
     assert (layout.components(layout.materialised(tmp_path)), layout.specs(layout.materialised(tmp_path))) == (

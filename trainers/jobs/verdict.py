@@ -25,7 +25,7 @@ from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite
-from trainers.evaluation.compare import FEWEST_SEEDS, Comparison, compare, holm
+from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished
@@ -38,6 +38,9 @@ from trainers.parallel import ranks
 from trainers.settings import run_id
 
 logger = logging.getLogger(__name__)
+# Mixtures that share at least 4 of 5 draws are trained much alike by one seed: `benchmarks/verdict_null.py` finds their
+# means correlated by 0.8, and those of mixtures far apart not at all.
+ALIKE = 0.2
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,8 @@ def verdict(
     trainings = _trainings(
         store, pair, name, loaded, [replace(settings, seed=settings.seed + n) for n in range(seeds)], home
     )
-    about = {"against": pair[1].spec.id, "seeds": seeds, "runs": [one.run for one in trainings]}
-    run = run_id("verdict", pair[0].spec.id, settings, **about | {"seeds": str(seeds), "runs": ",".join(about["runs"])})
+    runs = [one.run for one in trainings]
+    run = run_id("verdict", pair[0].spec.id, settings, against=pair[1].spec.id, runs=",".join(runs))
     todo = [one for one in trainings if not scored(store, one, kept=home is not None)]
 
     def judged() -> Verdict:
@@ -152,7 +155,8 @@ def verdict(
         return judged()
     for saved in pair:
         ranks.on_main(partial(_warn, store, saved))
-    with recorded(store, run, "verdict", pair[0].spec.id, settings, model=name, half=half, **about) as row:
+    with recorded(store, run, "verdict", pair[0].spec.id, settings, model=name, half=half,
+                  against=pair[1].spec.id, seeds=seeds, runs=runs) as row:  # fmt: skip
         train_missing(store, todo, len(trainings), loaded, keep=home is not None, stage=stage)
         found = judged()
         ranks.on_main(partial(_record, store, found, pair))
@@ -162,6 +166,13 @@ def verdict(
 
 def _warn(store: Store, saved: SavedMixture) -> None:
     warn_of_test_rows(matches_of(store, saved.spec.components))
+
+
+def _alike(pair: tuple[SavedMixture, SavedMixture]) -> bool:
+    """Whether models of the two with one seed are taken as pairs: it hangs on the weights alone, not on the scores."""
+    ours, theirs = (saved.spec.weights for saved in pair)
+    moved = sum(abs(ours.get(name, 0.0) - theirs.get(name, 0.0)) for name in ours.keys() | theirs.keys()) / 2
+    return moved <= ALIKE
 
 
 def _titles(pair: tuple[SavedMixture, SavedMixture]) -> tuple[str, str]:
@@ -202,8 +213,8 @@ def train_missing(
 ) -> None:  # fmt: skip
     if todo:
         there = f"; the scores of {total - len(todo)} others are there" if total > len(todo) else ""
-        logger.info("%d trainings of %d steps, each scored on %d suites%s", len(todo), todo[0].settings.steps,
-                    len(suites), there)  # fmt: skip
+        logger.info("%d trainings of %d steps, each scored on %d suite%s%s", len(todo), todo[0].settings.steps,
+                    len(suites), "s" * (len(suites) != 1), there)  # fmt: skip
     for number, one in enumerate(todo):
         began = time.monotonic()
         trained_on(store, one.data, one.base, suites, one.out, one.settings, stage(one.title))
@@ -240,8 +251,10 @@ def _judged(
     own = {suite.title: _is_own(suite.name, pair) for suite in suites}
     clusters = np.array([f"{_group(suite)} {query}" for suite, query in columns])
 
+    paired = _alike(pair) and len(sides[0]) >= FEWEST_PAIRS
+
     def over(chosen: np.ndarray) -> Comparison:
-        return compare(sides[0][:, chosen], sides[1][:, chosen], names[chosen], clusters[chosen])
+        return compare(sides[0][:, chosen], sides[1][:, chosen], names[chosen], clusters[chosen], paired=paired)
 
     places = {suite.title: names == suite.title for suite in suites}
     single = {suite: over(there) for suite, there in places.items()}

@@ -85,6 +85,17 @@ def test_the_error_by_hand() -> None:
     assert (found.p <= SIGNIFICANT) == (found.low > 0)
 
 
+def test_pairs_leave_out_what_equal_seeds_have_in_common() -> None:
+    random = np.random.default_rng(2)
+    ours, theirs = _scores(random, seed=0.001, query=0, rest=0.01)
+    common = random.normal(0, 0.05, (SEEDS, 1))
+    paired, apart = (compare(ours + common, theirs + common, NAMES, paired=how) for how in (True, False))
+    assert paired.difference == apart.difference
+    assert paired.error < apart.error / 10
+    alone = compare(ours, theirs, NAMES, paired=True)
+    assert (paired.error, paired.p) == pytest.approx((alone.error, alone.p))
+
+
 def test_one_question_in_eight_languages_is_one_draw() -> None:
     random = np.random.default_rng(1)
     told_apart = np.tile(random.normal(0, 0.1, QUERIES), SUITES)

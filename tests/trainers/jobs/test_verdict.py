@@ -18,6 +18,7 @@ from mixture.store import layout
 from tests.trainers.conftest import write_suite
 from trainers.evaluation.compare import compare
 from trainers.finetune import FinetuneSettings
+from trainers.jobs import verdict
 from trainers.loop.steps import TrainingLoop
 from trainers.loop.stopping import Stopped
 
@@ -167,3 +168,20 @@ def test_mistakes_are_said_before_anything_is_trained(
         with pytest.raises(UsageError, match=said):
             trainers.verdict(small_store, "with", model=static_model, settings=SETTINGS, **given)
     assert small_store.rows("FROM runs") == []
+
+
+def test_mixtures_that_are_alike_are_compared_by_pairs(
+    small_store: Store, static_model: Path, suites: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    whole = verdict.compare
+    monkeypatch.setattr(verdict, "compare", lambda *a, paired: (asked.append(paired), whole(*a, paired=paired))[1])
+    jobs.create(small_store, "nearly", source="with", fixed={"hard": 0.6})
+    _verdict(small_store, static_model, suites, seeds=3)
+    far = set(asked)
+    asked.clear()
+    trainers.verdict(small_store, "with", "nearly", static_model, suites, seeds=3, settings=SETTINGS)
+    near = set(asked)
+    asked.clear()
+    trainers.verdict(small_store, "with", "nearly", static_model, suites, seeds=2, settings=SETTINGS)
+    assert (far, near, set(asked)) == ({False}, {True}, {False})

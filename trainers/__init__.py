@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainers.finetune.config import FinetuneSettings
-    from trainers.jobs.ablate import Ablation, ablate
+    from trainers.jobs.ablate import ablate
     from trainers.jobs.encode import encode_with
     from trainers.jobs.evaluate import evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
     from trainers.jobs.train import train
     from trainers.jobs.verdict import Verdict, verdict
+    from trainers.learning.ablation import Ablation
     from trainers.learning.config import LearningSettings
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
 ]
 # Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
 _HOME = {
-    "Ablation": "trainers.jobs.ablate",
+    "Ablation": "trainers.learning.ablation",
     "FinetuneSettings": "trainers.finetune.config",
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",

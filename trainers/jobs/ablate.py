@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,21 @@ from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.scores import check_suites, load_suites
 from trainers.jobs.runs import finished_config, materialised, recorded
-from trainers.jobs.verdict import Training, query_scores, scored, train_missing
-from trainers.learning.ablation import AT_CHANCE, TOO_FEW, learnable, missed
+from trainers.jobs.verdict import ALIKE, Training, query_scores, scored, train_missing
+from trainers.learning.ablation import (
+    AT_CHANCE,
+    HARMFUL,
+    HELD_OUT,
+    MERGED,
+    NEITHER,
+    TOGETHER,
+    TRAINED,
+    USEFUL,
+    Ablation,
+    Effect,
+    learnable,
+    missed,
+)
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
 from trainers.model.names import known_model, resolve_model, shown
@@ -45,85 +58,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SCREENS = ("merged", "none")
-# Kinds of evidence, as the table `ablations` has them.
-HELD_OUT, MERGED, TRAINED, TOGETHER = "held out", "merged", "trained", "together"
-HARMFUL, USEFUL, NEITHER = "harmful", "useful", "not told apart"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One finding on a collection, or of kind `together` on several: "a, b".
-
-    kind and effect:
-        held out   the share of other rows' passages that stand below a held-out row's own one, after a branch on the
-                   collection; 1/2 is chance. says: at chance, teaches, too few rows
-        merged     what merged branches lose on the target without the collection, in nats
-        trained    nDCG@10 with the collection less nDCG@10 without it, of whole trainings of equal steps, in which the
-                   others share its draws. says: harmful, useful, not told apart
-        together   the same without all that are at chance
-    without_own:   the same on suites of other names than the collection's; None where that is none or all of them
-    low, high:     95 % interval
-    p_holm:        p adjusted for the number of collections that were trained without
-    """
-
-    collection: str
-    kind: str
-    effect: float
-    without_own: float | None = None
-    error: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    says: str | None = None
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """What was found of a mixture's collections, the worst of each kind first."""
-
-    run: str
-    mixture: str
-    model: str
-    steps: int
-    seeds: tuple[int, ...]
-    half: str | None
-    effects: tuple[Effect, ...]
-
-    def named(self, says: str) -> list[str]:
-        """The collections of which something `says` this."""
-        return [one.collection for one in self.effects if one.says == says and one.kind != TOGETHER]
-
-    @property
-    def lines(self) -> list[str]:
-        """For people, a line each."""
-        noise, few = self.named(AT_CHANCE), self.named(TOO_FEW)
-        found = []
-        if noise:
-            found.append(
-                f"at chance: {', '.join(noise)}; the model that trained on rows of {_it(noise)} finds the passages of"
-                " others hardly better than chance: noise, or too hard for it; read some rows"
-            )
-        for word, what in ((HARMFUL, "scores rise without"), (USEFUL, "scores fall without")):
-            if names := self.named(word):
-                found.append(f"{word}: {', '.join(names)}; {what} {_it(names)}")
-        for one in self.effects:
-            if one.kind == TOGETHER:
-                moved = f"{-100 * one.effect:+.2f} ± {100 * (one.error or 0):.2f}"
-                found.append(f"without {one.collection} together: {moved} nDCG@10 ({one.says})")
-        if few:
-            found.append(f"too few rows held out to tell chance from learning: {', '.join(few)}")
-        if not noise and not self.named(HARMFUL):
-            found.append(f"no collection of {self.mixture} is at chance or was seen to do harm")
-        return found
-
-    def as_rows(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self)
-
-
-def _it(names: Sequence[str]) -> str:
-    return "them" if len(names) > 1 else "it"
 
 
 def ablate(
@@ -147,6 +81,10 @@ def ablate(
     """
     settings, saved = settings or FinetuneSettings(), registry.resolve(store, mixture)
     _check(saved, seeds, screen, extremes, holdout)
+    if settings.fsdp and (holdout or screen == "merged"):
+        raise UsageError(
+            "fsdp is true; allowed: false, but with `screen` none and `holdout` 0: branches are merged whole"
+        )
     name, folders = known_model(model), find_suites(suites)
     check_suites(folders, settings)
     loaded = load_suites(folders, half)
@@ -176,11 +114,7 @@ def ablate(
     rows = ranks.on_main(lambda: store.rows("SELECT * FROM ablations WHERE ablation = ?", [run]))
     found = [Effect(**{key: row[key] for key in Effect.__dataclass_fields__}) for row in rows]
     return Ablation(run, saved.name, shown(name), settings.steps, tuple(settings.seed + n for n in range(seeds)), half,
-                    tuple(sorted(found, key=_order)))  # fmt: skip
-
-
-def _order(one: Effect) -> tuple[int, float, str]:
-    return (HELD_OUT, MERGED, TRAINED, TOGETHER).index(one.kind), one.effect, one.collection
+                    tuple(sorted(found, key=lambda one: one.order)))  # fmt: skip
 
 
 def _check(saved: SavedMixture, seeds: int, screen: str, extremes: int, holdout: float) -> None:
@@ -234,8 +168,7 @@ def _screened(
         if (out := parts[name][1]) is not None:
             unseen = held_out_set(name, rows[out.name], template, settings.seed, mined=False)
             own = Target([unseen], lab.encoder, settings)
-            shares = ranks.on_main(lambda: own.above(lab.with_branch(branching, component))[0])  # noqa: B023
-            one = learnable(shares)
+            one = learnable(ranks.on_main(partial(own.above, lab.with_branch(branching, component)))[0])
             found.append(Effect(name, HELD_OUT, one.share, low=one.low, high=one.high, says=one.says))
     if screen == "merged" and suites:
         groups = np.array([s.group for s in lab.target.sets])
@@ -272,7 +205,8 @@ def _trained(
     """Trainings with all and without each of `names`, and without all of `noise` where these are several."""
     from trainers.learning.target import group_of
 
-    left_out = [[], *([name] for name in names), *([list(noise)] * (len(noise) > 1))]
+    several = [list(noise)] if 1 < len(noise) < len(spec.components) else []
+    left_out = [[], *([name] for name in names), *several]
     trainings = []
     whole = materialised(store, spec)
     for one in settings:
@@ -293,7 +227,9 @@ def _trained(
     clusters = np.array([f"{group_of(suite)} {query}" for suite, query in columns])
 
     def effect(side: int, chosen: np.ndarray) -> Comparison:
-        return compare(models[0][:, chosen], models[side][:, chosen], titles[chosen], clusters[chosen])
+        # What the others gain is what the left out had: so far are the two mixtures apart.
+        alike = sum(spec.weights[name] for name in left_out[side]) <= ALIKE
+        return compare(models[0][:, chosen], models[side][:, chosen], titles[chosen], clusters[chosen], paired=alike)
 
     everywhere = np.ones(len(columns), dtype=bool)
     compared = [effect(side, everywhere) for side in range(1, len(left_out))]

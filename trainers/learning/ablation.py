@@ -13,19 +13,22 @@ see noise, which moves a merged model in no direction.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from trainers.learning.lab import Branching, Lab
 
-CHANCE = 0.5
 # Above this, less than half of the rows can be noise.
 LEARNED = 0.75
 AT_CHANCE, TEACHES, TOO_FEW = "at chance", "teaches", "too few rows"
+# Kinds of evidence, as the table `ablations` has them.
+HELD_OUT, MERGED, TRAINED, TOGETHER = "held out", "merged", "trained", "together"
+HARMFUL, USEFUL, NEITHER = "harmful", "useful", "not told apart"
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,84 @@ def missed(lab: Lab, branching: Branching) -> np.ndarray:
     rows = [lab.say(f"merged without {name}", partial(lab.merged, branching, without(weights, place))).loss - whole
             for place, name in enumerate(lab.names)]  # fmt: skip
     return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One finding on a collection, or of kind `together` on several: "a, b".
+
+    kind and effect:
+        held out   the share of other rows' passages that stand below a held-out row's own one, after a branch on the
+                   collection; 1/2 is chance. says: at chance, teaches, too few rows
+        merged     what merged branches lose on the target without the collection, in nats
+        trained    nDCG@10 with the collection less nDCG@10 without it, of whole trainings of equal steps, in which the
+                   others share its draws. says: harmful, useful, not told apart
+        together   the same without all that are at chance
+    without_own:   the same on suites of other names than the collection's; None where that is none or all of them
+    low, high:     95 % interval
+    p_holm:        p adjusted for the number of collections that were trained without
+    """
+
+    collection: str
+    kind: str
+    effect: float
+    without_own: float | None = None
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    says: str | None = None
+
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """By kind, the lowest effect first."""
+        return (HELD_OUT, MERGED, TRAINED, TOGETHER).index(self.kind), self.effect, self.collection
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What was found of a mixture's collections, the worst of each kind first."""
+
+    run: str
+    mixture: str
+    model: str
+    steps: int
+    seeds: tuple[int, ...]
+    half: str | None
+    effects: tuple[Effect, ...]
+
+    def named(self, says: str) -> list[str]:
+        """The collections of which something `says` this."""
+        return [one.collection for one in self.effects if one.says == says and one.kind != TOGETHER]
+
+    @property
+    def lines(self) -> list[str]:
+        """For people, a line each."""
+        noise, few = self.named(AT_CHANCE), self.named(TOO_FEW)
+        found = []
+        if noise:
+            found.append(
+                f"at chance: {', '.join(noise)}; the model that trained on rows of {_it(noise)} finds the passages of"
+                " others hardly better than chance: noise, or too hard for it; read some rows"
+            )
+        for word, what in ((HARMFUL, "scores rise without"), (USEFUL, "scores fall without")):
+            if names := self.named(word):
+                found.append(f"{word}: {', '.join(names)}; {what} {_it(names)}")
+        for one in self.effects:
+            if one.kind == TOGETHER:
+                moved = f"{-100 * one.effect:+.2f} ± {100 * (one.error or 0):.2f}"
+                found.append(f"without {one.collection} together: {moved} nDCG@10 ({one.says})")
+        if few:
+            found.append(f"too few rows held out to tell chance from learning: {', '.join(few)}")
+        if not noise and not self.named(HARMFUL):
+            found.append(f"no collection of {self.mixture} is at chance or was seen to do harm")
+        return found
+
+    def as_rows(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+def _it(names: Sequence[str]) -> str:
+    return "them" if len(names) > 1 else "it"

@@ -464,6 +464,48 @@ def verdict(
         show_verdict(found.as_rows(), found.lines, as_json=as_json)
 
 
+@app.command(cls=WithSettings)
+def ablate(
+    ref: Annotated[str, typer.Argument(help="The mixture to try", autocompletion=completion.mixtures)],
+    model: Annotated[str, typer.Option("--model", help="What is trained: a folder or name, as for train")],
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    half: HalfOption = None,
+    screen: Annotated[str, typer.Option(
+        "--screen", help="What is trained without: merged (the extremes of merged branches) or none (all)")] = "merged",
+    extremes: Annotated[int, typer.Option(
+        "--extremes", help="Collections tried at each end of the screen; 0: no whole training")] = 3,
+    holdout: Annotated[float, typer.Option(
+        "--holdout", help="Share of each collection's rows that branches leave out, to find noise; 0: none")] = 0.1,
+    seeds: Annotated[int, typer.Option("--seeds", help="Models with and without each collection")] = 3,
+    config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
+    learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
+    show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Which collection hurts? Finds noise by held-out rows, and trains with and without the extremes of a screen.
+
+    Without a collection the others share its draws. Killed or stopped, the same command goes on.
+    """
+    import trainers
+    from mixture.console.settings import show_settings as show_table
+    from trainers.settings import resolve, table
+
+    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
+    if show_settings:
+        show_table(table(resolved), as_json=as_json)
+        return
+    if not suite:
+        raise UsageError("name the suites: --suite FOLDER, repeatable")
+    from mixture.console.scores import show_ablation
+    from trainers.parallel.ranks import is_main
+
+    with _open(store) as lake, stages("steps") if is_main() else nullcontext(quiet) as stage:
+        found = trainers.ablate(lake, ref, model, suite, seeds=seeds, settings=resolved, half=half, screen=screen,
+                                extremes=extremes, holdout=holdout, stage=stage)  # fmt: skip
+    if is_main():
+        show_ablation(found.as_rows(), found.lines, as_json=as_json)
+
+
 @app.command()
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT; default: a prompt, or standard input")] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainers.finetune.config import FinetuneSettings
+    from trainers.jobs.ablate import ablate
     from trainers.jobs.encode import encode_with
     from trainers.jobs.evaluate import evaluate
     from trainers.jobs.folder import Trained, train_on_folder
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
     from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
     from trainers.jobs.verdict import Verdict, verdict
+    from trainers.learning.ablation import Ablation
     from trainers.learning.config import LearningSettings
 
 __all__ = [
+    "Ablation",
     "FinetuneSettings",
     "LearnedMixtures",
     "LearningSettings",
     "Soup",
     "Trained",
     "Verdict",
+    "ablate",
     "encode_with",
     "evaluate",
     "learn_weights",
@@ -33,12 +37,14 @@ __all__ = [
 ]
 # Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
 _HOME = {
+    "Ablation": "trainers.learning.ablation",
     "FinetuneSettings": "trainers.finetune.config",
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",
+    "ablate": "trainers.jobs.ablate",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",

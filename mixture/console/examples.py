@@ -55,6 +55,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture verdict tdro --against uniform --model static --suite eval/": "",
         "mixture verdict tdro --against uniform --model M --suite eval/ --seeds 5": "",
     },
+    "ablate": {
+        "mixture ablate uniform --model static --suite eval/ --half report": "",
+        "mixture ablate uniform --model static --suite eval/ --extremes 0": "noise alone, without whole trainings",
+    },
     "sql": {
         "mixture sql \"FROM mixture('tdro')\"": "",
         "mixture sql \"FROM pairs WHERE collection = 'nq' LIMIT 5\" --json": "examples with their texts",

@@ -116,3 +116,32 @@ def show_verdict(verdict: Mapping[str, Any], lines: Sequence[str], *, as_json: b
         table.add_row(Text(name), f"{row['num_queries']:,}", *scores)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def show_ablation(ablation: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """An ablation (`trainers.Ablation.as_rows`): a row a collection, what its kinds of evidence say, and the lines."""
+    if as_json:
+        print_json(dict(ablation) | {"lines": list(lines)})
+        return
+    by_name: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for one in sorted(ablation["effects"], key=lambda one: one["kind"] not in ("trained", "together")):
+        by_name.setdefault(one["collection"], {})[one["kind"]] = one
+    table = Table(title="effect of each collection: nDCG@10 with it less without it, times 100", title_justify="left")
+    table.add_column("collection", overflow="fold")
+    for column in ("held out", "merged", "effect", "±", "p (Holm)", "without own suites", "says"):
+        table.add_column(Text(column), justify="left" if column == "says" else "right")
+    for name, kinds in by_name.items():
+        unseen, merged = kinds.get("held out"), kinds.get("merged")
+        trained = kinds.get("trained") or kinds.get("together") or {}
+        p = trained.get("p_holm") if "trained" in kinds else trained.get("p")
+        says = [found["says"] for found in (unseen, trained) if found and found["says"]]
+        table.add_row(
+            Text(name), "" if unseen is None else f"{100 * unseen['effect']:.0f} %",
+            "" if merged is None else f"{merged['effect']:+.4f}", *(
+                "" if value is None else f"{100 * value:{sign}.2f}"
+                for value, sign in ((trained.get("effect"), "+"), (trained.get("error"), ""))),
+            "" if p is None else f"{p:.2g}",
+            "" if (other := trained.get("without_own")) is None else f"{100 * other:+.2f}", Text(", ".join(says)),
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))

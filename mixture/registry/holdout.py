@@ -36,19 +36,24 @@ def hold_out(store: Store, spec: MixtureSpec, share: float) -> tuple[MixtureSpec
 
     Raises `UsageError` where no component has enough.
     """
-    kept, out = [], {}
+    parts = held_apart(store, spec, share).values()
+    return MixtureSpec(tuple(kept for kept, _ in parts)), {kept.name: out for kept, out in parts if out is not None}
+
+
+def held_apart(store: Store, spec: MixtureSpec, share: float) -> dict[str, tuple[Component, Component | None]]:
+    """The same by the name of the component in `spec`: what is trained on, and what is held out or None."""
+    found: dict[str, tuple[Component, Component | None]] = {}
     for c in spec.components:
         parts = _parts(store, c, share)
         if parts is None:
-            kept.append(c)
+            found[c.name] = c, None
             continue
         frozen = slices.freeze(store, parts)
         train, rest = (frozen[name] for name in (slices.names_of(store, [part]).pop() for part in parts))
-        kept.append(replace(train, weight=c.weight, loss_weight=c.loss_weight))
-        out[train.name] = rest
-    if not out:
+        found[c.name] = replace(train, weight=c.weight, loss_weight=c.loss_weight), rest
+    if all(out is None for _, out in found.values()):
         raise UsageError(f"`holdout` is {share:g}, and no collection has {FEWEST} rows to hold out; hold out more")
-    return MixtureSpec(tuple(kept)), out
+    return found
 
 
 def _parts(store: Store, c: Component, share: float) -> Sequence[Slice] | None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mixture.report.ablation import effects
 from mixture.report.drawing import (
     Chart,
     Key,
@@ -46,6 +47,8 @@ def charts(facts: Facts) -> dict[str, Chart]:
         makers += [partial(trajectories, facts.learning)] * (facts.learning.steps_shown > 1)
         if not facts.learning.target:
             makers += [partial(make, facts.learning) for make in (losses, measurements)]
+    if facts.ablation is not None:
+        makers.append(partial(effects, facts.ablation))
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]
     makers += [partial(epochs, facts), partial(removed, facts)]
     if facts.evaluation is not None:

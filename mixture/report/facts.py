@@ -14,6 +14,7 @@ from mixture.errors import UsageError
 from mixture.registry import SavedMixture
 from mixture.registry.diff import Difference, diff
 from mixture.registry.lineage import Ancestor, log
+from mixture.report.ablation import Ablation, ablation
 from mixture.report.learning import Learning, learning
 from mixture.report.scores import Evaluation, Verdict, evaluation, verdict
 from mixture.store import Store
@@ -108,6 +109,7 @@ class Facts:
     reasons: tuple[Reason, ...]
     evaluation: Evaluation | None
     verdict: Verdict | None
+    ablation: Ablation | None
     lineage: Ancestor
     snapshot: int
 
@@ -167,6 +169,7 @@ def gather(
         reasons=_reasons(store, wholes),
         evaluation=evaluation(store, mixture.spec.id, None if other is None else other.spec.id),
         verdict=None if other is None else verdict(store, mixture.spec.id, other.spec.id),
+        ablation=ablation(store, mixture.spec.id),
         lineage=tree,
         snapshot=store.snapshot(),
     )  # fmt: skip

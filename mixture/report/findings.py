@@ -41,6 +41,7 @@ def findings(facts: Facts) -> list[Finding]:
     """What to know first: the scores, then warnings, then the rest."""
     found = [*_availability(facts), *_licenses(facts), *_repeats(facts), *_learning(facts), *_weights(facts),
              *_taken_out(facts)]  # fmt: skip
+    found += _ablation(facts)
     return [*_scores(facts), *sorted(found, key=lambda finding: not finding.warns)]
 
 
@@ -196,6 +197,16 @@ def _learning(facts: Facts) -> Iterator[Finding]:
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
         if names:
             yield Finding(f"While learning, {bound} {some(list(names))}.", "learning")
+
+
+def _ablation(facts: Facts) -> Iterator[Finding]:
+    if (found := facts.ablation) is None:
+        return
+    if names := found.named("at chance"):
+        yield Finding(f"After training on {some(names)}, the passages of rows held out are found hardly better than by "
+                      "chance: noise, or too hard for the model. Read some rows.", "ablation", True)  # fmt: skip
+    if names := found.named("harmful"):
+        yield Finding(f"Scores rise without {some(names)}.", "ablation", True)
 
 
 def _taken_out(facts: Facts) -> Iterator[Finding]:

@@ -110,6 +110,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found |= {"trajectories": tables.trajectories_table(learned), "points": tables.points_table(learned)}
     if learned is not None and not learned.target:
         found["losses"] = tables.losses_table(learned)
+    if facts.ablation is not None:
+        found["ablation"] = tables.ablation_table(facts.ablation)
     if facts.evaluation is not None:
         against = facts.against.reference if facts.against else None
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixture.report.ablation import Ablation
 from mixture.report.facts import Facts
 from mixture.report.learning import Learning
 from mixture.report.scores import Evaluation
@@ -137,6 +138,16 @@ def losses_table(learned: Learning) -> Table:
                Column("num_examples", "Examples measured", "count"))  # fmt: skip
     rows = ((r.collection, r.measurement, r.proxy_loss, r.reference_loss, r.num_examples) for r in learned.losses)
     return _table("losses", "Losses and measurement, means over the last quarter of the steps", columns, rows)
+
+
+def ablation_table(found: Ablation) -> Table:
+    columns = (Column("collection", "Collection"), Column("says", "Found"),
+               Column("learned", "Held-out rows found", "share"), Column("merged", "Merged, nats", "number"),
+               Column("effect", "Effect", "signed score"), Column("low", "95 % from", "signed score"),
+               Column("high", "95 % to", "signed score"), Column("p_holm", "p (Holm)", "number"),
+               Column("without_own", "Effect without own suites", "signed score"))  # fmt: skip
+    rows = (tuple(getattr(row, column.name) for column in columns) for row in found.rows)
+    return _table("ablation", "The mixture with each collection and without it", columns, rows)
 
 
 def composition_table(facts: Facts, dimension: str, title: str) -> Table:

@@ -157,8 +157,9 @@ CREATE TABLE verdict_suites (verdict VARCHAR NOT NULL, suite VARCHAR NOT NULL, o
     num_queries BIGINT NOT NULL, ours DOUBLE NOT NULL, theirs DOUBLE NOT NULL, difference DOUBLE NOT NULL,
     error DOUBLE NOT NULL, p DOUBLE NOT NULL, p_holm DOUBLE NOT NULL, ours_by_seed DOUBLE[] NOT NULL,
     theirs_by_seed DOUBLE[] NOT NULL);
-CREATE TABLE ablations (ablation VARCHAR NOT NULL, mixture VARCHAR NOT NULL, collection VARCHAR NOT NULL,
-    kind VARCHAR NOT NULL, effect DOUBLE NOT NULL, effect_without_own DOUBLE, error DOUBLE, p DOUBLE, p_holm DOUBLE,
+CREATE TABLE ablations (ablation VARCHAR NOT NULL, mixture VARCHAR NOT NULL, model VARCHAR NOT NULL,
+    steps INTEGER NOT NULL, seeds BIGINT[] NOT NULL, half VARCHAR, collection VARCHAR NOT NULL, kind VARCHAR NOT NULL,
+    effect DOUBLE NOT NULL, without_own DOUBLE, error DOUBLE, low DOUBLE, high DOUBLE, p DOUBLE, p_holm DOUBLE,
     says VARCHAR, decided_at TIMESTAMPTZ NOT NULL)
 """
 

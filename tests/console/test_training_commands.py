@@ -22,6 +22,7 @@ from mixture.console.progress import stages
 from trainers.settings import table
 
 TRAIN = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "o"]
+ABLATE = ["ablate", "m", "--model", "tiny-qwen2"]
 VERDICT = ["verdict", "m", "--against", "m", "--model", "tiny-qwen2"]
 LEARN = ["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2"]
 # What a command loaded until it ended.
@@ -64,6 +65,9 @@ MISTAKES = [
     ([*LEARN, "--algorithm", "tdroo"], "algorithm is tdroo"),
     ([*LEARN, "--reference", "./model"], "no model folder './model'"),
     (["learn-weights", "--mix", "mm", "--proxy", "tiny-qwen2"], "did you mean 'm'"),
+    (ABLATE, "name the suites: --suite FOLDER"),
+    ([*ABLATE, "--suite", "raw", "--extremes", "-1"], "--extremes is -1; allowed: 0 or more"),
+    ([*ABLATE, "--suite", "raw", "--screen", "megred"], "--screen is 'megred'; allowed: merged, none"),
     (VERDICT, "name the suites: --suite FOLDER"),
     ([*VERDICT, "--suite", "raw", "--seeds", "1"], "--seeds is 1; allowed: 2 or more"),
     ([*VERDICT, "--suite", "raw"], "m:1 and m:1 are one mixture; --against takes another"),
@@ -90,6 +94,7 @@ def test_a_refused_folder_leaves_no_run(place: Path) -> None:
     ("command", "kind"),
     [
         ("train", trainers.FinetuneSettings),
+        ("ablate", trainers.FinetuneSettings),
         ("verdict", trainers.FinetuneSettings),
         ("learn-weights", trainers.LearningSettings),
     ],
@@ -217,3 +222,45 @@ def test_a_verdict_ends_in_its_line(
     row = next(line for line in out.splitlines() if line.startswith("│ other"))
     assert f"{100 * suite['ours']:.2f}" in row and f"{100 * suite['theirs']:.2f}" in row
     assert found["seeds"] == [42, 43]
+
+
+def test_an_ablation_is_a_table_and_lines(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mixture.store.materialise import materialise
+    from tests.trainers.conftest import write_suite
+
+    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
+    monkeypatch.chdir(place)
+    with Store.open(place / "store") as store:
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "other", 12)
+    asked = ["ablate", "m", "--model", "tiny-qwen2", "--suite", "other", "--extremes", "0", "--holdout", "0.5"]
+    asked += [
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+        "--set",
+        "negatives=1",
+        "--set",
+        "max_passage_tokens=24",
+        "--set",
+        "tracker=none",
+    ]
+
+    def run(*more: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.app([*asked, *more])
+        out, err = capfd.readouterr()
+        assert not ended.value.code, err
+        return out
+
+    out, found = run(), json.loads(run("--json"))
+    assert out.splitlines()[-len(found["lines"]) :] == found["lines"]
+    unseen = {one["collection"]: one for one in found["effects"] if one["kind"] == "held out"}
+    merged = {one["collection"]: one for one in found["effects"] if one["kind"] == "merged"}
+    assert set(unseen) == set(merged) == {"easy", "hard", "middle"}
+    for name, one in unseen.items():
+        row = next(line for line in out.splitlines() if line.startswith(f"│ {name} "))
+        assert f"{100 * one['effect']:.0f} %" in row and f"{merged[name]['effect']:+.4f}" in row
+        assert one["says"] in row

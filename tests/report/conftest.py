@@ -114,6 +114,20 @@ def _run(run: str, kind: str, mixture: str, config: dict[str, Any]) -> dict[str,
             "started_at": START}  # fmt: skip
 
 
+def _ablation(
+    ablation: str, mixture: str, day: int, found: list[tuple[str, str, float, str | None]]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of `ablations`; intervals are ± 0.01, of what is not told apart ± 0.015."""
+    rows = []
+    for name, kind, effect, says in found:
+        reach = None if says is None else 0.015 if says == "not told apart" else 0.01
+        between = {} if reach is None else {"low": effect - reach, "high": effect + reach}
+        rows.append({"ablation": ablation, "mixture": mixture, "model": "static", "steps": 10, "seeds": [1, 2],
+                     "collection": name, "kind": kind, "effect": effect, "says": says,
+                     "decided_at": START + timedelta(days=day), **between})  # fmt: skip
+    return rows
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Mixtures: base (equal), learned (a run, a model better than base's), seeds (the mean of two runs), top (made of
@@ -159,6 +173,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             *_queries("/home/somebody/base", base.spec.id, flat),
             *_queries("/home/somebody/learned", learned.spec.id, GAINS),
             *_queries("/home/somebody/learned", base.spec.id, tuple(0.9 for _ in SUITES)),  # of an earlier model there
+        ])  # fmt: skip
+        insert_rows(store, "ablations", [
+            *_ablation("eeee00000001", learned.spec.id, 1, [("wiki", "trained", -0.5, "harmful")]),
+            *_ablation("eeee00000002", learned.spec.id, 2, [
+                (FORMULA, "held out", 0.51, "at chance"), ("wiki", "held out", 0.95, "teaches"),
+                (IMAGE, "merged", 0.01, None), (FORMULA, "merged", -0.02, None),
+                (FORMULA, "trained", -0.02, "harmful"), ("wiki", "trained", 0.04, "useful"),
+                ("forum", "trained", 0.005, "not told apart")]),
         ])  # fmt: skip
         yield store
 

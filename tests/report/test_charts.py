@@ -15,12 +15,13 @@ from mixture import Store, registry
 from mixture.report.build import picture
 from mixture.report.charts import MOST_BARS, charts, losses
 from mixture.report.facts import Facts, gather
+from mixture.report.findings import findings
 from mixture.report.lines import LABELLED, trajectories
 from mixture.report.palette import DARK, LIGHT, SERIES
 from tests.report.conftest import FORMULA, IMAGE, SCRIPT
 
-EVERY = ("weights", "trajectories", "losses", "measurements", "language", "category", "license", "epochs", "removed",
-         "scores")  # fmt: skip
+EVERY = ("weights", "trajectories", "losses", "measurements", "ablation", "language", "category", "license", "epochs",
+         "removed", "scores")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -46,6 +47,23 @@ def test_which_charts_a_mixture_has(store: Store) -> None:
     assert names("learned") == EVERY
     assert names("elsewhere") == ("weights", "epochs")
     assert names("alone") == ("weights", "language", "category", "license", "epochs", "removed")
+
+
+def test_an_ablation_is_drawn_from_the_most_harmful_on(store: Store) -> None:
+    facts = gather(store, registry.resolve(store, "learned"))
+    assert facts.ablation is not None
+    assert [row.collection for row in facts.ablation.rows] == [FORMULA, "forum", "wiki", IMAGE]  # newest alone
+    drawn = charts(facts)["ablation"].spec["data"]["values"]
+    assert [(row["name"], row["effect"], row["low"], row["high"]) for row in drawn] == [
+        (FORMULA, -2.0, -3.0, -1.0), ("forum", 0.5, -1.0, 2.0), ("wiki", 4.0, 3.0, 5.0)]  # fmt: skip
+    assert (drawn[0]["says"], drawn[0]["interval"]) == ("at chance, harmful", "−3.00 to −1.00")
+    said = [one.text for one in findings(facts) if one.section == "ablation"]
+    assert said == [
+        f"After training on {FORMULA}, the passages of rows held out are found hardly better than by chance: noise, or"
+        " too hard for the model. Read some rows.",
+        f"Scores rise without {FORMULA}.",
+    ]
+    assert gather(store, registry.resolve(store, "alone")).ablation is None
 
 
 def test_names_are_data_and_never_part_of_an_expression(store: Store) -> None:

@@ -146,7 +146,7 @@ def verdict(
     )
     runs = [one.run for one in trainings]
     run = run_id("verdict", pair[0].spec.id, settings, against=pair[1].spec.id, runs=",".join(runs))
-    todo = [one for one in trainings if not _done(store, one, kept=home is not None)]
+    todo = [one for one in trainings if not scored(store, one, kept=home is not None)]
 
     def judged() -> Verdict:
         return _judged(store, run, pair, trainings, loaded, shown(name), half)
@@ -157,7 +157,7 @@ def verdict(
         ranks.on_main(partial(_warn, store, saved))
     with recorded(store, run, "verdict", pair[0].spec.id, settings, model=name, half=half,
                   against=pair[1].spec.id, seeds=seeds, runs=runs) as row:  # fmt: skip
-        _train(store, todo, len(trainings), loaded, keep=home is not None, stage=stage)
+        train_missing(store, todo, len(trainings), loaded, keep=home is not None, stage=stage)
         found = judged()
         ranks.on_main(partial(_record, store, found, pair))
         row["result"] = found.line
@@ -201,14 +201,14 @@ def _trainings(
     return found
 
 
-def _done(store: Store, training: Training, *, kept: bool) -> bool:
+def scored(store: Store, training: Training, *, kept: bool) -> bool:
     """Whether the store has the scores of a training and, where it is to be `kept`, the folder has its model."""
     if kept and not ranks.on_main(partial(finished, training.out, training.run)):
         return False
-    return finished_config(store, training.run) is not None and bool(_scores(store, training.run))
+    return finished_config(store, training.run) is not None and bool(query_scores(store, training.run))
 
 
-def _train(
+def train_missing(
     store: Store, todo: Sequence[Training], total: int, suites: Sequence[Suite], *, keep: bool, stage: Stage
 ) -> None:  # fmt: skip
     if todo:
@@ -226,7 +226,7 @@ def _train(
                         duration(seconds * (len(todo) - 1)))  # fmt: skip
 
 
-def _scores(store: Store, run: str) -> dict[tuple[str, str], float]:
+def query_scores(store: Store, run: str) -> dict[tuple[str, str], float]:
     """(suite, query) -> value, of the model that a run trained; as the training scored it, whatever came later."""
     rows = ranks.on_main(
         lambda: store.rows(
@@ -243,7 +243,7 @@ def _judged(
     store: Store, run: str, pair: tuple[SavedMixture, SavedMixture], trainings: Sequence[Training],
     suites: Sequence[Suite], model: str, half: str | None,
 ) -> Verdict:  # fmt: skip
-    scores = [_scores(store, one.run) for one in trainings]
+    scores = [query_scores(store, one.run) for one in trainings]
     columns = sorted(scores[0])
     names = np.array([suite for suite, _ in columns])
     sides = [np.array([[found[column] for column in columns] for one, found in zip(trainings, scores, strict=True)

@@ -173,6 +173,12 @@ class Lab:
 
         return self._once("merged", work, shares.tolist(), asdict(branching))
 
+    def with_branch(self, branching: Branching, name: str) -> SentenceTransformer:
+        """The proxy as the branch on `name` leaves it; good until the next measurement."""
+        trunk, change = self.trunk(branching), self.branch(branching, name)
+        _write(self._plain, {n: w.float() + change[n] for n, w in trunk.items()})
+        return self._plain
+
     # --- how
 
     def _plan(self, weights: Mapping[str, float], seed: int) -> BatchPlan:

@@ -103,17 +103,23 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
                   [before + text for text in texts], positives, candidates)  # fmt: skip
 
 
-def held_out_set(name: str, part: ComponentData, template: Template, seed: int) -> DevSet:
+def held_out_set(name: str, part: ComponentData, template: Template, seed: int, *, mined: bool = True) -> DevSet:
     """Held-out rows of a component, at most `MOST_QUERIES`. The documents are these rows' positives and negatives; a
-    row's negatives are its own first, then other rows' passages."""
+    row's negatives are its own first, then other rows' passages. With `mined` off they are other rows' best positives
+    alone, so that nothing but the row's query tells them from its own."""
     prefix = template.prefixes(part.prompts)[0]
     order = generator(seed, "held out", name).permutation(part.num_examples)[:MOST_QUERIES]
     rows = [part.example(int(row)) for row in np.sort(order)]
-    numbers = sorted({n for row in rows for n in (*row.positives, *row.negatives)})
+    used = ((*row.positives, *row.negatives) if mined else row.positives for row in rows)
+    numbers = sorted({n for passages in used for n in passages})
     at = {number: i for i, number in enumerate(numbers)}
     positives = [dict.fromkeys((at[n] for n in row.positives), 1) for row in rows]
-    mined = [np.array([at[n] for n in row.negatives], dtype=np.int64) for row in rows]
-    candidates = _candidates(positives, mined, len(numbers), (seed, "target", name))
+    if mined:
+        ranking = [np.array([at[n] for n in row.negatives], dtype=np.int64) for row in rows]
+    else:
+        best = np.array(sorted({min(own) for own in positives}), dtype=np.int64)
+        ranking = [generator(seed, "others", name, row).permutation(best) for row in range(len(rows))]
+    candidates = _candidates(positives, ranking, len(numbers), (seed, "target", name))
     before = template.before_passage
     return DevSet(f"{name}/held out", family(name), [prefix + row.query for row in rows],
                   [before + part.passage(n) for n in numbers], positives, candidates)  # fmt: skip
@@ -193,6 +199,23 @@ class Target:
         parts = [self._losses(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)]).mean()
                  for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
         return torch.stack(parts) @ torch.from_numpy(say).to(parts[0])
+
+    def above(self, encoder: SentenceTransformer) -> list[np.ndarray]:
+        """Of each set, (Q',): the share of a query's other candidates that the encoder ranks below its positive; a tie
+        counts half. 1/2 is chance."""
+        was_training = encoder.training
+        encoder.eval()
+        with torch.no_grad():
+            embeddings = normalize(self._embed(encoder), dim=-1)
+        encoder.train(was_training)
+        found = []
+        for s, (q, d) in zip(self.sets, self._places, strict=True):
+            documents = embeddings[torch.from_numpy(d)][torch.from_numpy(s.candidates)]
+            scores = torch.einsum("qd,qcd->qc", embeddings[torch.from_numpy(q)][: len(s.candidates)], documents)
+            own, others = scores[:, :1], scores[:, 1:]
+            below = (own > others).float() + (own == others).float() / 2
+            found.append(below.mean(dim=1).double().numpy())
+        return found
 
     def _embed(self, encoder: SentenceTransformer) -> Tensor:
         per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])

@@ -16,6 +16,11 @@ from mixture.store.catalog import spellings
 StoreOption = Annotated[str | None, typer.Option("--store", help=f"The store: {spellings()} [$MIXTURE_STORE]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
+EngineOption = Annotated[str, typer.Option("--engine", help="What runs the tasks: {mixture.engine:ENGINES}")]
+UndoOption = Annotated[bool, typer.Option("--undo", help="Take back what the newest such command did")]
+LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dry-run shows with their texts; 0: all")]
+
 
 def open_store(store: str | None, *, create: bool = False) -> Store:
     """The store of a command: its --store, $MIXTURE_STORE, or ./mixture-store."""

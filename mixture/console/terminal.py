@@ -14,7 +14,7 @@ from typing import Any
 
 import typer.core
 
-from mixture.console.examples import examples
+from mixture.console.examples import EXAMPLES, examples
 from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
 from mixture.errors import MixtureError, UsageError
 
@@ -102,6 +102,11 @@ class PlainErrors(_Plain, typer.core.TyperGroup):
 
     def command_of(self, arguments: list[str]) -> Any:
         return next((self.commands[word] for word in arguments if word in self.commands), None)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of `EXAMPLES`, which is that of a job's steps."""
+        order = {name: place for place, name in enumerate(EXAMPLES)}
+        return sorted(super().list_commands(ctx), key=lambda name: order.get(name, len(order)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         return super().parse_args(ctx, args or ["--help"])

@@ -241,7 +241,8 @@ def _trained(
         found.append(Effect(
             ", ".join(left_out[side]), TRAINED if single else TOGETHER, result.difference,
             effect(side, foreign).difference if _some(foreign) else None, result.error, result.low, result.high,
-            result.p, p if single else None, NEITHER if p > SIGNIFICANT else USEFUL if result.difference > 0 else HARMFUL,
+            result.p, p if single else None,
+            NEITHER if p > SIGNIFICANT else USEFUL if result.difference > 0 else HARMFUL,
         ))  # fmt: skip
     return found
 

@@ -8,7 +8,10 @@ from trainers.learning.learners.cgd import Cgd
 from trainers.learning.learners.chi2 import Chi2
 from trainers.learning.learners.cvar import Cvar
 from trainers.learning.learners.doremi import DoReMi
+from trainers.learning.learners.ensemble import Ensemble
 from trainers.learning.learners.groupdro import GroupDro
+from trainers.learning.learners.influence import Influence
+from trainers.learning.learners.kmm import Kmm
 from trainers.learning.learners.learner import (
     LEARNERS,
     Found,

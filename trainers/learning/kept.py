@@ -46,10 +46,9 @@ def difference(after: Weights, before: Weights) -> Weights:
 def added(start: Weights, changes: Iterable[tuple[float, Weights]]) -> Weights:
     """`start` and so much of each change, in float32."""
     total = {name: tensor.float().clone() for name, tensor in start.items()}
-    with torch.no_grad():
-        for share, change in changes:
-            for name, tensor in change.items():
-                total[name].add_(tensor, alpha=share)
+    for share, change in changes:  # which may be trained only now
+        for name, tensor in change.items():
+            total[name].add_(tensor, alpha=share)
     return total
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mixture.report.alike import alike
 from mixture.report.drawing import (
     Chart,
     Key,
@@ -43,7 +44,12 @@ def charts(facts: Facts) -> dict[str, Chart]:
     """All charts that the facts allow, by name, in the order of the page."""
     makers: list[Callable[[], Chart | None]] = [partial(weights, facts)]
     if facts.learning is not None:
-        makers += [partial(make, facts.learning) for make in (trajectories, losses, measurements)]
+        makers += [
+            partial(make, facts.learning)
+            for make in (trajectories, losses, measurements)
+            if make is not trajectories or facts.learning.steps_shown > 1
+        ]
+        makers.append(partial(alike, facts.learning.cosines))
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]
     makers += [partial(epochs, facts), partial(removed, facts)]
     if facts.evaluation is not None:

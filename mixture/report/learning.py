@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mixture.registry.lineage import Ancestor, Run
+from mixture.report.alike import Cosine, cosines
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import Store
 
@@ -17,7 +18,18 @@ from mixture.store import Store
 MOST_POINTS = 2_500
 FEWEST_STEPS = 20
 # What stands beside what a run was asked to do: what it found out, and where it kept the reference's embeddings.
-FOUND = ("at_cap", "at_floor", "drift", "hard_for_both", "reference_embeddings", "repeated", "runs", "spread")
+FOUND = (
+    "at_cap",
+    "at_floor",
+    "drift",
+    "facts",
+    "hard_for_both",
+    "lines",
+    "reference_embeddings",
+    "repeated",
+    "runs",
+    "spread",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Learning:
                 proxy's loss over the reference's
     repeated:   collections that the reference's training went through often, and how many times
     spread:     standard deviation over seeds by collection
+    cosines:    of what each two collections teach, where the run took them
     """
 
     run_id: str
@@ -74,6 +87,7 @@ class Learning:
     hard_for_both: Mapping[str, float]
     repeated: Mapping[str, float]
     spread: Mapping[str, float]
+    cosines: tuple[Cosine, ...]
 
     @property
     def steps_shown(self) -> int:
@@ -118,6 +132,7 @@ def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Lear
         hard_for_both=_most(configs, "hard_for_both"),
         repeated=_most(configs, "repeated"),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
+        cosines=cosines(store, seeds),
     )
 
 

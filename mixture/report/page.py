@@ -38,6 +38,7 @@ MEASURED = {
     "relative_group": "This one (relative_group) is high where the reference has learned what the proxy has not. "
                       "It stays near 1 where both lose alike, as on noise.",
     "excess": "This one is high where the proxy loses more than the reference. Chance gives noise a part of that.",
+    "influence": "This one is high where a few steps on the collection bring the target more than on the others.",
 }  # fmt: skip
 UNREFERENCED = "This one looks at the proxy model alone, so noise is high too."
 
@@ -109,6 +110,7 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found["trajectories"] = tables.trajectories_table(facts.learning)
         found["points"] = tables.points_table(facts.learning)
         found["losses"] = tables.losses_table(facts.learning)
+        found["alike"] = tables.alike_table(facts.learning)
     if facts.evaluation is not None:
         against = facts.against.reference if facts.against else None
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)
@@ -119,7 +121,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
 def _measured(facts: Facts) -> str:
     """A sentence on the measurement that drove the weights."""
     given = facts.learning.settings if facts.learning is not None else {}
-    by_algorithm = {"tdro": given.get("measurement") or "relative", "doremi": "excess"}
+    by_algorithm = {"tdro": given.get("measurement") or "relative", "doremi": "excess",
+                    "influence": "influence"}  # fmt: skip
     return MEASURED.get(by_algorithm.get(given.get("algorithm") or "tdro", ""), UNREFERENCED)
 
 

@@ -67,7 +67,9 @@ def test_a_component_with_too_few_rows_stays_whole(
     kept, out = hold_out(small_store, registry.weighted(parts, {"easy": 1, "few": 1}), 0.4)
     assert [c.name for c in kept.components] == ["easy[train]", "few"]
     assert list(out) == ["easy[train]"]
-    with pytest.raises(UsageError, match=r"`holdout` is 0\.01, and no collection has 8 rows to hold out; hold out more"):
+    with pytest.raises(
+        UsageError, match=r"`holdout` is 0\.01, and no collection has 8 rows to hold out; hold out more"
+    ):
         hold_out(small_store, _spec(small_store), 0.01)
 
 

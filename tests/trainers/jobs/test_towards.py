@@ -231,7 +231,8 @@ def test_the_command(
     monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
     small_store.close()
     command = ["learn-weights", "--mix", "mix", "--proxy", str(static_model), "--name", "won",
-               "--algorithm", "influence", "--steps", "12", "--batch-size", "8", "--holdout", "0.3", "--target", str(target), "--json"]  # fmt: skip
+               "--algorithm", "influence", "--steps", "12", "--batch-size", "8", "--holdout", "0.3",
+               "--target", str(target), "--json"]  # fmt: skip
     for assignment in ("round_steps=6", "probe_steps=2", "temperature=0.05", "max_query_tokens=32"):
         command += ["--set", assignment]
     with pytest.raises(SystemExit, match="0"):

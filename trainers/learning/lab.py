@@ -173,7 +173,8 @@ class Lab:
         def work() -> Weights:
             trunk = self.trunk(branching)
             self._put(trunk)
-            loop = TrainingLoop(self.encoder, self._with_budget(settings), self.folder / "aim")
+            loop = TrainingLoop(self.encoder, self._with_budget(settings), self.folder / "steps")
+            self._note_budget(loop)
             loop.encoder.train()
             batch = self._source(self._plan(self.base, settings.seed)).homogeneous(0)  # named where a step fails
             with stopping.on_request():

@@ -33,7 +33,8 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
 
     Kept: the collections themselves, what belongs to any saved mixture (a tag always means one), the run folders of
     runs that made a mixture, of the runs these rest on, and of runs that are not finished and can go on. A reference's
-    embeddings are kept for runs that are not finished alone: these must find their own to end with the same bits.
+    embeddings and the branches of learners towards a target are kept for runs that are not finished alone: these must
+    find their own to end with the same bits.
     """
     root = store.work
     found = [
@@ -41,6 +42,7 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
         *_models(store),
         *_runs(store),
         *_embeddings(store),
+        *_branches(store),
         *_matches(store),
         *_leftovers(root),
     ]
@@ -99,6 +101,13 @@ def _embeddings(store: Store) -> Iterator[tuple[Path, str]]:
         # None: a run that an older version began does not say which it uses.
         if not used & {folder.name, None}:
             yield folder, "a reference's embeddings that no unfinished run uses"
+
+
+def _branches(store: Store) -> Iterator[tuple[Path, str]]:
+    folder = layout.branches(store.work)
+    running = [_config(row) for row in store.rows("SELECT config FROM runs WHERE status = 'running'")]
+    if folder.is_dir() and not any("target" in config for config in running):
+        yield folder, "branches that no unfinished run uses"
 
 
 def _matches(store: Store) -> Iterator[tuple[Path, str]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from mixture.report.ablation import effects
+from mixture.report.alike import alike
 from mixture.report.drawing import (
     Chart,
     Key,
@@ -47,6 +48,7 @@ def charts(facts: Facts) -> dict[str, Chart]:
         makers += [partial(trajectories, facts.learning)] * (facts.learning.steps_shown > 1)
         if not facts.learning.target:
             makers += [partial(make, facts.learning) for make in (losses, measurements)]
+        makers.append(partial(alike, facts.learning.cosines))
     if facts.ablation is not None:
         makers.append(partial(effects, facts.ablation))
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mixture.registry.lineage import Ancestor, Run
+from mixture.report.alike import Cosine, cosines
 from mixture.specs import WEIGHT_COLUMNS
 from mixture.store import Store
 
@@ -61,6 +62,7 @@ class Learning:
     spread:     standard deviation over seeds by collection
     target:     suites' halves and held-out rows that the weights were learned towards
     lines:      what such a run says of itself
+    cosines:    of what each two collections teach, where the run took them
     """
 
     run_id: str
@@ -80,6 +82,7 @@ class Learning:
     repeated: Mapping[str, float]
     forecast: bool
     spread: Mapping[str, float]
+    cosines: tuple[Cosine, ...] = ()
     target: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
 
@@ -129,6 +132,7 @@ def learning(store: Store, tree: Ancestor, weights: Mapping[str, float]) -> Lear
         lines=tuple(dict.fromkeys(line for c in configs for line in c.get("lines", ()))),
         forecast=any(c.get("forecast") for c in configs),
         spread={name: float(s["std"]) for name, s in (settings.get("spread") or {}).items()},
+        cosines=cosines(store, seeds),
     )
 
 

@@ -38,6 +38,7 @@ MEASURED = {
     "relative_group": "This one (relative_group) is high where the reference has learned what the proxy has not. "
                       "It stays near 1 where both lose alike, as on noise.",
     "excess": "This one is high where the proxy loses more than the reference. Chance gives noise a part of that.",
+    "influence": "This one is high where a few steps on the collection bring the target more than on the others.",
 }  # fmt: skip
 UNREFERENCED = "This one looks at the proxy model alone, so noise is high too."
 
@@ -110,6 +111,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found |= {"trajectories": tables.trajectories_table(learned), "points": tables.points_table(learned)}
     if learned is not None and not learned.target:
         found["losses"] = tables.losses_table(learned)
+    if learned is not None:
+        found["alike"] = tables.alike_table(learned)
     if facts.ablation is not None:
         found["ablation"] = tables.ablation_table(facts.ablation)
     if facts.evaluation is not None:
@@ -122,7 +125,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
 def _measured(facts: Facts) -> str:
     """A sentence on the measurement that drove the weights."""
     given = facts.learning.settings if facts.learning is not None else {}
-    by_algorithm = {"tdro": given.get("measurement") or "relative", "doremi": "excess"}
+    by_algorithm = {"tdro": given.get("measurement") or "relative", "doremi": "excess",
+                    "influence": "influence"}  # fmt: skip
     return MEASURED.get(by_algorithm.get(given.get("algorithm") or "tdro", ""), UNREFERENCED)
 
 

@@ -131,6 +131,14 @@ def points_table(learned: Learning) -> Table:
     return _table("trajectories", "Weights by step", columns, rows)
 
 
+def alike_table(learned: Learning) -> Table:
+    """Cosines of each two collections, once."""
+    columns = (Column("collection", "Collection"), Column("other", "And"), Column("cosine", "Cosine", "number"))
+    pairs = [(c.collection, c.other, c.value) for c in learned.cosines if c.collection < c.other]
+    return _table("alike", "Which collections teach alike", columns,
+                  sorted(pairs, key=lambda pair: 2.0 if pair[2] is None else -pair[2]))  # fmt: skip
+
+
 def losses_table(learned: Learning) -> Table:
     other = "Forecast" if learned.forecast else "Reference loss"
     columns = (Column("collection", "Collection"), Column("measurement", "Measurement", "number"),

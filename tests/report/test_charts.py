@@ -17,7 +17,10 @@ from mixture.report.charts import MOST_BARS, charts, losses
 from mixture.report.facts import Facts, gather
 from mixture.report.findings import findings
 from mixture.report.lines import LABELLED, trajectories
+from mixture.report.page import render
 from mixture.report.palette import DARK, LIGHT, SERIES
+from mixture.report.tables import alike_table
+from mixture.store.write import insert_rows
 from tests.report.conftest import FORMULA, IMAGE, SCRIPT
 
 EVERY = ("weights", "trajectories", "losses", "measurements", "ablation", "language", "category", "license", "epochs",
@@ -173,3 +176,38 @@ def test_colours_are_told_apart(colours: dict[str, str], kind: str) -> None:
         for a, b in itertools.combinations(roles, 2):
             seen = [_lab(np.asarray(BLINDNESS[kind]) @ _linear(colours[role])) for role in (a, b)]
             assert np.linalg.norm(seen[0] - seen[1]) > 20, (a, b)
+
+
+def test_which_collections_teach_alike_is_drawn_where_a_run_took_products(store: Store) -> None:
+    products = {("forum", "forum"): 4.0, ("wiki", "wiki"): 1.0, ("forum", "wiki"): 1.0, ("forum", IMAGE): -3.0,
+                ("wiki", IMAGE): 5.0, (IMAGE, IMAGE): 9.0, (SCRIPT, SCRIPT): -1.0, (SCRIPT, "wiki"): 1.0}  # fmt: skip
+    both = {**products, **{(other, one): value for (one, other), value in products.items()}}
+    insert_rows(store, "collection_products", [
+        {"run_id": run, "collection": one, "other": other, "product": value}
+        for run in ("aaaa00000001", "aaaa00000002") for (one, other), value in both.items()
+    ])  # fmt: skip
+    facts = gather(store, registry.resolve(store, "learned"))
+    chart = charts(facts)["alike"]
+    cells = {(row["name"], row["other"]): row["cosine"] for row in chart.spec["data"]["values"]}
+    # 5 over a length of 3: estimates may be off, a cosine is not. What has no length has no cell.
+    assert cells == {("forum", "wiki"): 0.5, ("wiki", "forum"): 0.5, ("forum", IMAGE): -0.5, (IMAGE, "forum"): -0.5,
+                     ("wiki", IMAGE): 1.0, (IMAGE, "wiki"): 1.0}  # fmt: skip
+    assert [key.role for key in chart.keys] == ["accent", "warn"]
+    svg = picture(chart, "svg").decode()
+    assert "&lt;img src=x" in svg and "<img" not in svg
+    assert chart.says == f"Square of 4 collections; most alike are {IMAGE} and wiki, 1.00."
+    assert facts.learning is not None
+    assert alike_table(facts.learning).rows[0][2] == 1.0
+    page = render(facts, charts(facts))
+    assert "Which collections teach alike" in page
+    assert "alike" not in charts(gather(store, registry.resolve(store, "alone")))
+
+
+def test_of_one_step_no_lines_are_drawn(store: Store) -> None:
+    facts = gather(store, registry.resolve(store, "learned"))
+    assert facts.learning is not None
+    last = tuple(p for p in facts.learning.points if p.step == facts.learning.num_steps)
+    short = replace(facts, learning=replace(facts.learning, points=last))
+    assert "trajectories" in charts(facts)
+    assert "trajectories" not in charts(short)
+    render(short, charts(short))

@@ -31,7 +31,7 @@ from trainers.jobs.runs import (
     recorded,
     set_result,
 )
-from trainers.jobs.towards import asked_target, learn_towards
+from trainers.jobs.towards import asked_members, asked_target, learn_towards
 from trainers.learning.config import LearningSettings
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
@@ -135,6 +135,7 @@ def learn_weights(
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
     suites = asked_target(target, settings)
     near = None if base is None else _base(store, mixture, base, settings)
+    members = ranks.on_main(partial(asked_members, store, mixture.spec, settings))
     starting = stage("starting")
     starting(0, 0, "writing out the mixture")
     # The weights of a mixture that is learned on do not matter: they carry those of the base.
@@ -152,12 +153,13 @@ def learn_weights(
     settings = fitted(settings, model)
     template = template_of(model, settings)
     say_texts(data, template)
-    say_small(data, settings.batch_size, mixed=True)
+    say_small(data, settings.batch_size, mixed=not settings.looks_at_target)
     if given is not None and (own := own_template(given)) is not None and own.parts != template.parts:
         logger.warning("the reference comes with other prompts than the proxy: %r; both see the proxy's", own.query)
     starting(1, 1, "done")
     if settings.looks_at_target:
-        runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, near, stage)
+        runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, near, stage,
+                                    members)  # fmt: skip
         return _saved(store, mixture, spec, name, settings, runs, facts)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixture import transfers
+from mixture import registry, transfers
 from mixture.arguments import Names, listed
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, Stage
 from mixture.registry import SavedMixture
+from mixture.registry.holdout import TRAIN
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from mixture.store.write import append
@@ -24,6 +25,7 @@ from mixture.weights import bounded, epoch_caps
 from trainers.finetune.config import FinetuneSettings
 from trainers.jobs.runs import finished_config, materialised, record_history, recorded
 from trainers.learning.config import LearningSettings
+from trainers.learning.learners.learner import Found, Round, mean_of_later_half
 from trainers.model.identity import model_identity
 from trainers.model.template import identified, template_of
 from trainers.parallel import ranks
@@ -32,7 +34,6 @@ from trainers.settings import TrainingSettings, run_id
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from trainers.learning.learners import Found
     from trainers.learning.target import Target
 
 
@@ -52,9 +53,30 @@ def asked_target(target: Names, settings: LearningSettings) -> list[Suite]:
     return [halved(load_suite(folder), LEARN) for folder in find_suites(given)] if given else []
 
 
+def asked_members(store: Store, spec: MixtureSpec, settings: LearningSettings) -> dict[str, MixtureSpec]:
+    """The mixtures that are named as members, where the algorithm has such.
+
+    Raises `UsageError` for one that is not there, and for one of other components than `spec`.
+    """
+    found = {}
+    for reference in getattr(settings.options, "members", ()):
+        member = registry.resolve(store, reference).spec
+        # By collection and slice: what a run with the same `holdout` made has other names, and is of the same parts.
+        theirs, ours = (sorted(map(_whole_name, s.components)) for s in (member, spec))
+        if theirs != ours:
+            unlike = sorted(set(theirs) ^ set(ours))
+            raise UsageError(
+                f"`members`: {reference} is not a mixture of the same collections: {', '.join(unlike[:5])}"
+                f"{' and others' if len(unlike) > 5 else ''} {'are' if len(unlike) > 1 else 'is'} in one of both alone"
+            )
+        found[reference] = member
+    return found
+
+
 def learn_towards(
     store: Store, spec: MixtureSpec, held_out: Mapping[str, Component], data: MaterialisedMixture, model: str,
     suites: list[Suite], settings: LearningSettings, name: str, base: SavedMixture | None, stage: Stage,
+    members: Mapping[str, MixtureSpec],
 ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
     """One run a seed of a learner that looks at a target; their ids, and what they found by run.
 
@@ -66,6 +88,8 @@ def learn_towards(
     known_by = {"proxy": model_identity(model), "target": ",".join(targets), **identified(data, model, settings)}
     if base is not None:
         known_by["base"] = base.spec.id
+    if members:
+        known_by["members"] = ",".join(member.id for member in members.values())
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
@@ -77,7 +101,8 @@ def learn_towards(
             about = {"proxy": model, "name": name, "target": [text.rsplit(":", 1)[0] for text in targets]}
             with recorded(store, run, one.algorithm, spec.id, one, **about) as config:
                 near = None if base is None else spec.weights
-                made = _find(store, run, data, outside, model, suites, one, near, known_by, stage(title))
+                made = _find(store, run, data, outside, model, suites, one, near, known_by, stage(title),
+                             members)  # fmt: skip
                 config |= {"lines": list(made.lines), "facts": made.facts or {}}
         found[run] = {key: config[key] for key in ("lines", "facts")}
     return runs, {"runs": found, "repeated": {}, "target": [text.rsplit(":", 1)[0] for text in targets]}
@@ -94,6 +119,7 @@ def _materialised(store: Store, held_out: Mapping[str, Component]) -> dict[str, 
 def _find(
     store: Store, run: str, data: MaterialisedMixture, outside: Mapping[str, Any], model: str, suites: list[Suite],
     settings: LearningSettings, base: Mapping[str, float] | None, known_by: Mapping[str, str], progress: Progress,
+    members: Mapping[str, MixtureSpec],
 ) -> Found:  # fmt: skip
     from trainers.learning.lab import Lab
     from trainers.learning.learners import TargetLearner
@@ -114,25 +140,53 @@ def _find(
         caps = epoch_caps(sizes, settings.epoch_budget, settings.max_epochs)
     around = np.array([1 / len(names) if base is None else base[name] for name in names])
     around = bounded(around, settings.min_weight, caps)[0]
-    common = {name: text for name, text in known_by.items() if name != "base"} | {"target": ""}
+    common = {name: text for name, text in known_by.items() if name not in ("base", "members")} | {"target": ""}
     key = run_id("branches", data.spec.id, replace(chosen, steps=1, learning_rate=1.0), **common)
     lab = Lab(data, model, chosen, dict(zip(names, around.tolist(), strict=True)), target, layout.run(store.work, run),
-              layout.branches(store.work), key, settings.min_weight, caps, progress)  # fmt: skip
+              layout.branches(store.work), key, settings.min_weight, caps, progress,
+              {reference: _weights(data.spec, member) for reference, member in members.items()})  # fmt: skip
     learner = settings.learner(len(names))
     assert isinstance(learner, TargetLearner)
     found = learner.find(lab)
     weights = bounded(found.weights / found.weights.sum(), settings.min_weight, caps)[0]
     found = replace(found, weights=weights)
     if ranks.is_main():
-        record_history(store, run, [_row(name, weight) for name, weight in zip(names, weights.tolist(), strict=True)])
+        record_history(store, run, history_rows(names, found))
         _record_tried(store, run, names, lab.target, found)
     return found
 
 
-def _row(name: str, weight: float) -> dict[str, Any]:
-    """The one row a collection that the history of such a run has."""
-    return {"step": 1, "collection": name, "weight": weight, "mean_weight": weight, "ema_weight": weight,
-            "proxy_loss": None, "reference_loss": None, "measurement": None, "num_examples": 0}  # fmt: skip
+def _whole_name(c: Component) -> str:
+    """The component's name without the part of it that a `holdout` leaves."""
+    if c.slice is None or c.slice == TRAIN:
+        return c.collection
+    return f"{c.collection}[{c.slice.removesuffix(f', {TRAIN}')}]"
+
+
+def _weights(spec: MixtureSpec, member: MixtureSpec) -> np.ndarray:
+    """A member's weights (G,) in the order of the names of `spec`."""
+    theirs = {_whole_name(c): c.weight for c in member.components}
+    found = np.array([theirs[_whole_name(c)] for c in sorted(spec.components, key=lambda c: c.name)])
+    return np.asarray(found / found.sum())
+
+
+def history_rows(names: Sequence[str], found: Found) -> list[dict[str, Any]]:
+    """The rows of `weight_history`: of each round where there are such, else of one step. `mean_weight` is the mean
+    of the later half of the rounds so far, at the end what was found."""
+    from trainers.learning.averages import EMA_FACTOR
+
+    rounds = list(found.history) or [Round(1, found.weights, np.full(len(names), np.nan), 0)]
+    rows, ema = [], rounds[0].weights
+    for count, one in enumerate(rounds, 1):
+        mean = found.weights if count == len(rounds) else mean_of_later_half(rounds[:count])
+        ema = ema * (1 - EMA_FACTOR) + one.weights * EMA_FACTOR
+        for place, name in enumerate(names):
+            measured = float(one.measured[place])
+            rows.append({"step": one.step, "collection": name, "weight": float(one.weights[place]),
+                         "mean_weight": float(mean[place]), "ema_weight": float(ema[place]), "proxy_loss": None,
+                         "reference_loss": None, "measurement": None if np.isnan(measured) else measured,
+                         "num_examples": one.num_examples})  # fmt: skip
+    return rows
 
 
 def _record_tried(store: Store, run: str, names: list[str], target: Target, found: Found) -> None:

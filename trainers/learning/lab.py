@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import copy
 import gc
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
@@ -32,20 +27,21 @@ from trainers.batch.feed import Feed
 from trainers.batch.texts import BatchSource
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.loop import encoder_of, step
+from trainers.learning import kept
+from trainers.learning.kept import Weights
 from trainers.learning.target import Measured, Target
+from trainers.loop import stopping
 from trainers.loop.checkpoints import fill, trained
 from trainers.loop.steps import TrainingLoop
-from trainers.loop.stopping import on_request
 from trainers.model.adapters import has_lora, merge_lora
 from trainers.model.template import template_of
 from trainers.parallel import ranks
 
 T = TypeVar("T")
-Weights = dict[str, Tensor]
 # Of a training from the middle: a fresh AdamW moves every weight by the same length at first.
 BRANCH_WARMUP = 5
-# Of a matrix that has an adapter, what stands in its name before the last part.
-ADAPTED = ".base_layer."
+# Other groups of texts give other last bits: all trainings of a run have the token budget of its first.
+BUDGET = "budget.json"
 
 
 @dataclass(frozen=True)
@@ -74,23 +70,26 @@ class Lab:
     folder:   of this run; what other runs can use lies in `shared`
     key:      what the contents, the proxy and the texts' layout are known by
     min_weight, caps: bounds of the weights, as in `start` of the loop
+    members:  weights (G,) of other mixtures of these components, by their names
     """
 
     def __init__(
         self, data: MaterialisedMixture, proxy: str, settings: FinetuneSettings, base: Mapping[str, float],
         make: Callable[[SentenceTransformer], Target], folder: Path, shared: Path, key: str,
         min_weight: float = 0.0, caps: np.ndarray | None = None, progress: Progress = silent,
+        members: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         self.data, self.proxy, self.settings, self.base = data, proxy, settings, dict(base)
         self.names = tuple(sorted(data.components))
         self.base_weights = np.array([self.base[name] for name in self.names])
         self.min_weight, self.caps = min_weight, caps
+        self.members = dict(members or {})
         self.folder, self.shared, self._key = folder, shared, key
         self.template = template_of(proxy, settings)
         self._positives = data.positives()
         self.encoder = encoder_of(data, proxy, settings)
-        self._adapters = _copied(trained(self.encoder)) if has_lora(self.encoder) else {}
-        self._start = self._whole()
+        self._adapters = kept.copied(trained(self.encoder)) if has_lora(self.encoder) else {}
+        self.start = self._whole()
         self.target = make(self.encoder)
         # Merged models have no adapters: their weights are sums of whole matrices.
         self._plain = copy.deepcopy(self.encoder)
@@ -119,9 +118,9 @@ class Lab:
         seed = self.settings.seed if seed is None else seed
 
         def work() -> Measured:
-            folder = self.folder / f"training-{_digest(shares.tolist(), seed)}"
+            folder = self.folder / f"training-{kept.digest(shares.tolist(), seed)}"
             plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), seed)
-            self._run(self._start, replace(self.settings, seed=seed), plan, folder)
+            self._run(self.start, replace(self.settings, seed=seed), plan, folder)
             return self._measured(self.encoder)
 
         return self._once("training", work, shares.tolist(), seed)
@@ -134,50 +133,83 @@ class Lab:
         settings = replace(self.settings, steps=count, min_learning_rate_ratio=1.0)
 
         def work() -> Weights:
-            self._run(self._start, settings, self._plan(self.base, settings.seed), self.folder / "trunk")
+            self._run(self.start, settings, self._plan(self.base, settings.seed), self.folder / "trunk")
             return self._whole()
 
-        return self._kept(f"trunk-{self._of(settings, self.base)}", work)
+        return self._kept(self.shared / f"trunk-{self._of(settings, self.base)}.safetensors", work)
 
     def branch(self, branching: Branching, name: str | None, *, number: int = 0) -> Weights:
         """The change that a branch on `name` makes to the trunk; None is a branch on the base mixture alone.
 
         number: of several branches on one collection, which differ in their rows
         """
-        settings = self._of_branch(branching)
+        settings = self._constant(branching.steps, branching.rate)
         weights = self.base if name is None else dict.fromkeys(self.names, 0.0) | {name: 1.0}
         key = f"branch-{self._of(settings, weights, asdict(branching), number)}"
 
         def work() -> Weights:
             trunk = self.trunk(branching)
-            own = self._plan(weights, settings.seed + 1 + number)
+            own = self._plan(weights, settings.seed + 2 + number)
             plan = BranchPlan(own, self._plan(self.base, settings.seed + 1), branching.common)
             self._run(trunk, settings, plan, self.folder / key)
-            after = self._whole()
-            return {n: after[n].float() - trunk[n].float() for n in trunk}
+            return kept.difference(self._whole(), trunk)
 
-        return self._kept(key, work)
+        return self._kept(self.shared / f"{key}.safetensors", work)
 
     def merged(self, branching: Branching, shares: np.ndarray) -> Measured:
         """Measure trunk + Σ shares_g Δ_g; `shares` (G,) in the order of `names`."""
 
         def work() -> Measured:
-            with torch.no_grad():
-                total = {n: w.float().clone() for n, w in self.trunk(branching).items()}
-                for name, share in zip(self.names, shares.tolist(), strict=True):
-                    if share:
-                        for n, change in self.branch(branching, name).items():
-                            total[n].add_(change, alpha=float(share))
-            _write(self._plain, total)
-            return self._measured(self._plain)
+            parts = ((share, self.branch(branching, name))
+                     for name, share in zip(self.names, shares.tolist(), strict=True) if share)  # fmt: skip
+            return self.measure(kept.added(self.trunk(branching), parts))
 
         return self._once("merged", work, shares.tolist(), asdict(branching))
 
     def with_branch(self, branching: Branching, name: str) -> SentenceTransformer:
         """The proxy as the branch on `name` leaves it; good until the next measurement."""
         trunk, change = self.trunk(branching), self.branch(branching, name)
-        _write(self._plain, {n: w.float() + change[n] for n, w in trunk.items()})
+        kept.write_into(self._plain, {n: w.float() + change[n] for n, w in trunk.items()})
         return self._plain
+
+    def aim(self, branching: Branching) -> Weights:
+        """The change that a branch's steps make to the trunk when each descends the whole target's loss."""
+        settings = self._constant(branching.steps, branching.rate)
+        file = self.folder / f"aim-{self._of(settings, self.base, asdict(branching))}.safetensors"
+
+        def work() -> Weights:
+            trunk = self.trunk(branching)
+            self._put(trunk)
+            loop = TrainingLoop(self.encoder, self._with_budget(settings), self.folder / "steps")
+            self._note_budget(loop)
+            loop.encoder.train()
+            batch = self._source(self._plan(self.base, settings.seed)).homogeneous(0)  # named where a step fails
+            with stopping.on_request():
+                while loop.step < settings.steps:
+                    loop.descend(self.target.loss(loop.encoder) / ranks.state().num_processes, batch)
+                    self._stop_if_asked(loop)
+            self._unwrap(loop)
+            return kept.difference(self._whole(), trunk)
+
+        return self._kept(file, work)
+
+    # --- a few steps at a time
+
+    def steps(self, start: Weights, shares: np.ndarray, count: int, rate: float, *, number: int) -> Weights:
+        """Weights after `count` steps from `start` on batches drawn by `shares` (G,), with a fresh optimiser.
+
+        rate:   constant learning rate, as a share of the training's peak
+        number: of several such trainings, which differ in their rows
+        """
+        settings = self._constant(count, rate)
+        plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), settings.seed + 1 + number)
+        self._run(start, settings, plan, None)
+        return self._whole()
+
+    def measure(self, weights: Weights) -> Measured:
+        """Measure the proxy with these weights."""
+        kept.write_into(self._plain, weights)
+        return self._measured(self._plain)
 
     # --- how
 
@@ -185,46 +217,77 @@ class Lab:
         sizes = self.data.sizes
         return BatchPlan(weights, sizes, self.settings.batch_size, seed, positives=self._positives)
 
-    def _of_branch(self, branching: Branching) -> FinetuneSettings:
+    def _constant(self, count: int, rate: float) -> FinetuneSettings:
+        """The settings of a training from the middle, at a share of the peak rate."""
         peak = self.settings.learning_rate or 0.0
-        return replace(self.settings, steps=branching.steps, learning_rate=branching.rate * peak,
-                       min_learning_rate_ratio=1.0, warmup_steps=BRANCH_WARMUP)  # fmt: skip
+        return replace(self.settings, steps=count, learning_rate=rate * peak, min_learning_rate_ratio=1.0,
+                       warmup_steps=BRANCH_WARMUP)  # fmt: skip
 
-    def _run(self, start: Weights, settings: FinetuneSettings, plan: BatchPlan | BranchPlan, folder: Path) -> None:
-        """Train the encoder from `start` by a plan."""
+    def _source(self, plan: BatchPlan) -> BatchSource:
+        return BatchSource(self.data, plan, negatives=self.settings.negatives, template=self.template,
+                           symmetric_prompts=self.settings.symmetric_prompts)  # fmt: skip
+
+    def _run(self, start: Weights, settings: FinetuneSettings, plan: BatchPlan, folder: Path | None) -> None:
+        """Train the encoder from `start` by a plan; with checkpoints in `folder`, or without."""
         self._put(start)
         self._train(settings, plan, folder)
         # A loop, its accelerator and its checkpoints hold each other, and with them all texts that it has seen.
         gc.collect()
 
-    def _train(self, settings: FinetuneSettings, plan: BatchPlan | BranchPlan, folder: Path) -> None:
-        source = BatchSource(self.data, plan, negatives=settings.negatives, template=self.template,
-                             symmetric_prompts=settings.symmetric_prompts)  # fmt: skip
-        loop = TrainingLoop(self.encoder, settings, folder)
-        loop.resume()
+    def _train(self, settings: FinetuneSettings, plan: BatchPlan, folder: Path | None) -> None:
+        source = self._source(plan)
+        loop = TrainingLoop(self.encoder, self._with_budget(settings), folder or self.folder / "steps")
+        self._note_budget(loop)
+        if folder is not None:
+            loop.resume()
         loop.encoder.train()
-        with on_request(), Feed(lambda n: loop.prepared(source.homogeneous(n)), loop.step, settings.steps) as batches:
+        ahead = Feed(lambda n: loop.prepared(source.homogeneous(n)), loop.step, settings.steps)
+        with stopping.on_request(), ahead as batches:
             for batch in batches:
                 step(loop, batch)
-                loop.save_if_due()
-        # Without its wrapper: the next training puts its own around it.
+                if folder is None:
+                    self._stop_if_asked(loop)
+                else:
+                    loop.save_if_due()
+        self._unwrap(loop)
+        if folder is not None:
+            ranks.on_main(lambda: kept.remove(folder))
+
+    def _unwrap(self, loop: TrainingLoop) -> None:
+        """Take the encoder back without its wrapper: the next training puts its own around it."""
         self.encoder = loop.accelerator.unwrap_model(loop.encoder, keep_fp32_wrapper=False)
-        ranks.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    @staticmethod
+    def _stop_if_asked(loop: TrainingLoop) -> None:
+        if number := stopping.asked(loop.accelerator.device):
+            stopping.stop(loop.step, number)
+
+    def _with_budget(self, settings: FinetuneSettings) -> FinetuneSettings:
+        file = self.folder / BUDGET
+        known = ranks.on_main(lambda: json.loads(file.read_text()) if file.is_file() else {})
+        return replace(settings, **{name: number for name, number in known.items() if not getattr(settings, name)})
+
+    def _note_budget(self, loop: TrainingLoop) -> None:
+        file, budget = self.folder / BUDGET, loop.budget
+        if not ranks.on_main(file.is_file):
+            body = json.dumps({"tokens_per_pass": budget.per_pass, "tokens_kept": budget.kept}).encode()
+            ranks.on_main(lambda: kept.replace(file, body))
 
     def _whole(self) -> Weights:
         """What training moves, as the encoder has it; with LoRA the matrices with adapters, these folded in."""
         if not has_lora(self.encoder):
-            return _copied(trained(self.encoder))
+            return kept.copied(trained(self.encoder))
         plain = copy.deepcopy(self.encoder)
         merge_lora(plain)
-        adapted = {name.replace(ADAPTED, ".") for name, _ in self.encoder.named_parameters() if ADAPTED in name}
-        return _copied({name: p for name, p in plain.named_parameters() if name in adapted})
+        names = [name for name, _ in self.encoder.named_parameters()]
+        adapted = {name.replace(kept.ADAPTED, ".") for name in names if kept.ADAPTED in name}
+        return kept.copied({name: p for name, p in plain.named_parameters() if name in adapted})
 
     def _put(self, weights: Weights) -> None:
         """Have the encoder start from `weights`; adapters start as they did."""
         if has_lora(self.encoder):
             fill(self.encoder, self._adapters)
-        _write(self.encoder, weights)
+        kept.write_into(self.encoder, weights)
 
     def _measured(self, encoder: SentenceTransformer) -> Measured:
         return ranks.on_main(lambda: self.target.measure(encoder))
@@ -237,21 +300,19 @@ class Lab:
         if not all(key in known for key in keys):
             found = work()
             known |= {key: [float(loss), float(ndcg)] for key, loss, ndcg in zip(keys, *found, strict=True)}
-            ranks.on_main(lambda: _replace(file, json.dumps(known).encode()))
+            ranks.on_main(lambda: kept.replace(file, json.dumps(known).encode()))
         loss, ndcg = zip(*(known[key] for key in keys), strict=True)
         return Measured(np.array(loss), np.array(ndcg))
 
-    def _kept(self, name: str, work: Callable[[], Weights]) -> Weights:
-        """Weights that `work` makes, kept in a file for all runs."""
-        file = self.shared / f"{name}.safetensors"
+    def _kept(self, file: Path, work: Callable[[], Weights]) -> Weights:
+        """Weights that `work` makes, or that the file has of an earlier call."""
         if not ranks.on_main(file.is_file):
             made = work()
-
-            ranks.on_main(lambda: _replace(file, save({n: w.contiguous() for n, w in made.items()})))
-        return load_file(file)
+            ranks.on_main(lambda: kept.keep(file, made))
+        return kept.load(file)
 
     def _of(self, settings: FinetuneSettings, *key: Any) -> str:
-        return _digest(self._key, settings.deciding, *key)
+        return kept.digest(self._key, settings.deciding, *key)
 
 
 class BranchPlan(BatchPlan):
@@ -265,28 +326,3 @@ class BranchPlan(BatchPlan):
         coins = generator(self._common.seed, "branch").random(step + 1) < self._share
         plan = self._common if coins[step] else self._own
         return plan.batch(int(np.count_nonzero(coins[:step] == coins[step])))
-
-
-def _copied(weights: Mapping[str, Tensor]) -> Weights:
-    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-
-
-def _write(encoder: SentenceTransformer, weights: Weights) -> None:
-    """Put `weights` where they belong, whether the matrix has an adapter beside it or not."""
-    there = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            parent, _, last = name.rpartition(".")
-            (there[name] if name in there else there[f"{parent}{ADAPTED}{last}"]).copy_(tensor)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".writing-{file.name}")
-    scratch.write_bytes(content)
-    scratch.replace(file)
-
-
-def _digest(*key: Any) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

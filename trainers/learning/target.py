@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mixture.errors import UsageError
 from mixture.materialised import ComponentData
 from mixture.mining.bm25 import ranked
 from mixture.sampling import generator
@@ -54,6 +55,8 @@ class DevSet:
     documents:  the texts that are searched, likewise
     positives:  of each query the places of the relevant documents, with their grades
     candidates: (Q', 1 + N) places of documents, the positive first, for the first Q' queries
+    barred:     of each query the documents that are no answer to be searched for, where there are such: the query
+                itself, as in `evaluate_suite`
     """
 
     name: str
@@ -62,12 +65,14 @@ class DevSet:
     documents: list[str]
     positives: list[dict[int, int]]
     candidates: np.ndarray
+    barred: list[set[int]] | None = None
 
     @cached_property
     def key(self) -> str:
         """A hash of all that decides what a model scores on it."""
         grades = [sorted(of_query.items()) for of_query in self.positives]
-        body = json.dumps([self.name, self.queries, self.documents, grades, self.candidates.tolist()])
+        barred = [sorted(of_query) for of_query in self.barred or ()]
+        body = json.dumps([self.name, self.queries, self.documents, grades, self.candidates.tolist(), barred])
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
@@ -84,23 +89,27 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
     prompt = prompt_for(encoder, suite.name)[1] or ""
     place = {key: i for i, key in enumerate(suite.corpus_ids)}
     texts = [" ".join(filter(None, document)) for document in suite.corpus]
-    found: list[tuple[str, dict[int, int]]] = []
+    queries, positives, barred = [], [], []
     for key, query in zip(suite.query_ids, suite.queries, strict=True):
         grades = {place[d]: g for d, g in suite.qrels[key].items() if g > 0 and d in place}
         if grades:
-            found.append((query, grades))
-    queries, positives = [query for query, _ in found], [grades for _, grades in found]
-    sampled = min(MOST_QUERIES, len(found))
-    best = ranked(texts, queries[:sampled], NEGATIVES + max(map(len, positives), default=0))
-    candidates = _candidates(positives[:sampled], best, len(texts), (seed, "target", suite.title))
+            queries.append(query)
+            positives.append(grades)
+            barred.append({place[key]} - set(grades) if key in place else set())
+    if not queries:
+        raise UsageError(f"{suite.title}: no query has a relevant document in the corpus; leave it out of `target`")
+    sampled = min(MOST_QUERIES, len(queries))
+    best = ranked(texts, queries[:sampled], NEGATIVES + 1 + max(map(len, positives)))
+    candidates = _candidates(positives[:sampled], best, len(texts), (seed, "target", suite.title), barred)
     if len(texts) > MOST_DOCUMENTS:  # only what is a candidate or relevant is searched
-        kept = sorted({int(d) for d in candidates.flat} | {d for grades in positives for d in grades})
-        at = {d: i for i, d in enumerate(kept)}
-        texts, positives = [texts[d] for d in kept], [{at[d]: g for d, g in grades.items()} for grades in positives]
+        used = sorted({int(d) for d in candidates.flat} | {d for grades in positives for d in grades})
+        at = {d: i for i, d in enumerate(used)}
+        texts, positives = [texts[d] for d in used], [{at[d]: g for d, g in grades.items()} for grades in positives]
         candidates = np.vectorize(at.__getitem__)(candidates)
+        barred = [{at[d] for d in own if d in at} for own in barred]
     before = template.before_passage
     return DevSet(suite.title, family(suite.name), [prompt + query for query in queries],
-                  [before + text for text in texts], positives, candidates)  # fmt: skip
+                  [before + text for text in texts], positives, candidates, barred)  # fmt: skip
 
 
 def held_out_set(name: str, part: ComponentData, template: Template, seed: int, *, mined: bool = True) -> DevSet:
@@ -127,17 +136,18 @@ def held_out_set(name: str, part: ComponentData, template: Template, seed: int, 
 
 def _candidates(
     positives: Sequence[Mapping[int, int]], ranked_documents: Sequence[np.ndarray], num_documents: int,
-    key: tuple[int | str, ...],
+    key: tuple[int | str, ...], barred: Sequence[set[int]] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """(Q, 1 + N): of each query its best positive, then the first of its ranking that are none, then random ones. N is
-    `NEGATIVES`, or what the documents have."""
-    most = min(NEGATIVES, num_documents - max(map(len, positives)))
+    """(Q, 1 + N): of each query its best positive, then the first of its ranking that are none and not barred, then
+    random ones. N is `NEGATIVES`, or what the documents have."""
+    taken = [set(own) | (barred[number] if barred else set()) for number, own in enumerate(positives)]
+    most = max(0, min(NEGATIVES, num_documents - max(map(len, taken))))
     rows = []
     for number, (own, ranking) in enumerate(zip(positives, ranked_documents, strict=True)):
-        hard = [int(d) for d in ranking if int(d) not in own][:most]
+        hard = [int(d) for d in ranking if int(d) not in taken[number]][:most]
         if len(hard) < most:
             rest = generator(*key, number).permutation(num_documents)
-            hard += [int(d) for d in rest if int(d) not in own and int(d) not in hard][: most - len(hard)]
+            hard += [int(d) for d in rest if int(d) not in taken[number] and int(d) not in hard][: most - len(hard)]
         rows.append([max(own, key=lambda d: (own[d], -d)), *hard])
     return np.array(rows, dtype=np.int64)
 
@@ -226,5 +236,7 @@ class Target:
         return info_nce(queries[: len(candidates)], documents[candidates], temperature=self._temperature)
 
     def _of_set(self, dev: DevSet, queries: Tensor, documents: Tensor) -> tuple[float, float]:
-        indices = top_k(queries, documents, DEPTH)[1].tolist()
+        indices = top_k(queries, documents, DEPTH + 1 if dev.barred else DEPTH)[1].tolist()
+        if dev.barred:
+            indices = [[d for d in row if d not in own][:DEPTH] for row, own in zip(indices, dev.barred, strict=True)]
         return float(self._losses(dev, queries, documents).mean()), ndcg_at_10(dev.positives, indices)

@@ -97,9 +97,7 @@ def test_a_learner_gets_the_options_that_were_set() -> None:
 
 
 def test_an_unknown_algorithm_lists_the_known_ones() -> None:
-    with pytest.raises(
-        UsageError, match="algorithm is grupdro; allowed: cgd, chi2, cvar, doremi, drpruning, groupdro, "
-    ):
+    with pytest.raises(UsageError, match="algorithm is grupdro; allowed: cgd, chi2, cvar, doremi, drpruning, "):
         LearningSettings(algorithm="grupdro")
 
 

@@ -9,8 +9,11 @@ from trainers.learning.learners.chi2 import Chi2
 from trainers.learning.learners.cvar import Cvar
 from trainers.learning.learners.doremi import DoReMi
 from trainers.learning.learners.drpruning import DrPruning
+from trainers.learning.learners.ensemble import Ensemble
 from trainers.learning.learners.groupdro import GroupDro
+from trainers.learning.learners.influence import Influence
 from trainers.learning.learners.kl import Kl
+from trainers.learning.learners.kmm import Kmm
 from trainers.learning.learners.learner import (
     LEARNERS,
     Found,

@@ -9,8 +9,9 @@ Shape legend: B examples of a batch (of all ranks), G collections, T sets of a t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -217,11 +218,26 @@ class Tried:
     ndcg: np.ndarray | None = None
 
 
+class Round(NamedTuple):
+    """Weights that were trained with up to a step, what drove them, and on how many examples of each it was seen."""
+
+    step: int
+    weights: np.ndarray
+    measured: np.ndarray
+    num_examples: int
+
+
+def mean_of_later_half(history: Sequence[Round]) -> np.ndarray:
+    """The mean weights (G,) of the later half of the rounds, of one round its own."""
+    return np.mean([one.weights for one in history[len(history) // 2 :]], axis=0)
+
+
 @dataclass(frozen=True)
 class Found:
     """What a `TargetLearner` found.
 
     weights:  (G,), sum 1, in the order of the lab's `names`
+    history:  where weights move on the way, round by round; `weights` are then `mean_of_later_half`
     tried:    mixtures with their scores
     products: (G, G) inner products of what the collections teach, where it took them
     lines:    what a reader must know to trust the weights or not
@@ -229,6 +245,7 @@ class Found:
     """
 
     weights: np.ndarray
+    history: tuple[Round, ...] = ()
     tried: tuple[Tried, ...] = ()
     products: np.ndarray | None = None
     lines: tuple[str, ...] = ()

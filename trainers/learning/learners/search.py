@@ -12,7 +12,7 @@ log-linear in the weights (`law=log-linear`); and it is fitted to nDCG@10, where
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,27 +36,39 @@ LEAST_CORRELATION = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchOptions(LearnerOptions):
-    """How branches are made; see `trainers.learning.lab.Branching`."""
+class TrunkOptions(LearnerOptions):
+    """How branches on one collection each are made; see `trainers.learning.lab.Branching`."""
 
     trunk: float = setting(1 / 3, "the share of the steps after which branches part")
     branch_steps: int = setting(50, "steps of a branch")
     branch_rate: float = setting(0.3, "constant learning rate of a branch, as a share of the peak")
-    branch_common: float = setting(0.5, "share of a branch's batches that all branches have in common")
 
     def violations(self) -> list[tuple[str, str]]:
         return (
             [("trunk", "above 0 to 1")] * (not 0 < self.trunk <= 1)
             + [("branch_steps", "1 or more")] * (self.branch_steps < 1)
             + [("branch_rate", "above 0")] * (not self.branch_rate > 0)
-            + [("branch_common", "0 to below 1")] * (not 0 <= self.branch_common < 1)
         )
 
     @property
     def branching(self) -> Branching:
         from trainers.learning.lab import Branching
 
-        return Branching(self.trunk, self.branch_steps, self.branch_rate, self.branch_common)
+        return Branching(self.trunk, self.branch_steps, self.branch_rate, common=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchOptions(TrunkOptions):
+    """The same of branches that have batches in common."""
+
+    branch_common: float = setting(0.5, "share of a branch's batches that all branches have in common")
+
+    def violations(self) -> list[tuple[str, str]]:
+        return super().violations() + [("branch_common", "0 to below 1")] * (not 0 <= self.branch_common < 1)
+
+    @property
+    def branching(self) -> Branching:
+        return replace(super().branching, common=self.branch_common)
 
 
 class Search(TargetLearner):
@@ -119,7 +131,7 @@ class Search(TargetLearner):
         ]
         if order < LEAST_CORRELATION:
             lines.append(f"the law's is under {LEAST_CORRELATION}: the weights stay those of the base mixture")
-            return Found(base, tuple(tried), lines=tuple(lines), facts=facts)
+            return Found(base, tried=tuple(tried), lines=tuple(lines), facts=facts)
         caps = None if lab.caps is None else np.maximum(0.0, (lab.caps - common * base) / (1 - common))
         floor = max(0.0, (lab.min_weight - common * float(base.min())) / (1 - common))
         proposals = [base, *(propose(base, strength, floor, caps) for strength in STRENGTHS)]
@@ -134,7 +146,7 @@ class Search(TargetLearner):
             )
             tried += more
             lines.append(_trust(facts["fidelity"], options.fidelity))
-        return Found(weights(proposals[chosen]), tuple(tried), lines=tuple(lines), facts=facts)
+        return Found(weights(proposals[chosen]), tried=tuple(tried), lines=tuple(lines), facts=facts)
 
     def _scores(self, found: Sequence[Measured], spread: np.ndarray) -> np.ndarray:
         """(K, T), lower is better."""

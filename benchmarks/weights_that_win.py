@@ -36,6 +36,12 @@ HERE = Path(__file__).resolve().parent
 COLLECTIONS = ("agnews", "altlex", "cmrc2018", "dureader", "pubmedqa", "disflqa", "asset", "cose", "covidfaq",
                "concode", "covidqa")  # fmt: skip
 HOLDOUT = 0.05
+# Models of these mixtures are kept for soups: the three that are learned towards all suites, and uniform.
+LEARNED = ("swarm-all", "swarm-holdout-all", "search-all")
+SOUPS = ("uniform", *LEARNED)
+LONGER = (2, 3, 4)
+# Suite -> query -> nDCG@10.
+Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,19 @@ class Bench:
             file.write_text(json.dumps(note, indent=1))
         return made.first.reference
 
-    def train(self, mixture: str, seed: int, steps: int | None = None) -> dict[str, dict[str, float]]:
+    def top(self, name: str, reference: str, percent: float) -> str:
+        """The heaviest of a mixture, equally weighted."""
+        spec = transfers.select_top(registry.resolve(self.store, reference).spec, percent)
+        return registry.save(self.store, spec, name).reference
+
+    def train(self, mixture: str, seed: int, steps: int | None = None) -> Scores:
         """nDCG@10 of every query of the report halves, by suite, after a training; the model goes, but for soups."""
         steps = steps or self.steps
         name = f"{mixture.replace(':', '-')}-{steps}-{seed}"
-        scores = self.work / "scores" / f"{name}.json"
-        if scores.is_file():
+        scores, out = self.work / "scores" / f"{name}.json", self.work / "models" / name
+        keep = mixture.split(":")[0] in SOUPS and steps == self.steps
+        if scores.is_file() and (out.is_dir() or not keep):
             return json.loads(scores.read_text())
-        out = self.work / "models" / name
         print(f"training {name}", file=sys.stderr, flush=True)
         chosen = resolve(trainers.FinetuneSettings, "static", {"steps": steps, "seed": seed, "tracker": "none"})
         trainers.train(self.store, mixture, "static", out=out, settings=chosen, suites=self.suites, half="report")
@@ -86,9 +97,25 @@ class Bench:
         found = {row["suite"]: row["values"]["ndcg@10"] for row in record["query_scores"]}
         scores.parent.mkdir(parents=True, exist_ok=True)
         scores.write_text(json.dumps(found))
-        if mixture != "uniform:1":
+        if not keep:
             shutil.rmtree(out)
         gc.collect()
+        return found
+
+    def soup(self, name: str, seed: int, models: list[tuple[str, int]]) -> Scores:
+        """The same of the average of models, each a mixture's and a seed's."""
+        scores = self.work / "scores" / f"{name}-{seed}.json"
+        if scores.is_file():
+            return json.loads(scores.read_text())
+        for mixture, one in models:
+            self.train(mixture, one)
+        out = self.work / "models" / f"{name}-{seed}"
+        folders = [self.work / "models" / f"{m.replace(':', '-')}-{self.steps}-{one}" for m, one in models]
+        trainers.soup(folders, out=out)
+        results = trainers.evaluate(self.store, out, self.suites, half="report")
+        found = {r.suite: {q: values["ndcg@10"] for q, values in r.per_query.items()} for r in results}
+        scores.write_text(json.dumps(found))
+        shutil.rmtree(out)
         return found
 
 
@@ -116,6 +143,12 @@ def mixtures(bench: Bench) -> dict[str, Callable[[], str]]:
         "groupdro": lambda: bench.learn("groupdro", "groupdro"),
         "doremi": lambda: bench.learn("doremi", "doremi"),
         "chi2": lambda: bench.learn("chi2", "chi2"),
+        "cvar": lambda: bench.learn("cvar", "cvar"),
+        "cgd": lambda: bench.learn("cgd", "cgd"),
+        "rb": lambda: bench.learn("rb", "rb"),
+        "drpruning": lambda: bench.learn("drpruning", "drpruning"),
+        "tdro-forecast": lambda: bench.learn("tdro-forecast", "tdro", measurement="forecast"),
+        "top70": lambda: bench.top("top70", bench.learn("tdro-relative", "tdro"), 70),
     }
     for which in ("all", "A", "B"):
 
@@ -127,7 +160,24 @@ def mixtures(bench: Bench) -> dict[str, Callable[[], str]]:
         towards("search", "search")
         towards("swarm", "search", candidates="real")
         towards("swarm-holdout", "search", candidates="real", holdout=HOLDOUT)
+        towards("influence", "influence")
+        towards("kmm", "kmm")
+    members = ["tdro-relative", "chi2", "search-all", "swarm-all"]
+    made["ensemble-all"] = lambda: bench.learn("ensemble-all", "ensemble", "all", group_sets=False, members=members)
     return made
+
+
+def trained(bench: Bench, name: str, make: Callable[[], str] | None, seeds: int) -> list[Scores]:
+    """One entry a seed, of a mixture, of uniform for longer, or of a soup."""
+    if name.startswith("uniform x"):
+        return [bench.train("uniform:1", seed, int(name[9:]) * bench.steps) for seed in range(seeds)]
+    if name == "soup-uniform":
+        return [bench.soup(name, s, [("uniform:1", (s + k) % seeds) for k in range(3)]) for s in range(seeds)]
+    if name == "soup-learned":
+        return [bench.soup(name, s, [(f"{mixture}:1", s) for mixture in LEARNED]) for s in range(seeds)]
+    assert make is not None
+    reference = make()
+    return [bench.train(reference, seed) for seed in range(seeds)]
 
 
 def main() -> None:
@@ -143,12 +193,12 @@ def main() -> None:
         prepare(store, options.data)
         bench = Bench(store, options.data, options.work, options.steps)
         made = mixtures(bench)
-        names = options.only.split(",") if options.only else list(made)
+        longer = [f"uniform x{times}" for times in LONGER]
+        names = options.only.split(",") if options.only else [*made, *longer, "soup-uniform", "soup-learned"]
         for name in names:
-            reference = made[name]()
-            found = [bench.train(reference, seed) for seed in range(options.seeds)]
+            found = trained(bench, name, made.get(name), options.seeds)
             means = [100 * np.mean([np.mean(list(v.values())) for v in one.values()]) for one in found]
-            print(f"{name} {reference}: {np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}", flush=True)
+            print(f"{name}: {np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import trainers
-from mixture import Store, jobs
+from mixture import Store, jobs, registry, transfers
 from mixture.suites.layout import find_suites
 from trainers.settings import resolve
 
@@ -128,7 +128,7 @@ def prepare(store: Store, data: Path) -> None:
     jobs.decontaminate(store, [*sorted((data / "decontaminate").glob("*.jsonl.gz")), data / "eval"])
     jobs.mine(store)
     for name in ("uniform", "proportional"):
-        jobs.create(store, name, collections=COLLECTIONS, slices=["xquad:language"], by=name)
+        jobs.create(store, name, collections=COLLECTIONS, slices=["xquad:language"], weights=name)
 
 
 def mixtures(bench: Bench) -> dict[str, Callable[[], str]]:

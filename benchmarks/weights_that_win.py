@@ -123,7 +123,7 @@ def prepare(store: Store, data: Path) -> None:
     """The collections, without near-duplicates and test queries, with BM25 negatives, and the mixture uniform."""
     if store.rows("SELECT 1 FROM mixtures WHERE name = 'proportional'"):
         return
-    jobs.ingest(store, [data / "raw"], cards=[HERE / "cards"])
+    jobs.ingest(store, [data / "raw"], cards=HERE / "cards")
     jobs.dedup(store)
     jobs.decontaminate(store, [*sorted((data / "decontaminate").glob("*.jsonl.gz")), data / "eval"])
     jobs.mine(store)

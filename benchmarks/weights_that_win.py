@@ -14,14 +14,18 @@ where it was. It writes `benchmarks/results/weights_that_win.json` and the table
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
+import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,11 @@ import numpy as np
 
 import trainers
 from mixture import Store, jobs, registry, transfers
+from mixture.errors import MixtureError
+from mixture.suites.families import family
 from mixture.suites.layout import find_suites
+from trainers.evaluation.compare import compare
+from trainers.jobs.verdict import ALIKE
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
@@ -77,18 +85,37 @@ class Bench:
             file.write_text(json.dumps(note, indent=1))
         return made.first.reference
 
+    def moved(self, name: str) -> float:
+        """The share of the draws that goes to other collections than with uniform; 1 where the rows are others."""
+        with contextlib.suppress(MixtureError):
+            weights = [registry.resolve(self.store, f"{one}:1").spec.weights for one in (name, "uniform")]
+            if weights[0].keys() == weights[1].keys():
+                return sum(abs(weights[0][c] - weights[1][c]) for c in weights[0]) / 2
+        return 0.0 if name.startswith("soup-uniform") else 1.0
+
+    def cost(self, name: str) -> dict[str, Any]:
+        """What learning took, in steps of a training: those of references, proxies, trunks, branches and candidates."""
+        file = self.work / "learned" / f"{name}.json"
+        steps = {"tdro": 2, "doremi": 2}.get(name.split("-")[0], 1) if file.is_file() else 0
+        if name.split("-")[0] == "swarm":
+            steps = 66
+        return {"cost": f"{steps} trainings" if steps else ""}
+
     def top(self, name: str, reference: str, percent: float) -> str:
         """The heaviest of a mixture, equally weighted."""
         spec = transfers.select_top(registry.resolve(self.store, reference).spec, percent)
         return registry.save(self.store, spec, name).reference
 
-    def train(self, mixture: str, seed: int, steps: int | None = None) -> Scores:
-        """nDCG@10 of every query of the report halves, by suite, after a training; the model goes, but for soups."""
+    def train(self, mixture: str, seed: int, steps: int | None = None, *, again: bool = False) -> Scores:
+        """nDCG@10 of every query of the report halves, by suite, after a training; the model goes, but for soups.
+
+        again: also where the scores are known and the model is not there
+        """
         steps = steps or self.steps
         name = f"{mixture.replace(':', '-')}-{steps}-{seed}"
         scores, out = self.work / "scores" / f"{name}.json", self.work / "models" / name
         keep = mixture.split(":")[0] in SOUPS and steps == self.steps
-        if scores.is_file() and (out.is_dir() or not keep):
+        if scores.is_file() and (out.is_dir() or not again):
             return json.loads(scores.read_text())
         print(f"training {name}", file=sys.stderr, flush=True)
         chosen = resolve(trainers.FinetuneSettings, "static", {"steps": steps, "seed": seed, "tracker": "none"})
@@ -108,7 +135,7 @@ class Bench:
         if scores.is_file():
             return json.loads(scores.read_text())
         for mixture, one in models:
-            self.train(mixture, one)
+            self.train(mixture, one, again=True)
         out = self.work / "models" / f"{name}-{seed}"
         folders = [self.work / "models" / f"{m.replace(':', '-')}-{self.steps}-{one}" for m, one in models]
         trainers.soup(folders, out=out)
@@ -180,6 +207,53 @@ def trained(bench: Bench, name: str, make: Callable[[], str] | None, seeds: int)
     return [bench.train(reference, seed) for seed in range(seeds)]
 
 
+def compared(
+    ours: list[Scores], uniform: list[Scores], chosen: Callable[[str], bool], *, paired: bool
+) -> dict[str, Any] | None:
+    """nDCG@10 × 100 over the chosen suites, and how far from uniform's; None for no suite."""
+    columns = [(suite, query) for suite in sorted(ours[0]) if chosen(suite) for query in sorted(ours[0][suite])]
+    if not columns:
+        return None
+    sides = [np.array([[one[s][q] for s, q in columns] for one in side]) for side in (ours, uniform)]
+    suites = [s for s, _ in columns]
+    found = compare(sides[0], sides[1], suites, [f"{family(s)} {q}" for s, q in columns], paired=paired)
+    means = [np.mean([row[np.array(suites) == s].mean() for s in dict.fromkeys(suites)]) for row in sides[0]]
+    return {
+        "mean": round(100 * found.ours, 2), "sd": round(100 * float(np.std(means, ddof=1)), 2),
+        "difference": round(100 * found.difference, 2), "error": round(100 * found.error, 2),
+        "p": float(f"{found.p:.2g}"),
+    }  # fmt: skip
+
+
+def result_of(bench: Bench, name: str, found: list[Scores], uniform: list[Scores], moved: float) -> dict[str, Any]:
+    """What the table says of a mixture. Seeds count as pairs where the mixtures share most draws, as in a verdict."""
+    which = name.rsplit("-", 1)[-1]
+    own = {f"{folder.name}/report" for folder in bench.target(which)} if which in ("A", "B") else set()
+    english = {"agnews", "disflqa", "pubmedqa", "xquad-en"}
+    parts: dict[str, Callable[[str], bool]] = {"all": lambda s: True, "not English": lambda s: s[:-7] not in english}
+    if own:
+        parts |= {"target": lambda s: s in own, "left out": lambda s: s not in own}
+    paired = moved <= ALIKE
+    result: dict[str, Any] = {part: compared(found, uniform, test, paired=paired) for part, test in parts.items()}
+    families = [np.mean([np.mean([np.mean(list(v.values())) for s, v in one.items() if family(s) == f])
+                         for f in sorted({family(s) for s in one})]) for one in found]  # fmt: skip
+    result["mean over families"] = round(100 * float(np.mean(families)), 2)
+    return result
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    def cell(part: str) -> str:
+        one = result.get(part)
+        if one is None:
+            return ""
+        return f"{one['difference']:+.2f} ± {one['error']:.2f} ({one['p']:.2g})"
+
+    all_ = result["all"]
+    return (f"| {name} | {all_['mean']:.2f} ± {all_['sd']:.2f} | {cell('all') if name != 'uniform' else ''} | "
+            f"{cell('target')} | {cell('left out')} | {cell('not English') if name != 'uniform' else ''} | "
+            f"{result['mean over families']:.2f} | {result.get('cost', '')} |")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MIXTURE_REAL_DATA") or "../shared/data")
@@ -195,10 +269,22 @@ def main() -> None:
         made = mixtures(bench)
         longer = [f"uniform x{times}" for times in LONGER]
         names = options.only.split(",") if options.only else [*made, *longer, "soup-uniform", "soup-learned"]
+        uniform = trained(bench, "uniform", made["uniform"], options.seeds)
+        table = {}
         for name in names:
             found = trained(bench, name, made.get(name), options.seeds)
-            means = [100 * np.mean([np.mean(list(v.values())) for v in one.values()]) for one in found]
-            print(f"{name}: {np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}", flush=True)
+            table[name] = result_of(bench, name, found, uniform, bench.moved(name)) | bench.cost(name)
+            print(row(name, table[name]), flush=True)
+        if options.only:
+            return
+    result = {
+        "command": " ".join(["python", "benchmarks/weights_that_win.py", *sys.argv[1:]]), "table": table,
+        "targets": {which: [folder.name for folder in bench.target(which)] for which in ("A", "B")},
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
+        "versions": {name: version(name) for name in ("torch", "sentence-transformers", "wordllama", "duckdb")},
+    }  # fmt: skip
+    (HERE / "results" / "weights_that_win.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

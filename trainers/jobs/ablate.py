@@ -235,14 +235,14 @@ def _trained(
     compared = [effect(side, everywhere) for side in range(1, len(left_out))]
     adjusted = holm([one.p for one in compared[: len(names)]])
     found = []
-    for side, one in enumerate(compared, start=1):
+    for side, made in enumerate(compared, start=1):
         single = side <= len(names)
-        p = adjusted[side - 1] if single else one.p
+        p = adjusted[side - 1] if single else made.p
         foreign = ~np.isin(groups, [group_of(name) for name in left_out[side]])
         found.append(Effect(
-            ", ".join(left_out[side]), TRAINED if single else TOGETHER, one.difference,
-            effect(side, foreign).difference if _some(foreign) else None, one.error, one.low, one.high, one.p,
-            p if single else None, NEITHER if p > SIGNIFICANT else USEFUL if one.difference > 0 else HARMFUL,
+            ", ".join(left_out[side]), TRAINED if single else TOGETHER, made.difference,
+            effect(side, foreign).difference if _some(foreign) else None, made.error, made.low, made.high, made.p,
+            p if single else None, NEITHER if p > SIGNIFICANT else USEFUL if made.difference > 0 else HARMFUL,
         ))  # fmt: skip
     return found
 

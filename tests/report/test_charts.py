@@ -57,7 +57,7 @@ def test_an_ablation_is_drawn_from_the_most_harmful_on(store: Store) -> None:
     assert facts.ablation is not None
     assert [row.collection for row in facts.ablation.rows] == [FORMULA, "forum", "wiki", IMAGE]  # newest alone
     drawn = charts(facts)["ablation"].spec["data"]["values"]
-    assert [(row["name"], row["effect"], row["low"], row["high"]) for row in drawn] == [
+    assert [(row["name"], *(round(row[key], 9) for key in ("effect", "low", "high"))) for row in drawn] == [
         (FORMULA, -2.0, -3.0, -1.0), ("forum", 0.5, -1.0, 2.0), ("wiki", 4.0, 3.0, 5.0)]  # fmt: skip
     assert (drawn[0]["says"], drawn[0]["interval"]) == ("at chance, harmful", "−3.00 to −1.00")
     said = [one.text for one in findings(facts) if one.section == "ablation"]

@@ -7,7 +7,8 @@ most: below 3/4, more than half of the rows are noise, or all are harder than th
 
 **Merged.** Trunk + Σ w_j Δ_j beside the same without g, the other weights scaled up: leave-one-out as merged models
 (MergeMix, arXiv 2601.17858, for RLHN's section 5.1, 2505.16967). An order for real trainings, no finding: it does not
-see noise, which moves a merged model in no direction.
+see noise. On 22 real collections of which 3 were shuffled, all effects were within 0.001 nats, and a shuffled one had
+the highest.
 """
 
 from __future__ import annotations

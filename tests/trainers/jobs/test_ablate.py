@@ -138,9 +138,9 @@ def test_mistakes_are_said_before_anything_is_trained(
 
 def test_an_interval_says_chance_only_where_the_rows_tell() -> None:
     random = np.random.default_rng(1)
-    shuffled = [learnable(random.random(60)).says for _ in range(200)]
+    shuffled = [learnable(random.random(100)).says for _ in range(200)]
     assert shuffled == ["at chance"] * 200
-    assert learnable(random.random(8)).says == "too few rows"
+    assert learnable(np.full(8, 0.5)).says == "too few rows"
     assert learnable(np.full(8, 1.0)).says == "teaches"
     # 70 % of the rows are noise, or 30 %.
     assert learnable(np.r_[random.random(140), np.ones(60)]).says == "at chance"

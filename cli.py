@@ -128,12 +128,17 @@ def learn_weights(
     holdout: Annotated[float | None, typer.Option(
         "--holdout", help="Share of each collection's rows held out, as one more target each [0]")] = None,
     base: Annotated[str | None, typer.Option(
-        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl", autocompletion=completion.mixtures)] = None,
+        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl, search",
+        autocompletion=completion.mixtures)] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
         "--weights", help="Which become the mixture: current, mean, ema or all [the algorithm's own]")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs; the mixture is their mean [1]")] = None,
+    then_verdict: Annotated[bool, typer.Option(
+        "--verdict", help="Then train the proxy on both mixtures, 3 times each, and say whether the new one is ahead, "
+        "on --suite or the target's other half")] = False,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="With --verdict; repeatable")] = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
     learning_rate: RateOption = None, seed: SeedOption = None, settings: SetOption = None,
     show_settings: ShowOption = False, store: StoreOption = None, as_json: JsonOption = False,
@@ -149,7 +154,10 @@ def learn_weights(
     if show_settings:
         show_table(table(resolved), as_json=as_json)
         return
+    if (suite or then_verdict) and not (then_verdict and (suite or target)):
+        raise UsageError("--verdict needs --suite or --target, and --suite goes with --verdict")
     from mixture.console.learning import watching
+    from mixture.console.scores import show_verdict
     from trainers.parallel.ranks import is_main
 
     with _open(store) as lake:
@@ -157,11 +165,17 @@ def learn_weights(
             learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, base=base,
                                              target=target or (), settings=resolved, stage=stage,
                                              watch=watch)  # fmt: skip
+            told = None
+            if then_verdict and learned.first.spec.id != registry.resolve(lake, mix).spec.id:
+                told = trainers.verdict(lake, learned.first, mix, proxy, suite or target or (), stage=stage,
+                                        half="report" if target else None,
+                                        settings=resolved.of_fine_tuning)  # fmt: skip
         if not is_main():
             return
         if as_json:
             others = [made.reference for made in learned.mixtures[1:]]
-            print_json(registry.describe(lake, learned.first) | {"also": others, "learning": learned.facts})
+            found = {"also": others, "learning": learned.facts, "verdict": told and told.as_rows()}
+            print_json(registry.describe(lake, learned.first) | found)
             return
         for made in learned.mixtures:
             _show(made, lake, as_json)
@@ -169,6 +183,10 @@ def learn_weights(
     if spread:
         print_rows(spread, as_json=False, title="weights over the seeds")
     sys.stdout.write("".join(line + "\n" for line in learned.lines()))
+    if told is not None:
+        show_verdict(told.as_rows(), told.lines, as_json=False)
+    elif then_verdict:
+        sys.stdout.write("the new weights are those of --mix: no verdict\n")
 
 
 @app.command(cls=WithSettings)

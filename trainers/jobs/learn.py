@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from mixture.registry.holdout import hold_out
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from mixture.weights import MANY_EPOCHS
-from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import RECORD, record_if_any, record_of
 from trainers.jobs.runs import (
     finished_config,
@@ -38,7 +37,7 @@ from trainers.model.identity import model_identity
 from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import identified, own_template, template_of
 from trainers.parallel import ranks
-from trainers.settings import TrainingSettings, run_id
+from trainers.settings import run_id
 
 if TYPE_CHECKING:
     from trainers.learning.loop import Watch
@@ -207,8 +206,7 @@ def _reference(
         return None, "none"
     if reference is not None:
         return reference, model_identity(reference)
-    shared = {field.name: getattr(settings, field.name) for field in fields(TrainingSettings)}
-    chosen = FinetuneSettings(**shared)
+    chosen = settings.of_fine_tuning
     # It is named by what it is trained on, so that a finished run is found without training one.
     uniform = transfers.uniform(transfers.drawn_only(spec).components)
     known_by = {"model": model_identity(model), **identified(data, model, settings)}

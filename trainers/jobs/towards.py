@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +22,13 @@ from mixture.suites.halves import LEARN, halved
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
 from mixture.weights import bounded, epoch_caps
-from trainers.finetune.config import FinetuneSettings
 from trainers.jobs.runs import finished_config, materialised, record_history, recorded
 from trainers.learning.config import LearningSettings
 from trainers.learning.learners.learner import Found, Round, mean_of_later_half
 from trainers.model.identity import model_identity
 from trainers.model.template import identified, template_of
 from trainers.parallel import ranks
-from trainers.settings import TrainingSettings, run_id
+from trainers.settings import run_id
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,7 +124,7 @@ def _find(
     from trainers.learning.learners import TargetLearner
     from trainers.learning.target import Target, held_out_set, suite_set
 
-    chosen = FinetuneSettings(**{f.name: getattr(settings, f.name) for f in fields(TrainingSettings)})
+    chosen = settings.of_fine_tuning
     template = template_of(model, chosen)
 
     def target(encoder: SentenceTransformer) -> Target:

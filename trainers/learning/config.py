@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from mixture.errors import UsageError
 from mixture.specs import WEIGHT_COLUMNS
+from trainers.finetune.config import FinetuneSettings
 from trainers.learning.learners import LEARNERS, Learner, LearnerOptions, TargetLearner
 from trainers.settings import TrainingSettings, later, setting
 
@@ -136,6 +137,11 @@ class LearningSettings(EveryOption, TrainingSettings):
         """A learner of the weights of so many collections, near the weights `base` (G,) where it reads some."""
         kind = LEARNERS[self.algorithm]
         return kind.of(num_groups, self.options, self.weights_learning_rate, steps=self.steps, base=base)
+
+    @property
+    def of_fine_tuning(self) -> FinetuneSettings:
+        """The same of a fine-tuning: what both share."""
+        return FinetuneSettings(**{f.name: getattr(self, f.name) for f in fields(TrainingSettings)})
 
     @property
     def uses_reference(self) -> bool:

@@ -224,6 +224,35 @@ def test_a_verdict_ends_in_its_line(
     assert found["seeds"] == [42, 43]
 
 
+def test_learning_may_end_in_a_verdict(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mixture.store.materialise import materialise
+    from tests.trainers.conftest import write_suite
+
+    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
+    monkeypatch.chdir(place)
+    with Store.open(place / "store") as store:
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "third", 12)
+    asked = [*LEARN, "--algorithm", "groupdro", "--name", "hardest", "--steps", "2", "--set", "negatives=1",
+             "--set", "max_passage_tokens=24", "--set", "tracker=none"]  # fmt: skip
+
+    def run(*more: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.app([*asked, *more])
+        return ended.value.code or 0, *capfd.readouterr()
+
+    for wrong in (["--verdict"], ["--suite", "third"]):
+        code, _, err = run(*wrong)
+        assert code == 2 and "--verdict needs --suite or --target, and --suite goes with --verdict" in err
+    code, out, err = run("--verdict", "--suite", "third")
+    assert code == 0, err
+    assert "6 trainings of 2 steps, each scored on 1 suite\n" in err
+    told = json.loads(run("--verdict", "--suite", "third", "--json")[1])["verdict"]
+    assert out.splitlines()[-1] == told["line"]
+    assert told["line"].split(" on ")[0].split(" by ")[0] in ("ahead of m", "behind m", "not told apart from m")
+
+
 def test_an_ablation_is_a_table_and_lines(
     place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -263,7 +263,7 @@ def test_an_ablation_is_a_table_and_lines(
     monkeypatch.chdir(place)
     with Store.open(place / "store") as store:
         write_suite(materialise(store, registry.resolve(store, "m").spec), place / "other", 12)
-    asked = ["ablate", "m", "--model", "tiny-qwen2", "--suite", "other", "--extremes", "0", "--holdout", "0.5"]
+    asked = ["ablate", "m", "--model", "static", "--suite", "other", "--extremes", "0", "--holdout", "0.5"]
     asked += [
         "--steps",
         "2",

@@ -65,10 +65,8 @@ def test_a_mixture_with_the_rows_that_are_asked_for_is_ahead(
               for row in small_store.rows("FROM evaluations") if row["step"] == STEPS}  # fmt: skip
     rows = small_store.rows("FROM evaluation_queries WHERE metric = 'ndcg@10'")
     rows.sort(key=lambda row: (models[row["model"]], row["suite"], row["query_id"]))
-    sides = [
-        np.array([row["value"] for row in rows if row["mixture"] == registry.resolve(small_store, name).spec.id])
-        for name in ("with", "without")
-    ]
+    ids = [registry.resolve(small_store, name).spec.id for name in ("with", "without")]
+    sides = [np.array([row["value"] for row in rows if row["mixture"] == mixture]) for mixture in ids]
     names = [row["suite"] for row in rows[:80]]
     by_hand = compare(*(side.reshape(3, 80) for side in sides), names)  # far apart: not paired
     assert astuple(by_hand) == pytest.approx(astuple(found.found))

@@ -3,8 +3,8 @@
     python benchmarks/noise_learners.py [--work DIR] [--steps 400] [--seeds 3] [--only NAME,...]
 
 --work is that of weights_that_win.py, whose store is copied. To its mixture `uniform` come the three of noise_case.py;
-equal weights give them 3 of 22 parts. Learners that look at a target see the `learn` halves of the 13 suites; scores are
-over the `report` halves. Writes `benchmarks/results/noise_learners.json` and a Markdown table.
+equal weights give them 3 of 22 parts. Learners that look at a target see the `learn` halves of the 13 suites; scores
+are over the `report` halves. Writes `benchmarks/results/noise_learners.json` and a Markdown table.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from mixture.progress import Stage, duration, quiet
 from mixture.registry import Mixture, SavedMixture
 from mixture.store import Store, layout
 from mixture.store.write import append
+from mixture.suites.families import family, is_own
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
@@ -248,8 +249,9 @@ def _judged(
     names = np.array([suite for suite, _ in columns])
     sides = [np.array([[found[column] for column in columns] for one, found in zip(trainings, scores, strict=True)
                        if one.side == side]) for side in (0, 1)]  # fmt: skip
-    own = {suite.title: _is_own(suite.name, pair) for suite in suites}
-    clusters = np.array([f"{_group(suite)} {query}" for suite, query in columns])
+    drawn = {part.collection for saved in pair for part in saved.spec.components}
+    own = {suite.title: is_own(suite.name, drawn) for suite in suites}
+    clusters = np.array([f"{family(suite)} {query}" for suite, query in columns])
 
     paired = _alike(pair) and len(sides[0]) >= FEWEST_PAIRS
 
@@ -272,15 +274,6 @@ def _judged(
         found=over(np.ones(len(columns), dtype=bool)),
         not_own=over(foreign) if foreign.any() and not foreign.all() else None, suites=found,
     )  # fmt: skip
-
-
-def _group(suite: str) -> str:
-    """What suites of one set have in common: of xquad-en/report xquad."""
-    return suite.partition("/")[0].partition("-")[0]
-
-
-def _is_own(suite: str, pair: tuple[SavedMixture, SavedMixture]) -> bool:
-    return bool({suite, _group(suite)} & {part.collection for saved in pair for part in saved.spec.components})
 
 
 def _record(store: Store, found: Verdict, pair: tuple[SavedMixture, SavedMixture]) -> None:

@@ -10,6 +10,7 @@ Shape legend: G collections, K measured mixtures. A score is a loss everywhere h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,7 @@ from mixture.weights import bounded
 
 # How strongly slopes are held to 0, tried in turn; roots are 0 to 1.
 RIDGES = tuple(np.geomspace(1e-3, 10.0, 13).tolist())
-# The root of 0 has no slope.
-LEAST = 1e-9
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -84,31 +84,34 @@ def propose_roots(
     """
     start, _ = bounded(base, floor, caps)
     kept = base > 0
-    if not np.ptp(law.slopes[kept]):
+    slopes, near = law.slopes[kept], base[kept]
+    if not np.ptp(slopes):
         return start
-    high = np.ones(len(base)) if caps is None else np.minimum(caps, 1.0)
-    scale = max(float(np.abs(law.slopes).max()), 1e-12)
+    high = np.ones(len(near)) if caps is None else np.minimum(caps, 1.0)[kept]
+    scale = max(float(np.abs(slopes).max()), TINY)
 
-    def penalty(p: np.ndarray) -> tuple[float, np.ndarray]:
-        p = np.maximum(p, LEAST)
-        ratio = np.log(p / base[kept])
-        value = law.slopes[kept] @ np.sqrt(p) + strength * float(p @ ratio)
-        return value / scale, (law.slopes[kept] / (2 * np.sqrt(p)) + strength * (ratio + 1)) / scale
+    def penalty(root: np.ndarray) -> tuple[float, np.ndarray]:
+        """In the roots of the weights it is smooth, at 0 as well."""
+        ratio = np.log(np.maximum(root**2, TINY) / near)
+        value = slopes @ root + strength * float(root**2 @ ratio)
+        return value / scale, (slopes + strength * 2 * root * (ratio + 1)) / scale
 
-    helpful = np.minimum(law.slopes, 0.0) ** 2 * kept
-    starts = [start]
-    if helpful.sum() > 0:
-        starts.append(bounded(helpful / helpful.sum(), floor, caps)[0])
-    low, high = np.full(int(kept.sum()), max(floor, LEAST)), np.maximum(high[kept], max(floor, LEAST))
+    starts = [start[kept]]
+    if (helpful := np.minimum(slopes, 0.0) ** 2).sum() > 0:
+        whole = np.zeros(len(base))
+        whole[kept] = helpful / helpful.sum()
+        starts.append(bounded(whole, floor, caps)[0][kept])
+    low, high = np.full(len(near), math.sqrt(floor)), np.sqrt(np.maximum(high, floor))
     found = [
         scipy.optimize.minimize(
-            penalty, np.clip(one[kept], low, high), jac=True, method="SLSQP", bounds=scipy.optimize.Bounds(low, high),
-            constraints={"type": "eq", "fun": lambda p: p.sum() - 1.0, "jac": np.ones_like},
-            options={"maxiter": 500, "ftol": 1e-10},
+            penalty, np.clip(np.sqrt(one), low, high), jac=True, method="SLSQP",
+            bounds=scipy.optimize.Bounds(low, high),
+            constraints={"type": "eq", "fun": lambda root: root @ root - 1.0, "jac": lambda root: 2 * root},
+            options={"maxiter": 1_000, "ftol": 1e-14},
         )
         for one in starts
     ]  # fmt: skip
     best = min(found, key=lambda result: float(result.fun))
     result = np.zeros(len(base))
-    result[kept] = np.where(best.x <= 2 * LEAST, 0.0, best.x)
+    result[kept] = best.x**2
     return bounded(result / result.sum(), floor, caps)[0]

@@ -115,7 +115,7 @@ class Bench:
         name = f"{mixture.replace(':', '-')}-{steps}-{seed}"
         scores, out = self.work / "scores" / f"{name}.json", self.work / "models" / name
         keep = mixture.split(":")[0] in SOUPS and steps == self.steps
-        if scores.is_file() and (out.is_dir() or not again):
+        if scores.is_file() and ((out / "training.json").is_file() or not again):
             return json.loads(scores.read_text())
         print(f"training {name}", file=sys.stderr, flush=True)
         chosen = resolve(trainers.FinetuneSettings, "static", {"steps": steps, "seed": seed, "tracker": "none"})

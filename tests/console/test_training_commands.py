@@ -115,7 +115,7 @@ def test_settings_are_listed_with_what_they_do(command: str, kind: type, capsys:
     with pytest.raises(SystemExit) as refused:
         cli.app([command, "--steps", "3"])
     assert refused.value.code == 2  # what is required still is
-    assert "Missing option" in capsys.readouterr().err
+    assert "Missing " in capsys.readouterr().err
 
 
 def test_the_table_of_settings_loads_no_torch(place: Path) -> None:

@@ -94,12 +94,18 @@ class Bench:
         return 0.0 if name.startswith("soup-uniform") else 1.0
 
     def cost(self, name: str) -> dict[str, Any]:
-        """What learning took, in steps of a training: those of references, proxies, trunks, branches and candidates."""
-        file = self.work / "learned" / f"{name}.json"
-        steps = {"tdro": 2, "doremi": 2}.get(name.split("-")[0], 1) if file.is_file() else 0
-        if name.split("-")[0] == "swarm":
-            steps = 66
-        return {"cost": f"{steps} trainings" if steps else ""}
+        """What learning took, in trainings of the mixture's length: references, proxies, trunk and branches, probes and
+        candidates. A measurement on the target takes a fiftieth of a training."""
+        kind = name.rsplit("-", 1)[0] if name.rsplit("-", 1)[-1] in ("all", "A", "B") else name
+        found = {"search": 9, "swarm": 66, "swarm-holdout": 66, "influence": 10, "kmm": 6, "ensemble": 5, "top70": 2}
+        own = {"uniform": 0, "proportional": 0}.get(kind, 1 if not kind.startswith(("uniform x", "soup")) else 0)
+        both = ("tdro-relative", "tdro-excess", "tdro-group", "doremi")  # reference and proxy
+        trainings = found.get(kind, 2 if kind in both else own)
+        if kind.startswith("uniform x"):
+            trainings = int(kind[9:]) - 1
+        if kind.startswith("soup"):
+            trainings = {"soup-uniform": 2, "soup-learned": 2 + 66 + 66 + 9}[kind]
+        return {"cost": trainings}
 
     def top(self, name: str, reference: str, percent: float) -> str:
         """The heaviest of a mixture, equally weighted."""

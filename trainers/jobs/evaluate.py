@@ -59,8 +59,9 @@ def evaluate(
     encoder = load_encoder(name)
     starting(1, 1, "done")
     document_prompt = document_prompt_for(encoder)[1]
-    components = record_if_any(Path(name)).get("mixture", {}).get("components", [])
-    trained_on = [component["collection"] for component in components]
+    record = record_if_any(Path(name))
+    trained_on = [part["collection"] for part in (record.get("mixture") or {}).get("components", ())]
+    trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
     results: list[SuiteResult] = []
     for folder in folders:
         suite = halved(load_suite(folder), half)

@@ -174,7 +174,11 @@ def learn_weights(
             return
         if as_json:
             others = [made.reference for made in learned.mixtures[1:]]
-            found = {"also": others, "learning": learned.facts, "verdict": told and told.as_rows()}
+            found = {
+                "also": others,
+                "learning": learned.facts,
+                "verdict": told and told.as_rows() | {"line": told.lines[-1]},
+            }
             print_json(registry.describe(lake, learned.first) | found)
             return
         for made in learned.mixtures:

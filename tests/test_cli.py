@@ -25,7 +25,8 @@ from mixture import Store, jobs, registry
 from mixture.console.examples import EXAMPLES
 
 Run = Callable[..., Any]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+COMMANDS = {name: GROUP.commands[name] for name in GROUP.list_commands(None)}
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ MISTAKES = [
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--set", "seed=soon"], "type int"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--seed", "5000000000"], "seed is 5000000000"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--learning-rate", "inf"], "learning_rate is inf"),
-    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--algorithm", "drdo"], "groupdro, tdro"),
+    (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--algorithm", "drdo"], "rb, tdro"),
     (["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2", "--config", "no.toml"], "no.toml"),
     (["train", "--mix", "m", "--model", "nobody/nothing", "--out", "o"], "nobody/nothing"),
     (["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "raw"], "not empty"),

@@ -163,7 +163,7 @@ def test_queries_are_remembered_for_the_next_time(typed: Typed, tmp_path: Path) 
     ("text", "offered"),
     [
         ("SELECT * FROM test_q", ["test_queries"]),
-        ("from collection_", ["collection_changes", "collection_facts", "collection_languages"]),
+        ("from collection_", ["collection_changes", "collection_facts", "collection_languages", "collection_products"]),
         ("FROM mixtu", ["mixture_tags", "mixture_weights", "mixtures", "mixture("]),
         ("FROM mixture('td", ["tdro", "tdro:1"]),
         ("FROM mixture('te", ["tested"]),

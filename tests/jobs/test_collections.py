@@ -39,7 +39,16 @@ def full(small_store: Store, tmp_path: Path) -> Store:
 
 
 def test_every_table_that_has_collections_is_followed_or_is_of_what_was_made(full: Store) -> None:
-    made_then = {"mixture_weights", "weight_history", "run_draws", "selections", "collection_changes"}
+    made_then = {
+        "mixture_weights",
+        "weight_history",
+        "run_draws",
+        "selections",
+        "collection_changes",
+        "candidates",
+        "collection_products",
+        "ablations",
+    }
     found = full.rows("SELECT table_name FROM duckdb_columns() WHERE column_name = 'collection' "
                       "AND database_name = 'lake' AND NOT internal")  # fmt: skip
     assert {row["table_name"] for row in found} == {*TABLES, *made_then}

@@ -253,7 +253,18 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
         for statement in (
             "DROP TABLE test_suites",
             "DROP TABLE minings",
-            "DELETE FROM store_versions WHERE version = 9",
+            *(
+                f"DROP TABLE {table}"
+                for table in (
+                    "candidates",
+                    "candidate_scores",
+                    "collection_products",
+                    "verdicts",
+                    "verdict_suites",
+                    "ablations",
+                )
+            ),
+            "DELETE FROM store_versions WHERE version >= 9",
         ):
             connection.execute(statement)
 

@@ -614,6 +614,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                             for name in ("num_components", "heaviest", "heaviest_weight")),
                           "DROP TABLE file_examples", "DROP TABLE collection_changes", "DROP TABLE test_suites",
                           "DROP TABLE minings",
+                          *(f"DROP TABLE {table}" for table in ("candidates", "candidate_scores", "collection_products",
+                                                                "verdicts", "verdict_suites", "ablations")),
                           "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)

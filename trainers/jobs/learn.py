@@ -90,7 +90,7 @@ class LearnedMixtures:
                 for name, lead in facts["hard_for_both"].items()
             ]
         often = ", ".join(f"{name} {epochs:.3g} times" for name, epochs in self.facts["repeated"].items())
-        if often and self.facts["forecast"]:
+        if often and self.facts.get("forecast"):
             found.append(
                 f"the proxy went through {often}: what it comes to know by heart falls as well, noise included, and the"
                 " forecast rewards it; give it fewer steps, or more data"
@@ -100,7 +100,7 @@ class LearnedMixtures:
                 f"the reference went through {often} and may know it by heart, noise included: relative and excess then"
                 " reward noise; give it fewer steps, or more data"
             )
-        if not self.facts["reference"] and not self.facts["forecast"] and "target" not in self.facts:
+        if not self.facts["reference"] and not self.facts.get("forecast") and "target" not in self.facts:
             found.append("no reference was used: weight may have gone to what cannot be learned; look at the heaviest")
         return found
 
@@ -278,7 +278,8 @@ def _saved(
         learned = transfers.drawn_only(spec).with_weights(mean)
         saved.append(ranks.on_main(partial(_save, store, learned, title, mixture.spec.id, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
-    facts |= {"spread": spreads[averages[0]], "reference": settings.uses_reference, "forecast": settings.forecasts}
+    facts |= {"spread": spreads[averages[0]], "reference": settings.uses_reference}
+    facts |= {"forecast": True} if settings.forecasts else {}
     return LearnedMixtures(tuple(saved), facts)
 
 

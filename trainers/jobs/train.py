@@ -46,20 +46,20 @@ def train(
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
-    return trained_on(store, data, base, loaded, target, settings, show)
+    return trained_on(store, data, base, loaded, target, settings, show, shown(model))
 
 
 def trained_on(
     store: Store, data: MaterialisedMixture, base: str, suites: Sequence[Suite], out: Path,
-    settings: FinetuneSettings, show: Progress,
+    settings: FinetuneSettings, show: Progress, title: str | None = None,
 ) -> Trained:  # fmt: skip
-    """`train` with all that was asked for at hand; base: as `resolve_model` gives it."""
+    """`train` with all that was asked for at hand; base: as `resolve_model` gives it, called `title`."""
     settings = fitted(settings, base)
     run = identity(data, base, settings, suites)
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
         return Trained.of(out, before=True)
-    show(0, 0, f"loading PyTorch and {shown(base)}")
+    show(0, 0, f"loading PyTorch and {title or shown(base)}")
     from trainers.finetune.loop import finetune
     from trainers.loop.trackers import chosen as tracker_name
 

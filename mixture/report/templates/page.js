@@ -46,7 +46,7 @@
     if (axis?.labelExpr) {
       axis.labelExpr = "length(datum.label) > 20 ? slice(datum.label, 0, 9) + '…' + slice(datum.label, -10) : datum.label";
     }
-    for (const layer of copy.layer) {
+    for (const layer of copy.layer ?? []) {
       if (layer.mark.type !== "text") continue;
       for (const row of layer.data.values) {
         if (row.name.length > 15) row.name = `${row.name.slice(0, 6)}…${row.name.slice(-8)}`;

@@ -171,8 +171,8 @@ def test_held_out_rows_are_targets_and_in_no_training(
         source.homogeneous = remembered  # type: ignore[method-assign]
         return source
 
-    def noted_target(self: Target, *arguments: Any) -> None:
-        made_target(self, *arguments)
+    def noted_target(self: Target, *arguments: Any, **named: Any) -> None:
+        made_target(self, *arguments, **named)
         sets.append(self)
 
     monkeypatch.setattr(Lab, "_source", noted)

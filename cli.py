@@ -174,11 +174,8 @@ def learn_weights(
             return
         if as_json:
             others = [made.reference for made in learned.mixtures[1:]]
-            found = {
-                "also": others,
-                "learning": learned.facts,
-                "verdict": told and told.as_rows() | {"line": told.lines[-1]},
-            }
+            found = {"also": others, "learning": learned.facts}
+            found |= {"verdict": told.as_rows() | {"line": told.lines[-1]}} if told else {}
             print_json(registry.describe(lake, learned.first) | found)
             return
         for made in learned.mixtures:

@@ -262,8 +262,8 @@ def test_an_ablation_is_a_table_and_lines(
     monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
     monkeypatch.chdir(place)
     with Store.open(place / "store") as store:
-        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "other", 12)
-    asked = ["ablate", "m", "--model", "static", "--suite", "other", "--extremes", "0", "--holdout", "0.5"]
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "shelf", 12)
+    asked = ["ablate", "m", "--model", "static", "--suite", "shelf", "--extremes", "0", "--holdout", "0.5"]
     asked += [
         "--steps",
         "2",

@@ -40,7 +40,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "learn-weights": {
         "mixture learn-weights --mix uniform --proxy Qwen/Qwen1.5-0.5B --config paper": "",
         "mixture learn-weights --mix uniform --proxy tiny-qwen2 --config laptop": "a first look",
-        "mixture learn-weights --mix m --proxy static --algorithm search --target eval/": "",
+        "mixture learn-weights --mix m --proxy static --algorithm search --target s/": "",
     },
     "train": {
         "mixture train --mix tdro --model tiny-qwen2 --out model --config laptop": "a first look",

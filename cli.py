@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -27,6 +27,10 @@ from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
+if TYPE_CHECKING:
+    from trainers.settings import TrainingSettings
+
+S = TypeVar("S", bound="TrainingSettings")
 # Jobs, cards and models are imported by the commands that need them: they take longer to load than most answers.
 app = typer.Typer(
     cls=PlainErrors, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -50,6 +54,21 @@ app.add_typer(data_commands)
 app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
+
+
+def _settings(
+    kind: type[S], config: str | None, options: dict[str, Any], assigned: list[str] | None, *, show: bool, as_json: bool
+) -> S:  # fmt: skip
+    """The settings of a training command, from its recipe, options and --set; with --settings they are shown, and the
+    command ends."""
+    from mixture.console.settings import show_settings
+    from trainers.settings import resolve, table
+
+    resolved = resolve(kind, config, options, assigned or ())
+    if show:
+        show_settings(table(resolved), as_json=as_json)
+        raise typer.Exit
+    return resolved
 
 
 def _show_version(asked: bool) -> None:
@@ -145,15 +164,10 @@ def learn_weights(
 ) -> None:  # fmt: skip
     """Learn a weight for each collection with a small proxy model (tDRO and others); saves a new mixture."""
     import trainers
-    from mixture.console.settings import show_settings as show_table
-    from trainers.settings import resolve, table
 
     options = {"algorithm": algorithm, "average": weights, "holdout": holdout, "seeds": seeds, "steps": steps,
                "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}  # fmt: skip
-    resolved = resolve(trainers.LearningSettings, config, options, settings or ())
-    if show_settings:
-        show_table(table(resolved), as_json=as_json)
-        return
+    resolved = _settings(trainers.LearningSettings, config, options, settings, show=show_settings, as_json=as_json)
     if (suite or then_verdict) and not (then_verdict and (suite or target)):
         raise UsageError("--verdict needs --suite or --target, and --suite goes with --verdict")
     from mixture.console.learning import watching
@@ -209,14 +223,9 @@ def train(
     --set evaluate_every=100 evaluates while it trains; --set final=best then takes the best step.
     """
     import trainers
-    from mixture.console.settings import show_settings as show_table
-    from trainers.settings import resolve, table
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
-    if show_settings:
-        show_table(table(resolved), as_json=as_json)
-        return
+    resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     from mixture.console.scores import show_trained
     from trainers.parallel.ranks import is_main
 
@@ -297,14 +306,9 @@ def verdict(
     Killed or stopped, the same command goes on. Finished, it shows what it found.
     """
     import trainers
-    from mixture.console.settings import show_settings as show_table
-    from trainers.settings import resolve, table
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
-    if show_settings:
-        show_table(table(resolved), as_json=as_json)
-        return
+    resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
         raise UsageError("name the suites: --suite FOLDER, repeatable")
     from mixture.console.scores import show_verdict
@@ -339,14 +343,9 @@ def ablate(
     Without a collection the others share its draws. Killed or stopped, the same command goes on.
     """
     import trainers
-    from mixture.console.settings import show_settings as show_table
-    from trainers.settings import resolve, table
 
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    resolved = resolve(trainers.FinetuneSettings, config, options, settings or ())
-    if show_settings:
-        show_table(table(resolved), as_json=as_json)
-        return
+    resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
         raise UsageError("name the suites: --suite FOLDER, repeatable")
     from mixture.console.scores import show_ablation

@@ -2,6 +2,9 @@
 
     python benchmarks/noise_learners.py [--work DIR] [--steps 400] [--seeds 3] [--only NAME,...]
 
+The learners of `PROVED` run with the seeds 42, 43 and 44, the others with the first alone; its mixture is trained, with
+--seeds seeds.
+
 --work is that of weights_that_win.py, whose store is copied. To its mixture `uniform` come the three of noise_case.py;
 equal weights give them 3 of 22 parts. Learners that look at a target see the `learn` halves of the 13 suites; scores
 are over the `report` halves. Writes `benchmarks/results/noise_learners.json` and a Markdown table.
@@ -25,6 +28,8 @@ from mixture import Store, registry
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
+LEARNING_SEEDS = (42, 43, 44)
+PROVED = ("search", "influence", "kmm", "drpruning")
 LEARNERS: dict[str, dict[str, Any]] = {
     "tdro-relative": {"algorithm": "tdro"},
     "tdro-group": {"algorithm": "tdro", "measurement": "relative_group"},
@@ -55,24 +60,30 @@ def main() -> None:
     with Store.open(str(work / "store")) as store:
         add_noise(store)
         bench = Bench(store, options.data, work, options.steps)
-        made = {"uniform without them": ("uniform:1", 0.0), "uniform": ("noisy:1", len(SHUFFLED) / 22)}
+        made = {"uniform without them": "uniform:1", "uniform": "noisy:1"}
+        shares = {"uniform without them": [0.0], "uniform": [100 * len(SHUFFLED) / 22]}
         for name in options.only.split(",") if options.only else LEARNERS:
-            settings = {**LEARNERS[name], "steps": options.steps}
-            chosen = resolve(trainers.LearningSettings, "static", settings)
-            target = bench.suites if chosen.looks_at_target else ()
-            learned = trainers.learn_weights(store, "noisy", proxy="static", name=f"noisy-{name}", target=target,
-                                             settings=chosen)  # fmt: skip
-            weights = registry.resolve(store, learned.first.reference).spec.weights
-            made[name] = learned.first.reference, sum(weights[collection + SUFFIX] for collection in SHUFFLED)
+            shares[name] = []
+            for seed in LEARNING_SEEDS if name in PROVED else LEARNING_SEEDS[:1]:
+                settings = {**LEARNERS[name], "steps": options.steps, "seed": seed}
+                chosen = resolve(trainers.LearningSettings, "static", settings)
+                target = bench.suites if chosen.looks_at_target else ()
+                learned = trainers.learn_weights(store, "noisy", proxy="static", name=f"noisy-{name}-{seed}",
+                                                 target=target, settings=chosen)  # fmt: skip
+                weights = registry.resolve(store, learned.first.reference).spec.weights
+                shares[name].append(100 * sum(weights[collection + SUFFIX] for collection in SHUFFLED))
+                made.setdefault(name, learned.first.reference)
+            print(f"{name}: {', '.join(f'{share:.1f} %' for share in shares[name])}", flush=True)
         scores = {name: [bench.train(reference, seed) for seed in range(options.seeds)]
-                  for name, (reference, _) in made.items()}  # fmt: skip
+                  for name, reference in made.items()}  # fmt: skip
     table = {}
-    for name, (_, share) in made.items():
+    for name in made:
         found = compared(scores[name], scores["uniform"], lambda suite: True, paired=False)
         assert found is not None
-        table[name] = {"share": round(100 * share, 1), **found}
+        table[name] = {"shares": [round(share, 1) for share in shares[name]], **found}
         says = "" if name == "uniform" else f"{found['difference']:+.2f} ± {found['error']:.2f} ({found['p']:.2g})"
-        print(f"| {name} | {100 * share:.1f} % | {found['mean']:.2f} | {says} |", flush=True)
+        given = " · ".join(f"{share:.1f}" for share in shares[name])
+        print(f"| {name} | {given} | {found['mean']:.2f} | {says} |", flush=True)
     if not options.only:
         result = {"command": "python benchmarks/noise_learners.py", "date": datetime.now(UTC).date().isoformat(),
                   "seeds": options.seeds, "table": table}  # fmt: skip

@@ -76,13 +76,13 @@ def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
         table.add_row(Text(result["suite"]), *(_cell(result, column) for column in columns))
     own = [result for result in results if result.get("own")]
     others = [result for result in results if not result.get("own")]
-    for number, (what, part) in enumerate((("suites", results), ("own", own), ("others", others))):
-        if len(part) > 1 if number == 0 else own and others:
-            mean = {"metrics": {name: sum(r["metrics"][name] for r in part) / len(part) for name in metrics}}
-            mean |= {"seconds": sum(r["seconds"] for r in part)} if "seconds" in columns else {}
-            if number == 0:
-                table.add_section()
-            table.add_row(f"mean of {len(part)} {what}", *(_cell(mean, column) for column in columns), style="bold")
+    means = [("suites", results)] * (len(results) > 1) + [("own", own), ("others", others)] * bool(own and others)
+    if means:
+        table.add_section()
+    for what, part in means:
+        mean = {"metrics": {name: sum(r["metrics"][name] for r in part) / len(part) for name in metrics}}
+        mean |= {"seconds": sum(r["seconds"] for r in part)} if "seconds" in columns else {}
+        table.add_row(f"mean of {len(part)} {what}", *(_cell(mean, column) for column in columns), style="bold")
     return table
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,6 +26,8 @@ TRAIN = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "o"]
 ABLATE = ["ablate", "m", "--model", "tiny-qwen2"]
 VERDICT = ["verdict", "m", "--against", "m", "--model", "tiny-qwen2"]
 LEARN = ["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2"]
+QUICK = ["--set", "negatives=1", "--set", "max_passage_tokens=24", "--set", "tracker=none"]
+Run = Callable[..., tuple[int, str, str]]
 # What a command loaded until it ended.
 LOADED = "import sys, cli\ntry:\n    cli.app(sys.argv[1:])\nfinally:\n    print('torch' in sys.modules)\n"
 
@@ -123,41 +126,50 @@ def test_the_table_of_settings_loads_no_torch(place: Path) -> None:
     assert len(table(trainers.LearningSettings())) > 40
 
 
-def test_training_shows_scores_and_loss_and_says_when_it_was_finished(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tests.trainers.conftest import write_suite
-
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """`run(*arguments, code=0)` in `place`, on its store -> exit code, which must be that, and the two outputs."""
     monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
     monkeypatch.chdir(place)
-    with Store.open(place / "store") as store:
-        from mixture.store.materialise import materialise
 
-        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "middle", 12)
-    asked = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "model", "--suite", "middle", "--steps", "3"]
-    asked += ["--batch-size", "50", "--set", "negatives=1", "--set", "max_passage_tokens=24", "--set", "tracker=none"]
-
-    def run(*more: str) -> tuple[str, str]:
+    def ran(*arguments: str, code: int = 0) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.app([*asked, *more])
+            cli.app(list(arguments))
         out, err = capfd.readouterr()
-        assert not ended.value.code, err
-        return out, err
+        assert (ended.value.code or 0) == code, err
+        return code, out, err
 
-    out, err = run()
+    return ran
+
+
+def _write_suite(place: Path, name: str) -> None:
+    """A suite of 12 rows of the mixture m."""
+    from mixture.store.materialise import materialise
+    from tests.trainers.conftest import write_suite
+
+    with Store.open(place / "store") as store:
+        write_suite(materialise(store, registry.resolve(store, "m").spec), place / name, 12)
+
+
+def test_training_shows_scores_and_loss_and_says_when_it_was_finished(place: Path, run: Run) -> None:
+    _write_suite(place, "middle")
+    asked = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "model", "--suite", "middle", "--steps", "3"]
+    asked += ["--batch-size", "50", *QUICK]
+
+    _, out, err = run(*asked)
     lines = err.splitlines()
     assert lines[0] == "training: loading PyTorch and tiny-qwen2"
     assert lines[1].startswith("queries go in as 'Instruct: Given a query")
     assert "without any: --set query_template=none" in lines[1]
     assert lines[2].startswith("--batch-size is 50; a batch holds all rows, and no more, of the smaller collections")
     assert "already finished" not in out
-    (made,) = json.loads(run("--json")[0])
+    (made,) = json.loads(run(*asked, "--json")[1])
     losses = json.loads((place / "model" / "training.json").read_text())["losses"]
     assert made["loss"] == losses[-1]["loss"]
     (scored,) = made["scores"]
     assert (scored["suite"], scored["num_queries"]) == ("middle", 12)
     assert made["finished_at"] is not None
-    again, err = run()
+    _, again, err = run(*asked)
     first, rest = again.split("\n", 1)
     assert first.startswith(f"already finished (run {made['run']}, 20")
     assert out == f"3 steps on {made['mixture']}, saved to model\n{rest}"
@@ -191,32 +203,18 @@ def test_one_file_is_no_0_of_1() -> None:
     assert "a.jsonl  500 rows" in stream.getvalue()
 
 
-def test_a_verdict_ends_in_its_line(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from mixture.store.materialise import materialise
-    from tests.trainers.conftest import write_suite
-
-    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
-    monkeypatch.chdir(place)
+def test_a_verdict_ends_in_its_line(place: Path, run: Run) -> None:
     with Store.open(place / "store") as store:
         jobs.create(store, "few", collections=["hard"])
-        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "other", 12)
+    _write_suite(place, "other")
     asked = ["verdict", "m", "--against", "few", "--model", "tiny-qwen2", "--suite", "other", "--seeds", "2"]
-    asked += ["--steps", "2", "--set", "negatives=1", "--set", "max_passage_tokens=24", "--set", "tracker=none"]
+    asked += ["--steps", "2", *QUICK]
 
-    def run(*more: str) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.app([*asked, *more])
-        out, err = capfd.readouterr()
-        assert not ended.value.code, err
-        return out, err
-
-    out, err = run()
+    _, out, err = run(*asked)
     assert "4 trainings of 2 steps, each scored on 1 suite\n" in err
-    again, err = run()
+    _, again, err = run(*asked)
     assert (again, "trainings" in err) == (out, False)
-    found = json.loads(run("--json")[0])
+    found = json.loads(run(*asked, "--json")[1])
     assert out.splitlines()[-1] == found["line"]
     (suite,) = found["suites"]
     row = next(line for line in out.splitlines() if line.startswith("│ other"))
@@ -224,67 +222,27 @@ def test_a_verdict_ends_in_its_line(
     assert found["seeds"] == [42, 43]
 
 
-def test_learning_may_end_in_a_verdict(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from mixture.store.materialise import materialise
-    from tests.trainers.conftest import write_suite
-
-    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
-    monkeypatch.chdir(place)
-    with Store.open(place / "store") as store:
-        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "third", 12)
-    asked = [*LEARN, "--algorithm", "groupdro", "--name", "hardest", "--steps", "2", "--set", "negatives=1",
-             "--set", "max_passage_tokens=24", "--set", "tracker=none"]  # fmt: skip
-
-    def run(*more: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.app([*asked, *more])
-        return ended.value.code or 0, *capfd.readouterr()
+def test_learning_may_end_in_a_verdict(place: Path, run: Run) -> None:
+    _write_suite(place, "third")
+    asked = [*LEARN, "--algorithm", "groupdro", "--name", "hardest", "--steps", "2", *QUICK]
 
     for wrong in (["--verdict"], ["--suite", "third"]):
-        code, _, err = run(*wrong)
+        code, _, err = run(*asked, *wrong, code=2)
         assert code == 2 and "--verdict needs --suite or --target, and --suite goes with --verdict" in err
-    code, out, err = run("--verdict", "--suite", "third")
+    code, out, err = run(*asked, "--verdict", "--suite", "third")
     assert code == 0, err
     assert "6 trainings of 2 steps, each scored on 1 suite\n" in err
-    told = json.loads(run("--verdict", "--suite", "third", "--json")[1])["verdict"]
+    told = json.loads(run(*asked, "--verdict", "--suite", "third", "--json")[1])["verdict"]
     assert out.splitlines()[-1] == told["line"]
     assert told["line"].split(" on ")[0].split(" by ")[0] in ("ahead of m", "behind m", "not told apart from m")
 
 
-def test_an_ablation_is_a_table_and_lines(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from mixture.store.materialise import materialise
-    from tests.trainers.conftest import write_suite
-
-    monkeypatch.setenv("MIXTURE_STORE", str(place / "store"))
-    monkeypatch.chdir(place)
-    with Store.open(place / "store") as store:
-        write_suite(materialise(store, registry.resolve(store, "m").spec), place / "shelf", 12)
+def test_an_ablation_is_a_table_and_lines(place: Path, run: Run) -> None:
+    _write_suite(place, "shelf")
     asked = ["ablate", "m", "--model", "static", "--suite", "shelf", "--extremes", "0", "--holdout", "0.5"]
-    asked += [
-        "--steps",
-        "2",
-        "--batch-size",
-        "8",
-        "--set",
-        "negatives=1",
-        "--set",
-        "max_passage_tokens=24",
-        "--set",
-        "tracker=none",
-    ]
+    asked += ["--steps", "2", "--batch-size", "8", *QUICK]
 
-    def run(*more: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            cli.app([*asked, *more])
-        out, err = capfd.readouterr()
-        assert not ended.value.code, err
-        return out
-
-    out, found = run(), json.loads(run("--json"))
+    out, found = run(*asked)[1], json.loads(run(*asked, "--json")[1])
     assert out.splitlines()[-len(found["lines"]) :] == found["lines"]
     unseen = {one["collection"]: one for one in found["effects"] if one["kind"] == "held out"}
     merged = {one["collection"]: one for one in found["effects"] if one["kind"] == "merged"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,18 @@ def start() -> Iterator[Callable[[str, dict[str, Any]], Any]]:
     yield begin
     for process in started:
         process.kill()
+
+
+def kill_at(start: Callable[..., Any], code: str, names: dict[str, Any], moment: Any) -> None:
+    """Run the code with these names and a `pipe`, and kill it when it sends `moment` there."""
+    received, pipe = multiprocessing.Pipe(duplex=False)
+    process = start(code, names | {"pipe": pipe})
+    pipe.close()
+    while received.recv() != moment:
+        pass
+    process.kill()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def write_suite(data: MaterialisedMixture, folder: Path, count: int) -> Path:

@@ -30,7 +30,7 @@ from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.scores import check_suites, load_suites
 from trainers.jobs.runs import finished_config, materialised, recorded
-from trainers.jobs.verdict import ALIKE, Training, query_scores, scored, train_missing
+from trainers.jobs.verdict import ALIKE, Training, scored, scores_of, train_missing
 from trainers.learning.ablation import (
     AT_CHANCE,
     HARMFUL,
@@ -97,7 +97,9 @@ def ablate(
     run = run_id("ablation", saved.spec.id, settings, **about)
     if finished_config(store, run) is None:
         ranks.on_main(lambda: warn_of_test_rows(matches_of(store, saved.spec.components)))
-        asked = {"seeds": seeds, "screen": screen, "extremes": extremes, "holdout": holdout, "half": half}
+        # By `target` gc knows a run that needs its branches.
+        asked = {"seeds": seeds, "screen": screen, "extremes": extremes, "holdout": holdout, "half": half,
+                 "target": [one.title for one in loaded]}  # fmt: skip
         with recorded(store, run, "ablation", saved.spec.id, settings, model=name, **asked) as row:
             effects: list[Effect] = []
             if holdout or screen == "merged":
@@ -156,10 +158,8 @@ def _screened(
         sets = [suite_set(suite, encoder, template, settings.seed) for suite in suites] if screen == "merged" else []
         return Target(sets, encoder, settings)
 
-    known_by = {"proxy": model_identity(model), "target": "", **identified(data, model, settings)}
-    key = run_id("branches", data.spec.id, replace(settings, steps=1, learning_rate=1.0), **known_by)
     lab = Lab(data, model, settings, data.spec.weights, target, layout.run(store.work, run),
-              layout.branches(store.work), key, progress=stage("branches"))  # fmt: skip
+              layout.branches(store.work), progress=stage("branches"))  # fmt: skip
     lab.plan(1 + len(lab.names))
     lab.say("trunk", lambda: lab.trunk(branching))
     found = []
@@ -217,20 +217,15 @@ def _trained(
             trainings.append(Training(side, title, data, base, one, run, layout.verdict_model(store.work, run)))
     todo = [one for one in trainings if not scored(store, one, kept=False)]
     train_missing(store, todo, len(trainings), suites, keep=False, stage=stage)
-    scores = [query_scores(store, one.run) for one in trainings]
-    columns = sorted(scores[0])
-    models = [np.array([[found[column] for column in columns] for one, found in zip(trainings, scores, strict=True)
-                        if one.side == side]) for side in range(len(left_out))]  # fmt: skip
-    titles = np.array([suite for suite, _ in columns])
+    models, titles, clusters = scores_of(store, trainings)
     groups = np.array([family(suite) for suite in titles])
-    clusters = np.array([f"{family(suite)} {query}" for suite, query in columns])
 
     def effect(side: int, chosen: np.ndarray) -> Comparison:
         # What the others gain is what the left out had: so far are the two mixtures apart.
         alike = sum(spec.weights[name] for name in left_out[side]) <= ALIKE
         return compare(models[0][:, chosen], models[side][:, chosen], titles[chosen], clusters[chosen], paired=alike)
 
-    everywhere = np.ones(len(columns), dtype=bool)
+    everywhere = np.ones(len(titles), dtype=bool)
     compared = [effect(side, everywhere) for side in range(1, len(left_out))]
     adjusted = holm([result.p for result in compared[: len(names)]])
     found = []

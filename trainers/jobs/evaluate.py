@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,15 +33,9 @@ SHOWN_WORDS = 12
 
 
 def evaluate(
-    store: Store,
-    model: Name,
-    suites: Names,
-    *,
-    prompt: str | None = None,
-    half: str | None = None,
-    batch_size: int = 64,
-    stage: Stage = quiet,
-) -> list[SuiteResult]:
+    store: Store, model: Name, suites: Names, *, prompt: str | None = None, half: str | None = None,
+    batch_size: int = 64, stage: Stage = quiet,
+) -> list[SuiteResult]:  # fmt: skip
     """Score a model on suites (folders in BEIR layout, or folders of such) and keep the numbers in the store.
 
     Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.evaluate.prompt_for`).
@@ -77,7 +72,7 @@ def evaluate(
             progress=partial(_counts, stage(suite.title)),
         )
         result = replace(result, own=is_own(suite.name, trained_on))
-        _record_evaluation(store, name, result)
+        _record_evaluation(store, name, record, result)
         results.append(result)
     return results
 
@@ -94,9 +89,8 @@ def _counts(show: Progress, done: int, total: int) -> None:
     show(done, total, "")
 
 
-def _record_evaluation(store: Store, model: str, result: SuiteResult) -> None:
-    """Write a result to the store, with the mixture that the model was trained on, if it is ours."""
-    trained = record_if_any(Path(model))
+def _record_evaluation(store: Store, model: str, trained: Mapping[str, Any], result: SuiteResult) -> None:
+    """Write a result to the store, with the mixture that the model was `trained` on (its record), if it is ours."""
     common = {"model": str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model,
               "mixture": (trained.get("mixture") or {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
     means = [{**common, "run_id": trained.get("run_id"), **row} for row in result.rows]

@@ -100,7 +100,7 @@ def learn_towards(
             about = {"proxy": model, "name": name, "target": [text.rsplit(":", 1)[0] for text in targets]}
             with recorded(store, run, one.algorithm, spec.id, one, **about) as config:
                 near = None if base is None else spec.weights
-                made = _find(store, run, data, outside, model, suites, one, near, known_by, stage(title),
+                made = _find(store, run, data, outside, model, suites, one, near, stage(title),
                              members)  # fmt: skip
                 config |= {"lines": list(made.lines), "facts": made.facts or {}}
         found[run] = {key: config[key] for key in ("lines", "facts")}
@@ -117,7 +117,7 @@ def _materialised(store: Store, held_out: Mapping[str, Component]) -> dict[str, 
 
 def _find(
     store: Store, run: str, data: MaterialisedMixture, outside: Mapping[str, Any], model: str, suites: list[Suite],
-    settings: LearningSettings, base: Mapping[str, float] | None, known_by: Mapping[str, str], progress: Progress,
+    settings: LearningSettings, base: Mapping[str, float] | None, progress: Progress,
     members: Mapping[str, MixtureSpec],
 ) -> Found:  # fmt: skip
     from trainers.learning.lab import Lab
@@ -139,10 +139,8 @@ def _find(
         caps = epoch_caps(sizes, settings.epoch_budget, settings.max_epochs)
     around = np.array([1 / len(names) if base is None else base[name] for name in names])
     around = bounded(around, settings.min_weight, caps)[0]
-    common = {name: text for name, text in known_by.items() if name not in ("base", "members")} | {"target": ""}
-    key = run_id("branches", data.spec.id, replace(chosen, steps=1, learning_rate=1.0), **common)
     lab = Lab(data, model, chosen, dict(zip(names, around.tolist(), strict=True)), target, layout.run(store.work, run),
-              layout.branches(store.work), key, settings.min_weight, caps, progress,
+              layout.branches(store.work), settings.min_weight, caps, progress,
               {reference: _weights(data.spec, member) for reference, member in members.items()})  # fmt: skip
     learner = settings.learner(len(names))
     assert isinstance(learner, TargetLearner)

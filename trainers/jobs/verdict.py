@@ -240,19 +240,23 @@ def query_scores(store: Store, run: str) -> dict[tuple[str, str], float]:
     return {(row["suite"], row["query_id"]): row["value"] for row in rows}
 
 
+def scores_of(store: Store, trainings: Sequence[Training]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Of each side in turn what its models scored, (S, Q); of each query its suite; and what is drawn together with it,
+    as `compare` takes them. One question in several languages is one draw."""
+    scores = [query_scores(store, one.run) for one in trainings]
+    columns = sorted(scores[0])
+    sides = [np.array([[found[column] for column in columns] for one, found in zip(trainings, scores, strict=True)
+                       if one.side == side]) for side in sorted({one.side for one in trainings})]  # fmt: skip
+    return sides, np.array([s for s, _ in columns]), np.array([f"{family(s)} {query}" for s, query in columns])
+
+
 def _judged(
     store: Store, run: str, pair: tuple[SavedMixture, SavedMixture], trainings: Sequence[Training],
     suites: Sequence[Suite], model: str, half: str | None,
 ) -> Verdict:  # fmt: skip
-    scores = [query_scores(store, one.run) for one in trainings]
-    columns = sorted(scores[0])
-    names = np.array([suite for suite, _ in columns])
-    sides = [np.array([[found[column] for column in columns] for one, found in zip(trainings, scores, strict=True)
-                       if one.side == side]) for side in (0, 1)]  # fmt: skip
+    sides, names, clusters = scores_of(store, trainings)
     drawn = {part.collection for saved in pair for part in saved.spec.components}
     own = {suite.title: is_own(suite.name, drawn) for suite in suites}
-    clusters = np.array([f"{family(suite)} {query}" for suite, query in columns])
-
     paired = _alike(pair) and len(sides[0]) >= FEWEST_PAIRS
 
     def over(chosen: np.ndarray) -> Comparison:
@@ -271,7 +275,7 @@ def _judged(
     return Verdict(
         run=run, mixture=ours, against=theirs, model=model, steps=trainings[0].settings.steps,
         seeds=tuple(one.settings.seed for one in trainings if one.side == 0), half=half, metric=METRIC,
-        found=over(np.ones(len(columns), dtype=bool)),
+        found=over(np.ones(len(names), dtype=bool)),
         not_own=over(foreign) if foreign.any() and not foreign.all() else None, suites=found,
     )  # fmt: skip
 

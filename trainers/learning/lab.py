@@ -34,8 +34,10 @@ from trainers.loop import stopping
 from trainers.loop.checkpoints import fill, trained
 from trainers.loop.steps import TrainingLoop
 from trainers.model.adapters import has_lora, merge_lora
-from trainers.model.template import template_of
+from trainers.model.identity import model_identity
+from trainers.model.template import identified, template_of
 from trainers.parallel import ranks
+from trainers.settings import run_id
 
 T = TypeVar("T")
 # Of a training from the middle: a fresh AdamW moves every weight by the same length at first.
@@ -68,14 +70,13 @@ class Lab:
     base:     component -> weight: what the trunk and the common batches are drawn by
     make:     makes the target for the encoder, whose prompts it has by then
     folder:   of this run; what other runs can use lies in `shared`
-    key:      what the contents, the proxy and the texts' layout are known by
     min_weight, caps: bounds of the weights, as in `start` of the loop
     members:  weights (G,) of other mixtures of these components, by their names
     """
 
     def __init__(
         self, data: MaterialisedMixture, proxy: str, settings: FinetuneSettings, base: Mapping[str, float],
-        make: Callable[[SentenceTransformer], Target], folder: Path, shared: Path, key: str,
+        make: Callable[[SentenceTransformer], Target], folder: Path, shared: Path,
         min_weight: float = 0.0, caps: np.ndarray | None = None, progress: Progress = silent,
         members: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
@@ -84,7 +85,10 @@ class Lab:
         self.base_weights = np.array([self.base[name] for name in self.names])
         self.min_weight, self.caps = min_weight, caps
         self.members = dict(members or {})
-        self.folder, self.shared, self._key = folder, shared, key
+        self.folder, self.shared = folder, shared
+        # What all that is shared depends on; its own settings come to that, and what is measured on.
+        self._key = run_id("branches", data.spec.id, replace(settings, steps=1, learning_rate=1.0),
+                           proxy=model_identity(proxy), target="", **identified(data, proxy, settings))  # fmt: skip
         self.template = template_of(proxy, settings)
         self._positives = data.positives()
         self.encoder = encoder_of(data, proxy, settings)
@@ -113,17 +117,16 @@ class Lab:
 
     # --- whole trainings
 
-    def train(self, shares: np.ndarray, *, seed: int | None = None) -> Measured:
+    def train(self, shares: np.ndarray) -> Measured:
         """Measure the proxy after a training on these weights, (G,) in the order of `names`."""
-        seed = self.settings.seed if seed is None else seed
 
         def work() -> Measured:
-            folder = self.folder / f"training-{kept.digest(shares.tolist(), seed)}"
-            plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), seed)
-            self._run(self.start, replace(self.settings, seed=seed), plan, folder)
+            folder = self.folder / f"training-{kept.digest(shares.tolist())}"
+            plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), self.settings.seed)
+            self._run(self.start, self.settings, plan, folder)
             return self._measured(self.encoder)
 
-        return self._once("training", work, shares.tolist(), seed)
+        return self._once("training", work, shares.tolist())
 
     # --- branches
 
@@ -138,13 +141,13 @@ class Lab:
 
         return self._kept(self.shared / f"trunk-{self._of(settings, self.base)}.safetensors", work)
 
-    def branch(self, branching: Branching, name: str | None, *, number: int = 0) -> Weights:
-        """The change that a branch on `name` makes to the trunk; None is a branch on the base mixture alone.
+    def branch(self, branching: Branching, name: str, *, number: int = 0) -> Weights:
+        """The change that a branch on `name` makes to the trunk.
 
         number: of several branches on one collection, which differ in their rows
         """
         settings = self._constant(branching.steps, branching.rate)
-        weights = self.base if name is None else dict.fromkeys(self.names, 0.0) | {name: 1.0}
+        weights = dict.fromkeys(self.names, 0.0) | {name: 1.0}
         key = f"branch-{self._of(settings, weights, asdict(branching), number)}"
 
         def work() -> Weights:
@@ -168,8 +171,7 @@ class Lab:
 
     def with_branch(self, branching: Branching, name: str) -> SentenceTransformer:
         """The proxy as the branch on `name` leaves it; good until the next measurement."""
-        trunk, change = self.trunk(branching), self.branch(branching, name)
-        kept.write_into(self._plain, {n: w.float() + change[n] for n, w in trunk.items()})
+        kept.write_into(self._plain, kept.added(self.trunk(branching), [(1.0, self.branch(branching, name))]))
         return self._plain
 
     def aim(self, branching: Branching) -> Weights:
@@ -210,6 +212,11 @@ class Lab:
         """Measure the proxy with these weights."""
         kept.write_into(self._plain, weights)
         return self._measured(self._plain)
+
+    def losses(self, weights: Weights) -> np.ndarray:
+        """The loss alone, (T,): nothing is ranked."""
+        kept.write_into(self._plain, weights)
+        return ranks.on_main(lambda: self.target.losses(self._plain))
 
     # --- how
 

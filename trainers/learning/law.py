@@ -245,11 +245,16 @@ def nearest_within_error(proposals: np.ndarray, scores: np.ndarray, base: np.nda
         raise UsageError(
             f"{len(proposals)} proposals and scores of shape {scores.shape}; allowed: finite, a row for each"
         )
+    return min(within_error(scores), key=lambda one: divergence(proposals[one], base))
+
+
+def within_error(scores: np.ndarray) -> list[int]:
+    """Which of N trials are within one standard error of the best, by losses (N, Q) on the same Q targets or queries:
+    the mean of their paired differences to it is at most their standard error. Of one target the best alone."""
     behind = scores - scores[np.argmin(scores.mean(axis=1))]
     count = scores.shape[1]
     error = behind.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(len(scores))
-    distances = np.array([divergence(p, base) for p in proposals])
-    return int(np.argmin(np.where(behind.mean(axis=1) <= error, distances, np.inf)))
+    return [int(one) for one in np.flatnonzero(behind.mean(axis=1) <= error)]
 
 
 def divergence(weights: np.ndarray, base: np.ndarray) -> float:

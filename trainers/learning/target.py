@@ -192,40 +192,46 @@ class Target:
 
     def measure(self, encoder: SentenceTransformer) -> Measured:
         """Loss and nDCG@10 on each set; the encoder is left as it was."""
-        was_training = encoder.training
-        encoder.eval()
-        with torch.no_grad():
-            embeddings = normalize(self._embed(encoder), dim=-1)
-        encoder.train(was_training)
-        found = [self._of_set(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)])
-                 for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
-        loss, ndcg = zip(*found, strict=True)
-        return Measured(np.array(loss), np.array(ndcg))
+        parts = self._unit(encoder)
+        ndcg = [self._ndcg(s, q, d) for s, q, d in parts]
+        return Measured(self._mean_losses(parts), np.array(ndcg))
 
-    def loss(self, encoder: SentenceTransformer, weights: np.ndarray | None = None) -> Tensor:
-        """The mean loss over the sets, weighed by their say or by `weights` (T,), with gradients."""
-        say = self.weights if weights is None else weights
-        embeddings = self._embed(encoder)
-        parts = [self._losses(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)]).mean()
-                 for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
-        return torch.stack(parts) @ torch.from_numpy(say).to(parts[0])
+    def losses(self, encoder: SentenceTransformer) -> np.ndarray:
+        """The loss alone on each set, (T,)."""
+        return self._mean_losses(self._unit(encoder))
 
     def above(self, encoder: SentenceTransformer) -> list[np.ndarray]:
         """Of each set, (Q',): the share of a query's other candidates that the encoder ranks below its positive; a tie
         counts half. 1/2 is chance."""
+        found = []
+        for s, queries, documents in self._unit(encoder):
+            candidates = documents[torch.from_numpy(s.candidates)]
+            scores = torch.einsum("qd,qcd->qc", queries[: len(s.candidates)], candidates)
+            own, others = scores[:, :1], scores[:, 1:]
+            below = (own > others).float() + (own == others).float() / 2
+            found.append(below.mean(dim=1).double().numpy())
+        return found
+
+    def loss(self, encoder: SentenceTransformer) -> Tensor:
+        """The mean loss over the sets, weighed by their say, with gradients."""
+        parts = [self._losses(*part).mean() for part in self._parted(self._embed(encoder))]
+        return torch.stack(parts) @ torch.from_numpy(self.weights).to(parts[0])
+
+    def _unit(self, encoder: SentenceTransformer) -> list[tuple[DevSet, Tensor, Tensor]]:
+        """Each set with its queries and documents as vectors of length 1; the encoder is left as it was."""
         was_training = encoder.training
         encoder.eval()
         with torch.no_grad():
             embeddings = normalize(self._embed(encoder), dim=-1)
         encoder.train(was_training)
-        found = []
-        for s, (q, d) in zip(self.sets, self._places, strict=True):
-            documents = embeddings[torch.from_numpy(d)][torch.from_numpy(s.candidates)]
-            scores = torch.einsum("qd,qcd->qc", embeddings[torch.from_numpy(q)][: len(s.candidates)], documents)
-            own, others = scores[:, :1], scores[:, 1:]
-            below = (own > others).float() + (own == others).float() / 2
-            found.append(below.mean(dim=1).double().numpy())
-        return found
+        return self._parted(embeddings)
+
+    def _parted(self, embeddings: Tensor) -> list[tuple[DevSet, Tensor, Tensor]]:
+        return [(s, embeddings[torch.from_numpy(q)], embeddings[torch.from_numpy(d)])
+                for s, (q, d) in zip(self.sets, self._places, strict=True)]  # fmt: skip
+
+    def _mean_losses(self, parts: Sequence[tuple[DevSet, Tensor, Tensor]]) -> np.ndarray:
+        return np.array([float(self._losses(*part).mean()) for part in parts])
 
     def _embed(self, encoder: SentenceTransformer) -> Tensor:
         per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
@@ -235,8 +241,9 @@ class Target:
         candidates = torch.from_numpy(dev.candidates)
         return info_nce(queries[: len(candidates)], documents[candidates], temperature=self._temperature)
 
-    def _of_set(self, dev: DevSet, queries: Tensor, documents: Tensor) -> tuple[float, float]:
+    @staticmethod
+    def _ndcg(dev: DevSet, queries: Tensor, documents: Tensor) -> float:
         indices = top_k(queries, documents, DEPTH + 1 if dev.barred else DEPTH)[1].tolist()
         if dev.barred:
             indices = [[d for d in row if d not in own][:DEPTH] for row, own in zip(indices, dev.barred, strict=True)]
-        return float(self._losses(dev, queries, documents).mean()), ndcg_at_10(dev.positives, indices)
+        return ndcg_at_10(dev.positives, indices)

@@ -21,8 +21,8 @@ from tests.trainers.conftest import write_suite
 from trainers.jobs.towards import history_rows
 from trainers.learning.config import LearningSettings
 from trainers.learning.lab import Lab
+from trainers.learning.law import within_error
 from trainers.learning.learners import Found
-from trainers.learning.learners.ensemble import within_error
 from trainers.learning.learners.learner import Round
 from trainers.learning.target import Target
 

@@ -37,7 +37,7 @@ def make(mixture_data: MaterialisedMixture, static_model: Path, tmp_path: Path) 
         return Lab(
             mixture_data, str(static_model), SETTINGS, dict.fromkeys(mixture_data.sizes, 1 / 3),
             lambda encoder: Target([held_out_set(of, part, template, 1)], encoder, SETTINGS),
-            given.pop("folder", tmp_path / "run"), tmp_path / "branches", "key", **given,
+            given.pop("folder", tmp_path / "run"), tmp_path / "branches", **given,
         )  # fmt: skip
 
     return made
@@ -65,6 +65,9 @@ class Quadratic:
 
     def measure(self, weights: kept.Weights) -> Measured:
         return Measured(np.array([float(((weights["w"] - self.best) ** 2).sum())]), np.zeros(1))
+
+    def losses(self, weights: kept.Weights) -> np.ndarray:
+        return self.measure(weights).loss
 
     def steps(self, start: kept.Weights, shares: np.ndarray, count: int, rate: float, *, number: int) -> kept.Weights:
         goal = torch.stack([float(s) * o for s, o in zip(shares, self.optima, strict=True)]).sum(0)

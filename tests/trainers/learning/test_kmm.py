@@ -49,7 +49,7 @@ def test_the_collection_that_the_target_is_of_weighs_most(
     lab = Lab(
         mixture_data, str(static_model), SETTINGS, dict.fromkeys(mixture_data.sizes, 1 / 3),
         lambda encoder: Target([held_out_set(of, part, template, 1)], encoder, SETTINGS),
-        tmp_path / "run", tmp_path / "branches", "key",
+        tmp_path / "run", tmp_path / "branches",
     )  # fmt: skip
     found = Kmm(3, Kmm.Options(branch_steps=10, base_share=0.0)).find(lab)
     weights = dict(zip(lab.names, found.weights, strict=True))

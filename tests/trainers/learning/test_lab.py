@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from tests.trainers.conftest import kill_at
 from trainers.finetune.config import FinetuneSettings
 from trainers.learning import kept
 from trainers.learning.lab import Branching, BranchPlan, Lab
@@ -41,7 +40,7 @@ def make(mixture_data: MaterialisedMixture, tmp_path: Path) -> Callable[..., Lab
         return Lab(
             mixture_data, str(model), settings, base,
             lambda encoder: Target([held_out_set("middle", part, template, 1)], encoder, settings),
-            given.pop("folder", tmp_path / "run"), given.pop("shared", tmp_path / "branches"), "key", **given,
+            given.pop("folder", tmp_path / "run"), given.pop("shared", tmp_path / "branches"), **given,
         )  # fmt: skip
 
     return made
@@ -134,8 +133,9 @@ def test_what_was_done_is_found_again_and_another_target_is_measured(
         assert [x.tolist() for x in other.train(lab.base_weights)] == [x.tolist() for x in trained]
         with pytest.raises(AssertionError):
             other.branch(replace(BRANCHING, steps=5), "easy")
+        another = make(static_model, replace(SETTINGS, seed=1), folder=tmp_path / "another")
         with pytest.raises(AssertionError):
-            other.train(lab.base_weights, seed=1)
+            another.train(lab.base_weights)
     assert not list((tmp_path / "run").glob("b*/"))  # checkpoints of finished branches are gone
 
 
@@ -166,7 +166,7 @@ data = MaterialisedMixture.open(folder, mixture)
 template = template_of(model, settings)
 part = data.components["middle"]
 lab = Lab(data, model, settings, {"easy": 0.5, "middle": 0.3, "hard": 0.2},
-          lambda e: Target([held_out_set("middle", part, template, 1)], e, settings), run, shared, "key")
+          lambda e: Target([held_out_set("middle", part, template, 1)], e, settings), run, shared)
 lab.merged(branching, np.full(3, 1 / 3))
 """
 
@@ -181,17 +181,9 @@ def test_killed_it_goes_on_and_ends_with_the_same_bits(
     request: pytest.FixtureRequest, kind: str, settings: FinetuneSettings, kill_in: tuple[str, int],
 ) -> None:  # fmt: skip
     model, settings = request.getfixturevalue(kind), replace(settings, checkpoint_every=2)
-    received, pipe = multiprocessing.Pipe(duplex=False)
     names = {"folder": mixture_data.folder, "mixture": mixture_data.spec.id, "model": str(model), "settings": settings,
-             "run": tmp_path / "killed", "shared": tmp_path / "shared", "branching": BRANCHING,
-             "pipe": pipe}  # fmt: skip
-    process = start(KILLED, names)
-    pipe.close()
-    while received.recv() != kill_in:
-        pass
-    process.kill()
-    process.join(300)
-    assert process.exitcode == -signal.SIGKILL
+             "run": tmp_path / "killed", "shared": tmp_path / "shared", "branching": BRANCHING}  # fmt: skip
+    kill_at(start, KILLED, names, kill_in)
     assert list((tmp_path / "killed").glob("*/step-2"))
     killed = make(model, settings, folder=tmp_path / "killed", shared=tmp_path / "shared")
     whole = make(model, settings)

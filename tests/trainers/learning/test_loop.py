@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from mixture import MixtureError, Store, UsageError, jobs, registry
 from mixture.console.learning import watching
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from tests.trainers.conftest import kill_at
 from trainers.batch import embedding
 from trainers.batch.texts import BatchSource
 from trainers.jobs import learn
@@ -168,15 +167,8 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
     shutil.copytree(small_store.root, tmp_path / "other")
     # Where the kill comes later, a given reference saves its training.
     reference = str(tiny_model) if kill_in[0] == "tDRO" else None
-    received, pipe = multiprocessing.Pipe(duplex=False)
     names = {"root": tmp_path / "other", "model": str(tiny_model), "reference": reference, "settings": SETTINGS}
-    process = start(LEARN, names | {"pipe": pipe})
-    pipe.close()
-    while received.recv() != kill_in:
-        pass
-    process.kill()
-    process.join(300)
-    assert process.exitcode == -signal.SIGKILL
+    kill_at(start, LEARN, names, kill_in)
     seen: list[tuple[str, int]] = []
 
     def stage(name: str) -> Callable[..., None]:

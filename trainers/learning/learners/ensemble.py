@@ -39,6 +39,8 @@ class Ensemble(TargetLearner):
     options: Options
 
     def find(self, lab: Lab) -> Found:
+        from trainers.learning.law import within_error
+
         mixtures = {BASE: lab.base_weights, **lab.members}
         lab.plan(len(mixtures))
         found = {n: lab.say(f"training on {n}", partial(lab.train, w)) for n, w in mixtures.items()}
@@ -59,15 +61,6 @@ class Ensemble(TargetLearner):
                 "no member is told apart from the base mixture" if best != BASE else "no member is ahead of it"
             )
         return Found(weights, tried=tried, lines=tuple(lines), facts={"losses": scores})
-
-
-def within_error(scores: np.ndarray) -> list[int]:
-    """Which of N trials are within one standard error of the best, by losses (N, Q) on the same Q groups of sets: the
-    mean of their paired differences to it is at most their standard error. Of one group the best alone."""
-    behind = scores - scores[np.argmin(scores.mean(axis=1))]
-    count = scores.shape[1]
-    error = behind.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(len(scores))
-    return np.flatnonzero(behind.mean(axis=1) <= error).tolist()
 
 
 LEARNERS[Ensemble.name] = Ensemble

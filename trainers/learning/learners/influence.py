@@ -110,7 +110,7 @@ class Influence(TargetLearner):
                     shares = np.zeros(len(lab.names))
                     shares[place] = 1.0
                     after = lab.steps(proxy, shares, options.probe_steps, rate, number=2 * number)
-                    found = lab.measure(after).loss.tolist()
+                    found = lab.losses(after).tolist()
                     change = kept.difference(after, proxy)
                     ranks.on_main(lambda: kept.keep(file, change, loss=found))
                 return list(kept.facts_of(file)["loss"])

@@ -147,8 +147,11 @@ def learn_weights(
     holdout: Annotated[float | None, typer.Option(
         "--holdout", help="Share of each collection's rows held out, as one more target each [0]")] = None,
     base: Annotated[str | None, typer.Option(
-        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl, search",
+        "--base", help="A mixture to stay near: chi2, cvar, drpruning, kl, and what looks at a target",
         autocompletion=completion.mixtures)] = None,
+    reuse: Annotated[str | None, typer.Option(
+        "--reuse", help="A mixture learned before some collections came or changed: the others keep its proportions "
+        "(search)", autocompletion=completion.mixtures)] = None,
     algorithm: Annotated[str | None, typer.Option(
         "--algorithm", help="{trainers.learning.learners:LEARNERS} [tdro]")] = None,
     weights: Annotated[str | None, typer.Option(
@@ -177,7 +180,7 @@ def learn_weights(
     with _open(store) as lake:
         with watching() if is_main() else nullcontext((quiet, None)) as (stage, watch):
             learned = trainers.learn_weights(lake, mix, proxy=proxy, name=name, reference=reference, base=base,
-                                             target=target or (), settings=resolved, stage=stage,
+                                             reuse=reuse, target=target or (), settings=resolved, stage=stage,
                                              watch=watch)  # fmt: skip
             told = None
             if then_verdict and learned.first.spec.id != registry.resolve(lake, mix).spec.id:
@@ -248,7 +251,11 @@ def soup(
     models: Annotated[list[Path], typer.Argument(help="Folders of trained models with one start")],
     out: Annotated[Path, typer.Option("--out", help="The folder for their average")],
     weights: Annotated[str | None, typer.Option(
-        "--weights", help="Of each model, in their order: 0.5,0.3,0.2 [equal]")] = None,
+        "--weights", help="Of each model, in their order: 0.5,0.3,0.2; or dev: those that do best on --suite [equal]"
+    )] = None,
+    suite: Annotated[list[str] | None, typer.Option(
+        "--suite", help="With --weights dev: a suite, or a folder of such, of which the learn half counts; repeatable"
+    )] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Average trained models that began as one model, into a model; adapters with what they add to its weights."""
@@ -256,7 +263,8 @@ def soup(
     from mixture.console.scores import show_soup
 
     with stages("tensors") as stage:
-        made = trainers.soup(models, out=out, weights=numbers("--weights", weights), progress=stage("soup"))
+        shares = weights if weights == "dev" else numbers("--weights", weights)
+        made = trainers.soup(models, out=out, weights=shares, suites=suite or (), progress=stage("soup"))
     show_soup(asdict(made), as_json=as_json)
 
 

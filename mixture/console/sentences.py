@@ -66,7 +66,10 @@ def trained(row: Mapping[str, Any]) -> str:
 def averaged(soup: Mapping[str, Any]) -> str:
     """The fields of `trainers.Soup`."""
     began = f" that began as {soup['start']}" if soup["start"] else ""
-    return f"the average of {counted(len(soup['models']), 'model')}{began}, saved to {soup['model']}"
+    taken = sum(part["weight"] > 0 for part in soup["models"])
+    left = f" of {len(soup['models'])}" if taken < len(soup["models"]) else ""
+    scored = f"; nDCG@10 {100 * soup['score']:.2f} on what the weights were found on" if soup["score"] else ""
+    return f"the average of {counted(taken, 'model')}{left}{began}, saved to {soup['model']}{scored}"
 
 
 def evaluated(rows: Rows) -> str:

@@ -30,7 +30,7 @@ from trainers.jobs.runs import (
     recorded,
     set_result,
 )
-from trainers.jobs.towards import asked_members, asked_target, learn_towards
+from trainers.jobs.towards import asked_members, asked_reuse, asked_target, learn_towards
 from trainers.learning.config import LearningSettings
 from trainers.model.fitting import fitted
 from trainers.model.identity import model_identity
@@ -107,8 +107,8 @@ class LearnedMixtures:
 
 def learn_weights(
     store: Store, mixture: Mixture, *, proxy: Name, name: str = "tdro", reference: Name | None = None,
-    base: Mixture | None = None, target: Names = (), settings: LearningSettings | None = None, stage: Stage = quiet,
-    watch: Watch | None = None,
+    base: Mixture | None = None, reuse: Mixture | None = None, target: Names = (),
+    settings: LearningSettings | None = None, stage: Stage = quiet, watch: Watch | None = None,
 ) -> LearnedMixtures:  # fmt: skip
     """Learn a weight for each collection of a mixture with a small proxy model, and save the weights as mixtures.
 
@@ -121,6 +121,8 @@ def learn_weights(
                look at a target. The setting `holdout` adds held-out rows; the new mixture then leaves these out
     base:      a mixture of the same collections, saved or what names it, to whose weights the new ones stay near; for
                algorithms that know such a distance
+    reuse:     a mixture that was learned before some collections came or changed, saved or what names it: those that
+               are as they were keep their proportions, and only the others and all of those together are weighed
     watch:     called with each step's rows of the history
 
     Over several seeds a mixture is the mean of their weights. Killed, the same call goes on where it was; finished, it
@@ -132,14 +134,18 @@ def learn_weights(
     registry.check_name("mixture name", name)
     if given is not None and not settings.uses_reference:
         raise UsageError(f"{settings.described} uses no reference model; leave `reference` out")
+    if reuse is not None and not settings.reuses:
+        raise UsageError(f"{settings.algorithm} reuses no weights; leave `reuse` out, or take algorithm=search")
     suites = asked_target(target, settings)
     near = None if base is None else _base(store, mixture, base, settings)
+    again = None if reuse is None else registry.resolve(store, reuse)
     members = ranks.on_main(partial(asked_members, store, mixture.spec, settings))
     starting = stage("starting")
     starting(0, 0, "writing out the mixture")
     # The weights of a mixture that is learned on do not matter: they carry those of the base.
     weighed = mixture.spec if near is None else mixture.spec.with_weights(near.spec.weights)
     spec, held_out = _held_out(store, weighed, settings.holdout)
+    reused = None if again is None else (again, asked_reuse(mixture, again, spec))
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, mixture.spec.components)))
     starting(0, 0, f"loading PyTorch and {shown(asked)}")
@@ -158,8 +164,8 @@ def learn_weights(
     starting(1, 1, "done")
     if settings.looks_at_target:
         runs, facts = learn_towards(store, spec, held_out, data, model, suites, settings, name, near, stage,
-                                    members)  # fmt: skip
-        return _saved(store, mixture, spec, name, settings, runs, facts)
+                                    members, reused)  # fmt: skip
+        return _saved(store, mixture, spec, name, settings, runs, facts, again)
     folder, identity = _reference(store, mixture.spec, data, model, given, settings, stage)
     repeated = {} if folder is None else _repeated(folder)
     known_by = {"proxy": model_identity(model), "reference": identity, **identified(data, model, settings)}
@@ -250,9 +256,11 @@ def _repeated(reference: str) -> dict[str, float]:
 
 def _saved(
     store: Store, mixture: SavedMixture, spec: MixtureSpec, name: str, settings: LearningSettings, runs: list[str],
-    facts: dict[str, Any],
+    facts: dict[str, Any], reused: SavedMixture | None = None,
 ) -> LearnedMixtures:  # fmt: skip
-    """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`."""
+    """The mixtures of one run, or of the mean of several, which has a row of its own in `runs`. Their parents are the
+    mixture that was learned on, and the one whose weights were reused."""
+    parents = [mixture.spec.id, *([reused.spec.id] if reused else [])]
     run = runs[0]
     weights = {run: last_weights(store, run) for run in runs}
     averages = settings.averages
@@ -271,25 +279,26 @@ def _saved(
             names = facts["target"]
             more = f" and {len(names) - SHOWN_TARGETS} more" if len(names) > SHOWN_TARGETS else ""
             note = f"{settings.algorithm} towards {', '.join(names[:SHOWN_TARGETS])}{more}"
+            note += f", reusing {reused.reference}" if reused else ""
         if spread := spreads[average]:
             widest = max(spread, key=lambda c: spread[c]["std"])
             note += f", mean of {len(runs)} seeds, standard deviation up to {spread[widest]['std']:.4f} ({widest})"
         title = name if place == 0 else f"{name}-{average}"
         learned = transfers.drawn_only(spec).with_weights(mean)
-        saved.append(ranks.on_main(partial(_save, store, learned, title, mixture.spec.id, run, note)))
+        saved.append(ranks.on_main(partial(_save, store, learned, title, parents, run, note)))
     set_result(store, run, ", ".join(m.reference for m in saved))
     facts |= {"spread": spreads[averages[0]], "reference": settings.uses_reference}
     facts |= {"forecast": True} if settings.forecasts else {}
     return LearnedMixtures(tuple(saved), facts)
 
 
-def _save(store: Store, spec: MixtureSpec, name: str, parent: str, run: str, note: str) -> SavedMixture:
+def _save(store: Store, spec: MixtureSpec, name: str, parents: list[str], run: str, note: str) -> SavedMixture:
     """Save under `name`, or find what the same run saved there before, whatever came under that name since."""
     query = "SELECT version FROM mixtures WHERE name = ? AND mixture = ? AND run_id = ? ORDER BY version"
     before = store.rows(query, [name, spec.id, run])
     if before:
         return registry.resolve(store, f"{name}:{before[-1]['version']}")
-    return registry.save(store, spec, name, parents=[parent], run_id=run, note=note)
+    return registry.save(store, spec, name, parents=parents, run_id=run, note=note)
 
 
 def _spread(by_seed: list[dict[str, float]]) -> dict[str, dict[str, float]]:

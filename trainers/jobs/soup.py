@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mixture.arguments import Name, Names, listed
 from mixture.errors import UsageError
 from mixture.progress import Progress, silent
+from mixture.suites.families import family
+from mixture.suites.halves import LEARN
+from mixture.suites.layout import find_suites
+from mixture.suites.suite import Suite
+from trainers.evaluation.metrics import require_pytrec_eval
+from trainers.finetune.scores import METRIC, load_suites
 from trainers.model.alike import Trained, check_alike, common_start, opened
 from trainers.model.template import CONFIG, RECORD
+
+# In `weights`: what each model is worth on the suites says its weight.
+DEV = "dev"
 
 
 @dataclass(frozen=True)
@@ -24,21 +35,31 @@ class Soup:
     model:   its folder
     start:   the model that all of them began with; None where that is not known
     mixture: the id of the mixture that all were trained on; None where they differ or have none
-    models:  what it is made of: model (its folder), weight (the sum is 1), run and mixture (None where not known)
+    models:  what it is made of: model (its folder), weight (the sum is 1), run and mixture (None where not known), and
+             with weights by suites its score on them; a model of weight 0 is not in it
+    score:   of the soup on these suites, mean nDCG@10 (`soup`); None without
     """
 
     model: Path
     start: str | None
     mixture: str | None
     models: tuple[dict[str, Any], ...]
+    score: float | None = None
 
 
-def soup(models: Names, *, out: Name, weights: Sequence[float] | None = None, progress: Progress = silent) -> Soup:
+def soup(
+    models: Names, *, out: Name, weights: Sequence[float] | str | None = None, suites: Names = (),
+    progress: Progress = silent,
+) -> Soup:  # fmt: skip
     """Average trained models of one architecture and one start into the new folder `out`.
 
     models:  folders that `train` or sentence-transformers saved. Adapters are averaged as what they add to the weights
              of their base, so that the soup is a whole model
-    weights: of the models in their order, as shares of their sum; default: equal
+    weights: of the models in their order, as shares of their sum; default: equal. `dev` finds them on `suites`: the
+             greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, recipe 1), which takes up one model after the other,
+             the best first, where the mean of those taken scores no less with it
+    suites:  with `dev`: folders in BEIR layout, or folders of such. A score is nDCG@10 over the queries of their
+             `learn` halves; families of suites (xquad-zh, xquad-en) have equal say
 
     Means are taken in float64 and kept in the models' own type, tensor by tensor: memory holds one model at most.
     Raises `UsageError` where the models differ in architecture, pooling, tokenizer, prompts or start. Nothing
@@ -47,17 +68,47 @@ def soup(models: Names, *, out: Name, weights: Sequence[float] | None = None, pr
     folders = [Path(name).expanduser() for name in listed(models)]
     if not folders:
         raise UsageError("`models` is empty; name the folders of the models to average")
-    shares, target = _shares(weights, len(folders)), Path(out).expanduser()
+    target = Path(out).expanduser()
+    dev = _dev_suites(weights, suites)
+    shares = [] if isinstance(weights, str) else _shares(weights, len(folders))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is not empty; name a new folder in `out`")
     parts = opened(folders)
     check_alike(parts)
-    record = _record(parts, shares)
     progress(0, 0, "loading PyTorch")
+    scores: list[float | None] = [None] * len(parts)
+    score = None
+    if dev:
+        shares, measured, score = _greedy(parts, dev, target, progress)
+        scores = [*measured]
+    taken = [part for part, share in zip(parts, shares, strict=True) if share]
+    shares_taken = [share for share in shares if share]
+    record = _record(taken, shares_taken)
+    if dev:
+        record["dev"] = {"suites": [suite.title for suite in dev], METRIC: score,
+                         "models": dict(zip(map(str, folders), scores, strict=True))}  # fmt: skip
     from trainers.model.card import soup_card
+
+    with _written(taken, shares_taken, target, progress) as scratch:
+        (scratch / "README.md").write_text(soup_card(record), "utf-8")
+        (scratch / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
+        if target.exists():
+            target.rmdir()
+        scratch.rename(target)
+    mixture = record["mixture"]
+    made_of = tuple({"model": str(part.folder), "weight": share, "run": part.record.get("run_id"),
+                     "mixture": _mixture_id(part)} | ({"score": one} if dev else {})
+                    for part, share, one in zip(parts, shares, scores, strict=True))  # fmt: skip
+    return Soup(target, record["model"], mixture and mixture["id"], made_of, score)
+
+
+@contextmanager
+def _written(
+    parts: Sequence[Trained], shares: Sequence[float], target: Path, progress: Progress
+) -> Iterator[Path]:  # fmt: skip
+    """The average in a folder beside `target`, which goes unless it is renamed: what is at `target` is whole."""
     from trainers.model.soup import average, average_adapters
 
-    # Written beside it and renamed: what is at `out` is whole.
     scratch = target.parent / f".{target.name}.soup"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -67,17 +118,64 @@ def soup(models: Names, *, out: Name, weights: Sequence[float] | None = None, pr
         else:
             average(parts, shares, scratch, progress)
         _write_prompts(scratch, parts)
-        (scratch / "README.md").write_text(soup_card(record), "utf-8")
-        (scratch / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
-        if target.exists():
-            target.rmdir()
-        scratch.rename(target)
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    mixture = record["mixture"]
-    made_of = tuple({"model": str(part.folder), "weight": share, "run": part.record.get("run_id"),
-                     "mixture": _mixture_id(part)} for part, share in zip(parts, shares, strict=True))  # fmt: skip
-    return Soup(target, record["model"], mixture and mixture["id"], made_of)
+
+
+def _dev_suites(weights: Sequence[float] | str | None, suites: Names) -> list[Suite]:
+    """The `learn` halves that weights are found on, none for weights that are given."""
+    named = listed(suites)
+    if isinstance(weights, str):
+        if weights != DEV:
+            raise UsageError(f"`weights` is {weights!r}; allowed: numbers, or {DEV}")
+        if not named:
+            raise UsageError(f"`weights={DEV}` finds the weights on suites: name them in `suite`")
+        require_pytrec_eval()
+        return load_suites(find_suites(named), LEARN)
+    if named:
+        raise UsageError(f"`suite` is read with `weights={DEV}` alone; leave it out")
+    return []
+
+
+def _greedy(
+    parts: Sequence[Trained], suites: Sequence[Suite], target: Path, progress: Progress
+) -> tuple[list[float], list[float], float]:  # fmt: skip
+    """The weights, each model's own score, and the soup's."""
+    count, done = 2 * len(parts) - 1, 0
+
+    def score(folder: Path, what: str) -> float:
+        nonlocal done
+        progress(done, count, what)
+        found = _mean_score(folder, suites)
+        done += 1
+        progress(done, count, f"{what}: {100 * found:.2f}")
+        return found
+
+    scores = [score(part.folder, part.folder.name) for part in parts]
+    first, *others = sorted(range(len(parts)), key=lambda one: -scores[one])
+    taken, best = [first], scores[first]
+    for one in others:
+        tried = sorted([*taken, one])
+        with _written([parts[i] for i in tried], _shares(None, len(tried)), target, silent) as folder:
+            found = score(folder, f"with {parts[one].folder.name}")
+        if found >= best:
+            taken, best = tried, found
+    return [1 / len(taken) if one in taken else 0.0 for one in range(len(parts))], scores, best
+
+
+def _mean_score(folder: Path, suites: Sequence[Suite]) -> float:
+    """nDCG@10 of a model: the mean over the suites of a family, then over families."""
+    from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+    from trainers.model.encoder import load_encoder
+
+    encoder = load_encoder(str(folder))
+    found: dict[str, list[float]] = {}
+    for suite in suites:
+        prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
+        result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
+        found.setdefault(family(suite.name), []).append(result.metrics[METRIC])
+    return fmean(map(fmean, found.values()))
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -72,14 +72,41 @@ def asked_members(store: Store, spec: MixtureSpec, settings: LearningSettings) -
     return found
 
 
+def asked_reuse(mixture: SavedMixture, reuse: SavedMixture, spec: MixtureSpec) -> dict[str, float]:
+    """The components of `spec` (the mixture, or what a `holdout` leaves of it) that are as they are in `reuse`, with
+    what each is of them, sum 1.
+
+    Raises `UsageError` where none is as it was, and where all are.
+    """
+    whole = {_whole_name(c): c for c in mixture.spec.components}
+    known = {_whole_name(c): c for c in reuse.spec.components}
+    found = {}
+    for c in spec.components:
+        then, now = known.get(_whole_name(c)), (c.digest, whole[_whole_name(c)].digest)
+        if then is not None and then.digest in now:
+            found[c.name] = then.weight
+    if not sum(found.values()):
+        raise UsageError(
+            f"`reuse` is {reuse.reference}, in which no collection of {mixture.reference} with a weight is as it is now"
+        )
+    if len(found) == len(spec.components):
+        raise UsageError(
+            f"`reuse` is {reuse.reference}, which has every collection of {mixture.reference} as it is now: there is"
+            " nothing to search"
+        )
+    total = sum(found.values())
+    return {name: weight / total for name, weight in found.items()}
+
+
 def learn_towards(
     store: Store, spec: MixtureSpec, held_out: Mapping[str, Component], data: MaterialisedMixture, model: str,
     suites: list[Suite], settings: LearningSettings, name: str, base: SavedMixture | None, stage: Stage,
-    members: Mapping[str, MixtureSpec],
+    members: Mapping[str, MixtureSpec], reuse: tuple[SavedMixture, Mapping[str, float]] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
     """One run a seed of a learner that looks at a target; their ids, and what they found by run.
 
-    base: the mixture to stay near; `spec` has its weights. Without it equal ones
+    base:  the mixture to stay near; `spec` has its weights. Without it equal ones
+    reuse: a mixture, and the components that are weighed together by its weights (`asked_reuse`)
     """
     outside = _materialised(store, held_out)
     targets = [f"{suite.title}:{suite.digest}" for suite in suites]
@@ -89,6 +116,8 @@ def learn_towards(
         known_by["base"] = base.spec.id
     if members:
         known_by["members"] = ",".join(member.id for member in members.values())
+    if reuse is not None:
+        known_by["reuse"] = reuse[0].spec.id
     runs, found = [], {}
     for number in range(settings.seeds):
         one = settings.of_seed(number)
@@ -98,10 +127,11 @@ def learn_towards(
         if config is None:
             title = one.algorithm + (f", seed {one.seed}" if settings.seeds > 1 else "")
             about = {"proxy": model, "name": name, "target": [text.rsplit(":", 1)[0] for text in targets]}
+            about |= {} if reuse is None else {"reuse": reuse[0].reference}
             with recorded(store, run, one.algorithm, spec.id, one, **about) as config:
                 near = None if base is None else spec.weights
-                made = _find(store, run, data, outside, model, suites, one, near, stage(title),
-                             members)  # fmt: skip
+                made = _find(store, run, data, outside, model, suites, one, near, stage(title), members,
+                             {} if reuse is None else {reuse[0].reference: reuse[1]})  # fmt: skip
                 config |= {"lines": list(made.lines), "facts": made.facts or {}}
         found[run] = {key: config[key] for key in ("lines", "facts")}
     return runs, {"runs": found, "repeated": {}, "target": [text.rsplit(":", 1)[0] for text in targets]}
@@ -118,7 +148,7 @@ def _materialised(store: Store, held_out: Mapping[str, Component]) -> dict[str, 
 def _find(
     store: Store, run: str, data: MaterialisedMixture, outside: Mapping[str, Any], model: str, suites: list[Suite],
     settings: LearningSettings, base: Mapping[str, float] | None, progress: Progress,
-    members: Mapping[str, MixtureSpec],
+    members: Mapping[str, MixtureSpec], together: Mapping[str, Mapping[str, float]],
 ) -> Found:  # fmt: skip
     from trainers.learning.lab import Lab
     from trainers.learning.learners import TargetLearner
@@ -137,20 +167,33 @@ def _find(
     if settings.max_epochs > 0:
         sizes = np.array([data.sizes[name] for name in names])
         caps = epoch_caps(sizes, settings.epoch_budget, settings.max_epochs)
-    around = np.array([1 / len(names) if base is None else base[name] for name in names])
-    around = bounded(around, settings.min_weight, caps)[0]
-    lab = Lab(data, model, chosen, dict(zip(names, around.tolist(), strict=True)), target, layout.run(store.work, run),
+    near = dict.fromkeys(names, 1 / len(names)) if base is None else dict(base)
+    for parts in together.values():
+        whole = sum(near[name] for name in parts)
+        near |= {name: whole * share for name, share in parts.items()}
+    near = dict(zip(names, bounded(np.array([near[n] for n in names]), settings.min_weight, caps)[0].tolist(),
+                    strict=True))  # fmt: skip
+    lab = Lab(data, model, chosen, near, target, layout.run(store.work, run),
               layout.branches(store.work), settings.min_weight, caps, progress,
-              {reference: _weights(data.spec, member) for reference, member in members.items()})  # fmt: skip
-    learner = settings.learner(len(names))
+              {reference: _weights(data.spec, member) for reference, member in members.items()},
+              {title: _shares(near, parts) for title, parts in together.items()})  # fmt: skip
+    learner = settings.learner(len(lab.names))
     assert isinstance(learner, TargetLearner)
     found = learner.find(lab)
-    weights = bounded(found.weights / found.weights.sum(), settings.min_weight, caps)[0]
-    found = replace(found, weights=weights)
+    weights = bounded(lab.spread(found.weights / found.weights.sum()), settings.min_weight, caps)[0]
+    tried = tuple(replace(one, weights=lab.spread(one.weights)) for one in found.tried)
+    lines = [f"weighed together, as in {title}: {', '.join(sorted(parts))}" for title, parts in together.items()]
+    found = replace(found, weights=weights, tried=tried, lines=(*lines, *found.lines))
     if ranks.is_main():
         record_history(store, run, history_rows(names, found))
         _record_tried(store, run, names, lab.target, found)
     return found
+
+
+def _shares(weights: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, float]:
+    """What each of `parts` is of them together."""
+    whole = sum(weights[name] for name in parts)
+    return {name: weights[name] / whole for name in parts}
 
 
 def _whole_name(c: Component) -> str:

@@ -164,6 +164,11 @@ class LearningSettings(EveryOption, TrainingSettings):
         return self.learner(1).reads_base
 
     @property
+    def reuses(self) -> bool:
+        """Whether the learner can weigh collections together, in the proportions of a mixture."""
+        return self.learner(1).reuses
+
+    @property
     def described(self) -> str:
         """The algorithm and what was changed of its options, such as tdro with measurement=loss."""
         options = self.options

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,22 +68,28 @@ class Lab:
     data:     the mixture whose components are weighed; its own weights do not matter
     settings: of the fine-tuning that the weights are for
     base:     component -> weight: what the trunk and the common batches are drawn by
+    together: components that are weighed as one, with what each is of it: name -> component -> share
     make:     makes the target for the encoder, whose prompts it has by then
     folder:   of this run; what other runs can use lies in `shared`
-    min_weight, caps: bounds of the weights, as in `start` of the loop
+    min_weight, caps: bounds of the components' weights, as in `start` of the loop
     members:  weights (G,) of other mixtures of these components, by their names
+
+    G counts what is weighed, `names`: the components, those that are weighed together under one name.
     """
 
     def __init__(
         self, data: MaterialisedMixture, proxy: str, settings: FinetuneSettings, base: Mapping[str, float],
         make: Callable[[SentenceTransformer], Target], folder: Path, shared: Path,
         min_weight: float = 0.0, caps: np.ndarray | None = None, progress: Progress = silent,
-        members: Mapping[str, np.ndarray] | None = None,
+        members: Mapping[str, np.ndarray] | None = None, together: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:  # fmt: skip
         self.data, self.proxy, self.settings, self.base = data, proxy, settings, dict(base)
-        self.names = tuple(sorted(data.components))
-        self.base_weights = np.array([self.base[name] for name in self.names])
-        self.min_weight, self.caps = min_weight, caps
+        self.components = tuple(sorted(data.components))
+        self._parts = _parts(self.components, together or {})
+        self.names = tuple(self._parts)
+        self._matrix = np.array([[part.get(c, 0.0) for c in self.components] for part in self._parts.values()])
+        self.base_weights = np.array([sum(self.base[c] for c in part) for part in self._parts.values()])
+        self.min_weight, self.caps = min_weight, None if caps is None else self._most(caps)
         self.members = dict(members or {})
         self.folder, self.shared = folder, shared
         # What all that is shared depends on; its own settings come to that, and what is measured on.
@@ -115,18 +121,33 @@ class Lab:
         self._progress(self._finished, self._planned, what)
         return done
 
+    # --- what is weighed
+
+    def spread(self, shares: np.ndarray) -> np.ndarray:
+        """The components' weights (C,), in the order of `components`, of weights (G,)."""
+        return np.asarray(shares @ self._matrix)
+
+    def _most(self, caps: np.ndarray) -> np.ndarray:
+        """What may be given to each name, (G,), so that none of its components is above its cap, (C,)."""
+        most = np.divide(caps, self._matrix, out=np.full(self._matrix.shape, np.inf), where=self._matrix > 0)
+        return np.asarray(most.min(axis=1))
+
+    def _weights(self, shares: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.components, self.spread(shares).tolist(), strict=True))
+
     # --- whole trainings
 
     def train(self, shares: np.ndarray) -> Measured:
         """Measure the proxy after a training on these weights, (G,) in the order of `names`."""
 
+        weights = self.spread(shares).tolist()
+
         def work() -> Measured:
-            folder = self.folder / f"training-{kept.digest(shares.tolist())}"
-            plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), self.settings.seed)
-            self._run(self.start, self.settings, plan, folder)
+            folder = self.folder / f"training-{kept.digest(weights)}"
+            self._run(self.start, self.settings, self._plan(self._weights(shares), self.settings.seed), folder)
             return self._measured(self.encoder)
 
-        return self._once("training", work, shares.tolist())
+        return self._once("training", work, weights)
 
     # --- branches
 
@@ -147,8 +168,8 @@ class Lab:
         number: of several branches on one collection, which differ in their rows
         """
         settings = self._constant(branching.steps, branching.rate)
-        weights = dict.fromkeys(self.names, 0.0) | {name: 1.0}
-        key = f"branch-{self._of(settings, weights, asdict(branching), number)}"
+        weights = dict.fromkeys(self.components, 0.0) | self._parts[name]
+        key = f"branch-{self._of(settings, self.base, weights, asdict(branching), number)}"
 
         def work() -> Weights:
             trunk = self.trunk(branching)
@@ -167,7 +188,7 @@ class Lab:
                      for name, share in zip(self.names, shares.tolist(), strict=True) if share)  # fmt: skip
             return self.measure(kept.added(self.trunk(branching), parts))
 
-        return self._once("merged", work, shares.tolist(), asdict(branching))
+        return self._once("merged", work, shares.tolist(), self.base, self._parts, asdict(branching))
 
     def with_branch(self, branching: Branching, name: str) -> SentenceTransformer:
         """The proxy as the branch on `name` leaves it; good until the next measurement."""
@@ -204,7 +225,7 @@ class Lab:
         number: of several such trainings, which differ in their rows
         """
         settings = self._constant(count, rate)
-        plan = self._plan(dict(zip(self.names, shares.tolist(), strict=True)), settings.seed + 1 + number)
+        plan = self._plan(self._weights(shares), settings.seed + 1 + number)
         self._run(start, settings, plan, None)
         return self._whole()
 
@@ -320,6 +341,12 @@ class Lab:
 
     def _of(self, settings: FinetuneSettings, *key: Any) -> str:
         return kept.digest(self._key, settings.deciding, *key)
+
+
+def _parts(components: Sequence[str], together: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Name -> component -> share: what is weighed together, then each of the others."""
+    taken = {component for part in together.values() for component in part}
+    return {name: dict(part) for name, part in together.items()} | {c: {c: 1.0} for c in components if c not in taken}
 
 
 class BranchPlan(BatchPlan):

@@ -21,6 +21,7 @@ from mixture import Store, registry
 from mixture.errors import MixtureError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
+from tests.trainers.conftest import write_suite
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.model.adapters import merge_lora
 from trainers.model.encoder import load_encoder
@@ -166,6 +167,43 @@ def test_a_soup_of_two_mixtures_belongs_to_neither_and_has_the_prompts_of_both(
     assert small_store.sql("SELECT DISTINCT mixture FROM evaluations").to_pylist() == [{"mixture": None}]
 
 
+def test_weights_by_suites_are_those_of_the_greedy_soup(
+    tables: tuple[Path, Path], static_model: Path, train: Callable[..., Path], small_store: Store, tmp_path: Path,
+    mixture_data: MaterialisedMixture,
+) -> None:  # fmt: skip
+    suite = write_suite(mixture_data, tmp_path / "middle-en", 24)
+    broken = tmp_path / "broken"
+    shutil.copytree(tables[0], broken)
+    table = state(broken)["embedding.weight"]
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(5))
+    save_file({"embedding.weight": table[order]}, broken / WEIGHTS, metadata={"format": "pt"})
+    models = [broken, *tables, train(static_model, "three", seed=3, steps=1)]
+
+    def score(folder: Path) -> float:
+        return trainers.evaluate(small_store, folder, suite, half="learn")[0].metrics["ndcg@10"]
+
+    alone = [score(folder) for folder in models]
+    first, *others = sorted(range(4), key=lambda one: -alone[one])
+    taken, best = [first], alone[first]
+    for one in others:
+        tried = [models[i] for i in sorted([*taken, one])]
+        trainers.soup(tried, out=tmp_path / f"tried{one}")
+        if (found := score(tmp_path / f"tried{one}")) >= best:
+            taken, best = sorted([*taken, one]), found
+    assert 1 < len(taken) < 4, "the case tests nothing"
+    made = trainers.soup(models, out=tmp_path / "soup", weights="dev", suites=suite)
+    assert [part["weight"] for part in made.models] == [1 / len(taken) if i in taken else 0 for i in range(4)]
+    assert [part["score"] for part in made.models] == pytest.approx(alone)
+    assert made.score == pytest.approx(best)
+    trainers.soup([models[i] for i in taken], out=tmp_path / "same")
+    assert (made.model / WEIGHTS).read_bytes() == (tmp_path / "same" / WEIGHTS).read_bytes()
+    record = json.loads((made.model / RECORD).read_text())
+    assert len(record["soup"]) == len(taken)
+    assert record["dev"]["suites"] == ["middle-en/learn"]
+    assert list(record["dev"]["models"]) == [str(folder) for folder in models]
+    assert not list(tmp_path.glob(".soup*"))
+
+
 FAULTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "pooling": ("1_Pooling/config.json", lambda c: c | {"pooling_mode": "mean"}, "another pooling.*'mean', not 'last"),
     "architecture": ("config.json", lambda c: c | {"num_attention_heads": 2}, "another architecture.*is 2, not 4"),
@@ -252,6 +290,9 @@ def test_adapters_that_are_not_plain_and_mixed_kinds_are_refused(
     (["one", "two", "--weights", "1,nan"], "--weights has nan; allowed: 0 or more"),
     (["one", "two", "--weights", "0,0"], "--weights are all 0"),
     (["one", "two", "--weights", "half,half"], "--weights is 'half,half'; allowed: numbers with commas"),
+    (["one", "two", "--weights", "dev"], "--weights dev finds the weights on suites: name them in --suite"),
+    (["one", "two", "--suite", "eval"], "--suite is read with --weights dev alone; leave it out"),
+    (["one", "two", "--weights", "dev", "--suite", "nowhere"], "no folder nowhere"),
     (["one", "nowhere"], "nowhere holds no model; name folders that"),
     (["one", "two", "--out", "one"], "one is not empty; name a new folder in --out"),
     ([], "Missing argument 'models'"),
@@ -283,3 +324,17 @@ def test_the_command_prints_what_it_made(
         else:
             assert printed.startswith("the average of 2 models that began as ")
             assert "0.75" in printed
+
+
+def test_the_command_says_what_weights_by_suites_took(
+    tables: tuple[Path, Path], suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        app(["soup", *map(str, tables), "--out", str(tmp_path / "soup"), "--weights", "dev", "--suite", str(suite)])
+    assert not caught.value.code
+    printed = capsys.readouterr().out
+    taken = len(json.loads((tmp_path / "soup" / RECORD).read_text())["soup"])
+    said = "the average of 2 models that began" if taken == 2 else "the average of 1 model of 2 that began"
+    assert printed.startswith(said)
+    assert "on what the weights were found on" in printed
+    assert "score" in printed

@@ -13,7 +13,7 @@ import pytest
 import trainers
 from cli import app
 from mixture import Store, UsageError, registry
-from mixture.jobs import gc
+from mixture.jobs import gc, ingest
 from mixture.materialised import MaterialisedMixture
 from mixture.store import layout
 from mixture.suites.halves import LEARN, half_of
@@ -137,6 +137,55 @@ def test_an_ensemble_averages_the_members_that_do_best(learn: Any, small_store: 
     assert small_store.rows("SELECT count(*) AS n FROM runs")[0]["n"] == 2
 
 
+def proportions(weights: dict[str, float], *names: str) -> list[float]:
+    return [weights[name] / sum(weights[n] for n in names) for name in names]
+
+
+def test_collections_that_are_as_they_were_keep_the_proportions_of_a_mixture(learn: Any, small_store: Store) -> None:
+    parts = registry.pin(small_store, ["easy", "hard"])
+    known = registry.save(small_store, registry.weighted(parts, {"easy": 0.8, "hard": 0.2}), "known")
+    settings = replace(SEARCH, num_candidates=None)
+    made = learn(settings, reuse="known")
+    rows = small_store.sql("SELECT candidate, kind, collection, weight FROM candidates").to_pylist()
+    tried: dict[int, dict[str, float]] = {}
+    for row in rows:
+        tried.setdefault(row["candidate"], {})[row["collection"]] = row["weight"]
+    together = [proportions(weights, "easy", "hard") for weights in (*tried.values(), made.first.spec.weights)]
+    assert together == pytest.approx(np.array([[0.8, 0.2]] * len(together)))
+    assert len({round(weights["middle"], 6) for weights in tried.values()}) > 8
+    assert sum(row["kind"] == "merged" for row in rows) == 3 * 9
+    # A branch of each, of which that of both was drawn by their proportions.
+    assert len(list(layout.branches(small_store.work).glob("branch-*.safetensors"))) == 2
+    assert made.lines()[0].endswith("weighed together, as in known:1: easy, hard")
+    assert made.first.note == "search towards middle-en/learn, reusing known:1"
+    parents = small_store.sql("SELECT parents FROM mixtures WHERE mixture = $m", {"m": made.first.spec.id}).to_pylist()
+    assert parents == [{"parents": [registry.resolve(small_store, "mix").spec.id, known.spec.id]}]
+
+
+def test_what_has_changed_since_is_searched(learn: Any, small_store: Store) -> None:
+    registry.save(small_store, registry.weighted(registry.pin(small_store), {"easy": 4.0, "middle": 2.0, "hard": 1.0}),
+                  "known")  # fmt: skip
+    settings = replace(SEARCH, num_candidates=8)
+    with pytest.raises(UsageError, match="`reuse` is known:1, which has every collection of mix:1 as it is now"):
+        learn(settings, reuse="known")
+    raw = Path(small_store.root).parent / "raw" / "hard.jsonl"
+    rows = raw.read_text("utf-8").splitlines(keepends=True)[:4]
+    raw.write_text("".join(row.replace('"query": "', '"query": "which ') for row in rows))
+    ingest(small_store, [str(raw)])
+    now = registry.pin(small_store)
+    registry.save(small_store, registry.weighted(now, dict.fromkeys(now, 1.0)), "mix")
+    made = learn(replace(settings, holdout=0.3), "mix", reuse="known")
+    assert made.lines()[0].endswith("weighed together, as in known:1: easy[train], middle[train]")
+    weights = made.first.spec.weights
+    assert proportions(weights, "easy[train]", "middle[train]") == pytest.approx([2 / 3, 1 / 3])
+    # What that made has these rows held out as well.
+    with pytest.raises(UsageError, match="there is nothing to search"):
+        learn(replace(settings, holdout=0.3), "mix", reuse=made.first)
+    one = registry.save(small_store, registry.weighted(registry.pin(small_store, ["hard"]), {"hard": 1.0}), "one")
+    with pytest.raises(UsageError, match=r"in which no collection of known:1 with a weight is as it is now"):
+        learn(settings, "known", reuse=one)
+
+
 def test_members_within_one_standard_error_count_alike() -> None:
     scores = np.array([[1.0, 1.0, 1.0], [1.1, 0.9, 1.06], [1.2, 1.2, 1.21]])
     assert within_error(scores) == [0, 1]
@@ -215,6 +264,8 @@ def test_seeds_are_averaged_and_their_spread_is_told(learn: Any, small_store: St
     (INFLUENCE, {"target": ()}, "influence learns towards what is evaluated: name suites in `target`"),
     (LearningSettings(**SHORT), {}, "tdro looks at no target; leave `target` out"),
     (INFLUENCE, {"reference": "static"}, "influence .*uses no reference model; leave `reference` out"),
+    (INFLUENCE, {"reuse": "mix"}, "influence reuses no weights; leave `reuse` out, or take algorithm=search"),
+    (LearningSettings(**SHORT), {"reuse": "mix", "target": ()}, "tdro reuses no weights"),
     (replace(INFLUENCE, holdout=0.01), {}, "`holdout` is 0.01, and no collection has 8 rows to hold out"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_said_at_once(

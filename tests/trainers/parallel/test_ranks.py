@@ -18,6 +18,7 @@ from cli import app
 from mixture import Store
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from tests.trainers.conftest import write_suite
 from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
@@ -156,6 +157,46 @@ def test_two_ranks_compute_what_one_computes(
         assert a["weight"] == pytest.approx(b["weight"], abs=1e-5)
         assert a["mean_weight"] == pytest.approx(b["mean_weight"], abs=1e-5)
     assert max(r["weight"] for r in rows[0]) > 1 / 3 + 0.01  # there was something to agree on
+
+
+TOWARDS = {
+    "search": ["branch_steps=12", "num_candidates=30", "fidelity=3", "measure=loss"],
+    "influence": ["round_steps=8", "probe_steps=3"],
+    "kmm": ["branch_steps=6"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", TOWARDS)
+def test_two_ranks_learn_the_weights_of_one_towards_a_target(
+    small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, tmp_path: Path, algorithm: str
+) -> None:
+    suite = write_suite(mixture_data, tmp_path / "middle-en", 24)
+    small_store.close()
+    learn = ["learn-weights", "--mix", "mix", "--proxy", str(static_model), "--algorithm", algorithm, "--steps", "24",
+             "--batch-size", "7", "--learning-rate", "0.02", "--target", str(suite), "--json"]  # fmt: skip
+    for assignment in ("temperature=0.05", "negatives=1", "max_query_tokens=32", "max_passage_tokens=16",
+                       "group_sets=false", *TOWARDS[algorithm]):  # fmt: skip
+        learn += ["--set", assignment]
+    two_ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    weights, tried = [], []
+    for name, launch in (("one", []), ("two", two_ranks)):
+        shutil.copytree(small_store.root, tmp_path / name)
+        environment = os.environ | {
+            "MIXTURE_STORE": str(tmp_path / name), "PYTHONPATH": str(Path(__file__).parents[3]),
+            "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        command = [sys.executable, *launch, "-m", "mixture", *learn]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append({c["collection"]: c["weight"] for c in json.loads(done.stdout)["components"]})
+        with Store.open(tmp_path / name) as store:
+            rows = store.sql("SELECT target, loss, ndcg FROM candidate_scores ORDER BY candidate, target").to_pylist()
+            tried.append([row["loss"] for row in rows])
+    assert weights[1] == pytest.approx(weights[0], abs=1e-5)
+    assert max(weights[0].values()) > 1 / 3 + 0.01  # there was something to agree on
+    assert tried[1] == pytest.approx(tried[0], abs=1e-5)
+    assert bool(tried[0]) == (algorithm != "kmm")
 
 
 def test_four_ranks_take_the_batches_of_one_over_10_000_steps(

@@ -76,6 +76,7 @@ class Learner(ABC):
     needs_group_gradients: whether it needs the inner products of the collections' gradients
     needs_target:          whether it looks at queries of suites or held-out rows
     reads_base:            whether it stays near a mixture, `base`
+    reuses:                whether it can weigh collections together, in the proportions of a mixture
     forecasts:             whether it forecasts losses, which then stand in for a reference's
     base:                  (G,) float64 the weights to stay near, sum 1; None for equal ones
     steps:                 of the whole run, 0 where nobody said
@@ -90,6 +91,7 @@ class Learner(ABC):
     needs_group_gradients: bool = False
     needs_target: ClassVar[bool] = False
     reads_base: bool = False
+    reuses: bool = False
     forecasts: bool = False
 
     def __init__(self, num_groups: int, options: LearnerOptions | None = None, lr: float | None = None) -> None:
@@ -256,6 +258,7 @@ class TargetLearner(Learner):
     """An algorithm that trains and measures on a target, and from that finds weights."""
 
     needs_target = True
+    reads_base = True
 
     @abstractmethod
     def find(self, lab: Lab) -> Found:

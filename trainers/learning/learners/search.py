@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CANDIDATES = ("merged", "real")
 LAWS = ("roots", "log-linear")
 MEASURES = ("ndcg", "loss")
+MANY, FEWEST = 60, 8
 # How strongly a proposal is held to the base mixture, in standard deviations of the score over the candidates; which
 # one is taken is measured.
 STRENGTHS = (0.02, 0.1, 0.3, 1.0, 3.0)
@@ -80,21 +81,24 @@ class Search(TargetLearner):
         candidates: str = setting("merged", f"how a mixture is tried: {', '.join(CANDIDATES)}")
         law: str = setting("roots", f"what is fitted to the scores: {', '.join(LAWS)}")
         measure: str = setting("ndcg", "what a candidate scores: ndcg, or loss, each set's in its standard deviations")
-        num_candidates: int = setting(60, "mixtures tried before the fit; three for each collection, or more")
+        num_candidates: int | None = setting(
+            None, "mixtures tried before the fit; none: 60, but with --reuse three for each part and three more"
+        )
         fidelity: int = setting(4, "with merged: mixtures trained in earnest, to see whether merging orders them alike")
 
         def violations(self) -> list[tuple[str, str]]:
+            count = self.num_candidates
             return (
                 super().violations()
                 + [("candidates", ", ".join(CANDIDATES))] * (self.candidates not in CANDIDATES)
                 + [("law", ", ".join(LAWS))] * (self.law not in LAWS)
                 + [("measure", ", ".join(MEASURES))] * (self.measure not in MEASURES)
-                + [("num_candidates", "8 or more")] * (self.num_candidates < 8)
+                + [("num_candidates", f"{FEWEST} or more")] * (count is not None and count < FEWEST)
                 + [("fidelity", "0, or 3 and more")] * (self.fidelity < 0 or self.fidelity in (1, 2))
             )
 
     name = "search"
-    reads_base = True
+    reuses = True
     options: Options
 
     def find(self, lab: Lab) -> Found:
@@ -112,8 +116,11 @@ class Search(TargetLearner):
 
         from trainers.learning.law import draw_candidates, nearest_within_error
 
-        shares = draw_candidates(options.num_candidates, base, lab.settings.seed)
-        lab.plan(options.num_candidates + (len(lab.names) + 1 if merged else 0) + len(STRENGTHS) + 1)
+        count = options.num_candidates
+        if count is None:
+            count = MANY if len(lab.names) == len(lab.components) else max(FEWEST, 3 * (len(lab.names) + 1))
+        shares = draw_candidates(count, base, lab.settings.seed)
+        lab.plan(count + (len(lab.names) + 1 if merged else 0) + len(STRENGTHS) + 1)
         if merged:
             lab.say("trunk", lambda: lab.trunk(branching))
             for name in lab.names:

@@ -17,7 +17,16 @@ from mixture.console.create import app as making_commands
 from mixture.console.data import app as data_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
-from mixture.console.options import DryRunOption, EngineOption, JsonOption, StoreOption, UndoOption, assigned, numbers
+from mixture.console.options import (
+    DryRunOption,
+    EngineOption,
+    JsonOption,
+    StoreOption,
+    UndoOption,
+    assigned,
+    numbers,
+    span,
+)
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import bar, stages
@@ -100,6 +109,16 @@ def mine(
     max_ratio: Annotated[float | None, typer.Option(
         "--max-ratio", help="Most of the positive's score that a negative may have; 0 for any "
         "[0.95 with a model, bm25 any]")] = None,
+    ranks: Annotated[str | None, typer.Option(
+        "--ranks", help="10:100 for candidates after the first 10 and up to the 100th")] = None,
+    margin: Annotated[float | None, typer.Option(
+        "--margin", help="Least that a negative's score lies below the positive's")] = None,
+    min_score: Annotated[float | None, typer.Option("--min-score", help="Least score of a negative")] = None,
+    max_score: Annotated[float | None, typer.Option("--max-score", help="Most score of a negative")] = None,
+    sample: Annotated[str, typer.Option(
+        "--sample", help="Of the candidates that remain the best (top), or any (random)")] = "top",
+    rescore: Annotated[str | None, typer.Option(
+        "--rescore", help="A cross-encoder that scores the candidates anew; filters see its scores")] = None,
     filters: Annotated[list[str] | None, typer.Option(
         "--filter", help="NAME=VALUE, repeatable; VALUE none for none: {mixture.mining:FILTERS}")] = None,
     fill_random: Annotated[bool, typer.Option(
@@ -122,13 +141,19 @@ def mine(
                        title="would be taken back" if dry_run else None)  # fmt: skip
             return
         given = [*(filters or ()), *([] if max_ratio is None else [f"max_ratio={max_ratio or 'none'}"])]
+        named = {"margin": margin, "min_score": min_score, "max_score": max_score}
+        given += [f"{name}={value!r}" for name, value in named.items() if value is not None]
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
-                            encoder=lambda model: trainers.encode_with(model), filters=assigned(given),
+                            ranks=span("--ranks", ranks), sample=sample, filters=assigned(given),
+                            encoder=lambda model: trainers.encode_with(model), rescore=rescore,
+                            rescorer=lambda model: trainers.rescore_with(model),
                             fill_random=fill_random, seed=42 if seed is None else seed, replace=replace,
                             dry_run=dry_run, engine=engine, progress=progress)  # fmt: skip
     rows = [asdict(result) for result in results]
     if not (as_json or dry_run):
         say(sentences.mined(rows, miner, had_none=not collections))
+    if not as_json:
+        rows = [row | {"dropped": ", ".join(f"{n} {c:,}" for n, c in row["dropped"].items() if c)} for row in rows]
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
     sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))

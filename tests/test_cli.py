@@ -182,6 +182,11 @@ def test_the_options_of_mine_reach_the_job(run: Run, monkeypatch: pytest.MonkeyP
     assert given["filters"] == {"max_ratio": None, "length": 9, "kind": "x"}
     run("mine", "--negatives", "4", "--max-ratio", "0.9")
     assert (given["per_query"], given["filters"]) == (4, {"max_ratio": 0.9})
+    assert (given["ranks"], given["sample"], given["rescore"]) == (None, "top", None)
+    run("mine", "--ranks", "10:100", "--margin", "0", "--min-score", "0.3", "--max-score", "0.8", "--sample", "random",
+        "--rescore", "org/judge")  # fmt: skip
+    assert (given["ranks"], given["sample"], given["rescore"]) == ((10, 100), "random", "org/judge")
+    assert given["filters"] == {"margin": 0.0, "min_score": 0.3, "max_score": 0.8}
 
 
 MISTAKES = [
@@ -216,6 +221,11 @@ MISTAKES = [
     (["mine", "--filter", "max_ratio"], "write NAME=VALUE"),
     (["mine", "--filter", "max_ratio=0.8", "--max-ratio", "0.9"], "'max_ratio' is given twice"),
     (["mine", "--filter", "max_ration=0.8"], "--filter is 'max_ration'; allowed: max_ratio"),
+    (["mine", "--ranks", "10"], "--ranks is '10'; allowed: two whole numbers, as 10:100"),
+    (["mine", "--ranks", "100:10"], "--ranks is 100:10; allowed: 0 or more, then more"),
+    (["mine", "--sample", "best"], "--sample is 'best'; allowed: top, random"),
+    (["mine", "--min-score", "nan"], "--min-score is nan; allowed: numbers"),
+    (["mine", "--rescore", "./nowhere", "--replace"], "no model folder './nowhere'"),
     (["create", "x", "--uniform", "--proportional"], "give one of"),
     (["create", "x", "--temperature", "-1"], "above 0"),
     (["create", "x", "--weights", "none.json"], "none.json"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trainers.jobs.evaluate import evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
+    from trainers.jobs.rescore import rescore_with
     from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
     from trainers.jobs.verdict import Verdict, verdict
@@ -30,6 +31,7 @@ __all__ = [
     "encode_with",
     "evaluate",
     "learn_weights",
+    "rescore_with",
     "soup",
     "train",
     "train_on_folder",
@@ -48,6 +50,7 @@ _HOME = {
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",
+    "rescore_with": "trainers.jobs.rescore",
     "soup": "trainers.jobs.soup",
     "train": "trainers.jobs.train",
     "train_on_folder": "trainers.jobs.folder",

@@ -60,3 +60,16 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{option} is {text!r}; allowed: numbers with commas between them, as 0.5,0.3,0.2") from None
+
+
+def span(option: str, text: str | None) -> tuple[int, int] | None:
+    """`10:100` as two whole numbers; None where nothing is given.
+
+    >>> span("--ranks", "10:100")
+    (10, 100)
+    """
+    try:
+        first, last = (None, None) if text is None else map(int, text.split(":"))
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; allowed: two whole numbers, as 10:100") from None
+    return None if first is None or last is None else (first, last)

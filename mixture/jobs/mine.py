@@ -19,7 +19,7 @@ from mixture.errors import UsageError
 from mixture.jobs.tasks import ProgressHere
 from mixture.mining import MINERS, Miner, MiningPool, MiningSettings
 from mixture.mining.filters import filters_of
-from mixture.mining.miners import Encode
+from mixture.mining.miners import Encode, Rescore
 from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
 from mixture.rows import whole_texts
@@ -39,6 +39,7 @@ class MiningResult:
     short:     examples for which the miner found too few
     known:     found, but negatives of another miner or of the file already, and left as they are
     replaced:  negatives of this miner's last call, and random passages of any, that are none any more
+    dropped:   filter -> candidates that it dropped, each counted on its own; `ranks` among them
     snapshot:  of the store that was read
     """
 
@@ -50,14 +51,17 @@ class MiningResult:
     short: int
     known: int
     replaced: int
+    dropped: dict[str, int]
     snapshot: int
 
 
 def mine(
     store: Store, collections: Names = (), *, miner: str = "bm25", encode: Encode | None = None,
     encoder: Callable[[str], Encode] | None = None, per_query: int = 8, depth: int = 100,
-    filters: Mapping[str, Any] | None = None, fill_random: bool = True, seed: int = 42, replace: bool = False,
-    dry_run: bool = False, engine: str | Engine = "local", progress: Progress = silent,
+    ranks: tuple[int, int] | None = None, filters: Mapping[str, Any] | None = None, sample: str = "top",
+    rescore: Rescore | str | None = None, rescorer: Callable[[str], Rescore] | None = None, fill_random: bool = True,
+    seed: int = 42, replace: bool = False, dry_run: bool = False, engine: str | Engine = "local",
+    progress: Progress = silent,
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
@@ -71,10 +75,15 @@ def mine(
                something to mine
     per_query: negatives for each example
     depth:     candidates looked at for each example, its positives included
-    filters:   values by name, of names of `FILTERS`; they take the place of the miner's own (dense: max_ratio 0.95),
-               and None switches one off
+    ranks:     (10, 100): only candidates after the first 10 and up to the 100th, known answers not counted; raises
+               `depth` where it must
+    filters:   values by name, of names of `FILTERS`; they take the place of the miner's own, and None switches one off
+    sample:    of the candidates that remain the best (top), or any with equal chances (random)
+    rescore:   a cross-encoder by its name, or as a function, which scores all candidates within the ranks anew:
+               filters, order and the stored scores are then its own. The negatives are recorded as MINER+NAME
+    rescorer:  what makes that function of a name, `trainers.rescore_with`
     fill_random: fill up with random passages where too few candidates remain; the result says how many
-    seed:      of the random passages
+    seed:      of the random passages, and of what is sampled
     replace:   without `collections` too, for every example in place of what this miner found before
     dry_run:   mine, and only say what it comes to
     engine:    what runs the tasks, one a collection: a name of `ENGINES`, or an `Engine`
@@ -82,8 +91,11 @@ def mine(
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
     chosen, recorded, encoding = _chosen(miner, encode, encoder)
-    settings = MiningSettings(per_query=per_query, depth=depth, seed=seed, fill_random=fill_random,
-                              filters=filters_of({**chosen.filters, **(filters or {})}))  # fmt: skip
+    asked: dict[str, Any] = {"per_query": per_query, "depth": depth, "ranks": ranks, "sample": sample, "seed": seed,
+             "fill_random": fill_random}  # fmt: skip
+    values = {**chosen.filters, **(filters or {})}
+    settings = MiningSettings(**asked, filters=filters_of(values))
+    recorded, anew = _rescoring(recorded, rescore, rescorer)
     runs, names = engine_of(engine), listed(collections)
     infos = read.collections(store, names)
     whole = bool(names) or replace
@@ -96,18 +108,19 @@ def mine(
             progress(done, len(todo), info.collection)
             yield _read(store, info.collection, whole=whole, place=(done, len(todo)))
 
-    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), recorded=recorded,
-                   progress=ProgressHere(progress))  # fmt: skip
+    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), rescore=anew(),
+                   recorded=recorded, progress=ProgressHere(progress))  # fmt: skip
     results, command = [], uuid.uuid4().hex
     for task, negatives in runs.map(work, tasks()):
         added = add_negatives(
             store, task.collection, negatives, replace=[recorded, RANDOM] if whole else [], dry_run=dry_run,
-            miner=recorded, command=command, snapshot=task.snapshot,
+            miner=recorded, command=command, snapshot=task.snapshot, settings=asked | {"filters": values},
+            dropped=task.dropped,
         )  # fmt: skip
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
-                added.replaced, task.snapshot,
+                added.replaced, task.dropped, task.snapshot,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
@@ -175,6 +188,20 @@ def _chosen(
     return miner, name, encoding
 
 
+def _rescoring(
+    recorded: str, rescore: Rescore | str | None, rescorer: Callable[[str], Rescore] | None
+) -> tuple[str, Callable[[], Rescore | None]]:  # fmt: skip
+    """The name to record, and what makes the function that scores pairs anew, if any does."""
+    if rescore is None:
+        return recorded, lambda: None
+    if not isinstance(rescore, str):
+        return f"{recorded}+{getattr(rescore, '__name__', 'rescored')}", lambda: rescore
+    if rescorer is None:
+        raise UsageError(f"`rescore` is {rescore!r}, which names a model; hand it over as"
+                         f" rescore=trainers.rescore_with({rescore!r})")  # fmt: skip
+    return f"{recorded}+{rescore}", lambda: rescorer(rescore)
+
+
 @dataclass(frozen=True)
 class _Task:
     """What a collection is mined from. wanted: the examples to mine for; None: all."""
@@ -196,17 +223,19 @@ def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int])
 
 @dataclass(frozen=True)
 class _Mined:
-    """short: examples for which the miner found fewer than were asked for."""
+    """short: examples for which the miner found fewer than were asked for. dropped: candidates, by filter."""
 
     collection: str
     examples: int
     short: int
+    dropped: dict[str, int]
     snapshot: int
 
 
 def _mined(
-    task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, recorded: str, progress: ProgressHere
-) -> tuple[_Mined, pa.Table]:
+    task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, rescore: Rescore | None,
+    recorded: str, progress: ProgressHere,
+) -> tuple[_Mined, pa.Table]:  # fmt: skip
     pool = MiningPool.build(
         task.pairs["example_id"].to_pylist(),
         task.pairs["query"].to_pylist(),
@@ -219,9 +248,11 @@ def _mined(
     def report(done: int, total: int) -> None:
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
-    negatives = miner.mine(pool, settings, encode=encode, recorded=recorded, progress=report)
+    mined = miner.mine(pool, settings, encode=encode, rescore=rescore, recorded=recorded, progress=report)
+    negatives = mined.table()
     found = (
         negatives.filter(pc.not_equal(negatives["miner"], RANDOM)).group_by("example_id").aggregate([([], "count_all")])
     )
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
-    return _Mined(task.collection, len(pool.example_ids), len(pool.example_ids) - full, task.snapshot), negatives
+    return _Mined(task.collection, len(pool.example_ids), len(pool.example_ids) - full, mined.dropped,
+                  task.snapshot), negatives  # fmt: skip

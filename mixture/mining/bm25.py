@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
+from mixture.mining.filters.near_copies import USUAL
 from mixture.mining.miners import MINERS, Encode, Miner, Progress, top_k
 from mixture.mining.pool import MiningPool
 from mixture.text.form import normalise_text
@@ -101,4 +102,4 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
 
 # No positive-aware filter: BM25 scores of different passages are not shares of one another as cosines are
 # (arXiv 2407.15831).
-MINERS["bm25"] = Miner(search=_search)
+MINERS["bm25"] = Miner(search=_search, filters={"near_copies": USUAL})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
+from mixture.mining.filters.near_copies import USUAL
 from mixture.mining.miners import MINERS, Encode, Kind, Miner, Progress, top_k
 from mixture.mining.pool import MiningPool
 
@@ -93,4 +94,4 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
         yield Candidates(passages[found], scores[found], float(positive))
 
 
-MINERS["dense"] = Miner(search=_search, needs_encoder=True, filters={"max_ratio": 0.95})
+MINERS["dense"] = Miner(search=_search, needs_encoder=True, filters={"max_ratio": 0.95, "near_copies": USUAL})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
 from mixture.mining.negatives import MiningSettings, NegativeTable
 from mixture.mining.pool import MiningPool
@@ -18,12 +19,19 @@ Kind: TypeAlias = Literal["query", "passage"]
 Encode: TypeAlias = Callable[[list[str], Kind], NDArray[np.floating[Any]]]
 """Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
 
+Rescore: TypeAlias = Callable[[list[tuple[str, str]]], NDArray[np.floating[Any]]]
+"""Pairs of query and passage to scores, shape (len(pairs),): higher is more relevant."""
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (examples or passages done, total)."""
 
 Search: TypeAlias = Callable[[MiningPool, int, Encode | None, Progress], Iterator[Candidates]]
 """From a pool of n examples, the depth, the encoder of a miner that needs one, and progress, to n candidates: those of
 each example, in the order of the pool. At most depth of them, positives included, best first, ties by passage id."""
+
+
+# Examples whose pairs are rescored together.
+AT_ONCE = 64
 
 
 def silent(done: int, total: int) -> None:
@@ -50,16 +58,40 @@ class Miner:
         *,
         recorded: str,
         encode: Encode | None = None,
+        rescore: Rescore | None = None,
         progress: Progress = silent,
-    ) -> pa.Table:
-        """Negatives of every example of the pool, as a table in the schema `NEGATIVES`.
+    ) -> NegativeTable:
+        """Negatives of every example of the pool.
 
         recorded: the miner's name in the table
+        rescore:  scores all candidates that the ranks let through, and the positives, anew; filters see these scores
         """
         negatives = NegativeTable(pool, settings, recorded)
-        for example, candidates in enumerate(self.search(pool, settings.depth, encode, progress)):
-            negatives.add(example, candidates)
-        return negatives.table()
+        found = self.search(pool, settings.reach(pool), encode, progress)
+        candidates = map(negatives.within_ranks, count(), found)
+        for example, some in enumerate(candidates if rescore is None else rescored(pool, candidates, rescore)):
+            negatives.add(example, some)
+        return negatives
+
+
+def rescored(pool: MiningPool, candidates: Iterator[Candidates], rescore: Rescore) -> Iterator[Candidates]:
+    """Each example's candidates with their new scores, best first, ties in the miner's order. Pairs of `AT_ONCE`
+    examples are scored together. Raises `UsageError` where `rescore` gives another shape or no numbers."""
+    example = 0
+    while some := list(islice(candidates, AT_ONCE)):
+        asked = [np.concatenate([pool.positives[example + n], one.passages]) for n, one in enumerate(some)]
+        pairs = [(pool.queries[example + n], pool.passages[int(number)])
+                 for n, numbers in enumerate(asked) for number in numbers]  # fmt: skip
+        scores = np.asarray(rescore(pairs), dtype=np.float32) if pairs else np.empty(0, np.float32)
+        if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
+            raise UsageError(
+                f"rescore: {len(pairs)} pairs gave shape {scores.shape}, expected ({len(pairs)},) of numbers"
+            )
+        for one, new in zip(some, np.split(scores, np.cumsum([len(numbers) for numbers in asked])[:-1]), strict=True):
+            own = len(pool.positives[example])
+            order = np.argsort(-new[own:], kind="stable")
+            yield Candidates(one.passages[order], new[own:][order], float(new[:own].min(initial=np.inf)))
+            example += 1
 
 
 MINERS: dict[str, Miner] = {}

@@ -6,10 +6,12 @@ Shapes: n examples, m distinct passages, k candidates an example.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates, Filter
@@ -17,20 +19,28 @@ from mixture.mining.pool import MiningPool
 from mixture.rows import NEGATIVES
 
 RANDOM = "random"  # the miner of what fills up
+SAMPLES = ("top", "random")
+RANKS = "ranks"  # among what dropped candidates, beside the filters' names
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
     """How many negatives, from where. A wrong value is a UsageError.
 
-    per_query: negatives an example gets. depth: candidates looked at for each example, its positives included.
-    filters: a candidate that one of them does not keep is dropped. fill_random: whether random passages fill up where
-    too few candidates remain. seed: of these.
+    per_query:   negatives an example gets
+    depth:       candidates looked at for each example, its positives included
+    ranks:       (a, b): only candidates after the first a and up to b count, known answers not counted; None: all
+    filters:     by name; a candidate that one of them does not keep is dropped
+    sample:      of what remains, the best (top), or any with equal chances (random)
+    fill_random: whether random passages fill up where too few candidates remain
+    seed:        of what is drawn
     """
 
     per_query: int = 8
     depth: int = 100
-    filters: tuple[Filter, ...] = ()
+    ranks: tuple[int, int] | None = None
+    filters: Mapping[str, Filter] = field(default_factory=dict)
+    sample: str = "top"
     fill_random: bool = True
     seed: int = 42
 
@@ -38,6 +48,16 @@ class MiningSettings:
         for name in ("per_query", "depth"):
             if getattr(self, name) < 1:
                 raise UsageError(f"`{name}` is {getattr(self, name)}; allowed: 1 or more")
+        if self.sample not in SAMPLES:
+            raise UsageError(f"`sample` is {self.sample!r}; allowed: {', '.join(SAMPLES)}")
+        if self.ranks is not None and not 0 <= self.ranks[0] < self.ranks[1]:
+            raise UsageError(f"`ranks` is {self.ranks[0]}:{self.ranks[1]}; allowed: 0 or more, then more, as 10:100")
+
+    def reach(self, pool: MiningPool) -> int:
+        """Candidates to look for: `depth`, or as many as the ranks need where known answers come first."""
+        if self.ranks is None:
+            return self.depth
+        return max(self.depth, self.ranks[1] + max(map(len, pool.blocked), default=0))
 
 
 def random_passages(
@@ -48,8 +68,7 @@ def random_passages(
     Counter-based (Philox, keyed by seed and example id): what an example draws does not depend on the others.
     """
     wanted = min(wanted, num_passages - len(excluded))
-    key = hashlib.sha256(f"{seed}:{example_id}".encode("utf-8", "surrogatepass")).digest()[:16]
-    numbers = np.random.Philox(key=int.from_bytes(key, "little"))
+    numbers = _philox(f"{seed}:{example_id}")
     drawn: dict[int, None] = {}
     while len(drawn) < wanted:  # random_raw is the same in every version of NumPy; Generator's methods need not be
         for number in (numbers.random_raw(2 * wanted) % np.uint64(num_passages)).tolist():
@@ -58,37 +77,73 @@ def random_passages(
     return list(drawn)
 
 
+def _philox(key: str) -> np.random.Philox:
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:16]
+    return np.random.Philox(key=int.from_bytes(digest, "little"))
+
+
+def _sampled(example_id: str, count: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """`wanted` of `count` places, in order, each with the same chance."""
+    keys = _philox(f"sample:{seed}:{example_id}").random_raw(count)
+    return np.sort(np.argsort(keys, kind="stable")[:wanted])
+
+
 class NegativeTable:
-    """Collects the negatives of one example after another and gives them as a table. miner: the name to record."""
+    """Collects the negatives of one example after another and gives them as a table. miner: the name to record.
+
+    dropped: filter -> candidates that it drops, each counted on its own, whatever the others do; and `RANKS`. Known
+             answers are not among them
+    """
 
     def __init__(self, pool: MiningPool, settings: MiningSettings, miner: str) -> None:
         self._pool, self._settings, self._miner = pool, settings, miner
         self._rows: list[tuple[str, str, int, float | None, str]] = []
+        self._outside: dict[int, set[int]] = {}
+        self.dropped = dict.fromkeys([RANKS] * (settings.ranks is not None) + list(settings.filters), 0)
+
+    def within_ranks(self, example: int, candidates: Candidates) -> Candidates:
+        """The candidates that the ranks of the settings let through, without known answers where there are such."""
+        if self._settings.ranks is None:
+            return candidates
+        first, last = self._settings.ranks
+        blocked = self._pool.blocked[example]
+        free = np.array([number not in blocked for number in candidates.passages.tolist()], np.bool_)
+        rank = np.cumsum(free)
+        inside = free & (rank > first) & (rank <= last)
+        self.dropped[RANKS] += int((free & ~inside).sum())
+        self._outside[example] = set(candidates.passages[free & ~inside].tolist())
+        return Candidates(candidates.passages[inside], candidates.scores[inside], candidates.positive)
 
     def add(self, example: int, candidates: Candidates) -> None:
-        """Choose the negatives of one example: the first `per_query` that may be and that every filter keeps.
+        """Choose the negatives of one example among the candidates that may be and that every filter keeps.
 
-        Where these are fewer, random passages follow if the settings say so, with miner "random" and no score. No
-        filter looks at them, but none is a candidate that a filter dropped.
+        Where these are fewer than asked for, random passages follow if the settings say so, with miner "random" and no
+        score. No filter looks at them, but none is a candidate that was dropped.
         """
         settings, pool = self._settings, self._pool
-        keep = np.ones(len(candidates.passages), np.bool_)
-        for keeps in settings.filters:
-            keep &= keeps(pool, example, candidates)
-        blocked = pool.blocked[example]
-        chosen: dict[int, float | None] = {}
-        for number, score in zip(candidates.passages[keep].tolist(), candidates.scores[keep].tolist(), strict=True):
-            if number not in blocked and len(chosen) < settings.per_query:
-                chosen[number] = score
-        example_id = pool.example_ids[example]
+        blocked, example_id = pool.blocked[example], pool.example_ids[example]
+        free = np.array([number not in blocked for number in candidates.passages.tolist()], np.bool_)
+        keep = free.copy()
+        for name, keeps in settings.filters.items():
+            kept = keeps(pool, example, candidates)
+            self.dropped[name] += int((free & ~kept).sum())
+            keep &= kept
+        places = np.flatnonzero(keep)
+        if settings.sample == "random":
+            places = places[_sampled(example_id, len(places), settings.per_query, settings.seed)]
+        places = places[: settings.per_query]
+        chosen: dict[int, float | None] = dict(
+            zip(candidates.passages[places].tolist(), candidates.scores[places].tolist(), strict=True)
+        )
         missing = settings.per_query - len(chosen)
         if missing and settings.fill_random:
-            excluded = blocked.union(candidates.passages[~keep].tolist(), chosen)
+            dropped = self._outside.pop(example, set()).union(candidates.passages[~keep].tolist())
+            excluded = dropped.union(blocked, chosen)
             filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))
-        for rank, (number, score_or_none) in enumerate(chosen.items(), start=1):
-            miner = RANDOM if score_or_none is None else self._miner
-            self._rows.append((example_id, pool.passage_ids[number], rank, score_or_none, miner))
+        for rank, (number, score) in enumerate(chosen.items(), start=1):
+            miner = RANDOM if score is None else self._miner
+            self._rows.append((example_id, pool.passage_ids[number], rank, score, miner))
 
     def table(self) -> pa.Table:
         """All negatives added so far, in the schema `NEGATIVES`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -48,6 +50,7 @@ SELECT (SELECT count(*) FROM stored), (SELECT count(*) FROM stored ANTI JOIN now
 def add_negatives(
     store: Store, collection: str, negatives: pa.Table, *, replace: Sequence[str] = (), dry_run: bool = False,
     miner: str | None = None, command: str | None = None, snapshot: int | None = None,
+    settings: Mapping[str, Any] | None = None, dropped: Mapping[str, int] | None = None,
 ) -> Added:  # fmt: skip
     """Store mined negatives (schema `rows.NEGATIVES`) of a collection in place of those of the miners in `replace`.
 
@@ -57,6 +60,7 @@ def add_negatives(
     dry_run:  only count
     miner, command, snapshot: what `undo_mining` needs: the miner's name, a name that the calls for several collections
         share, and the store's snapshot before
+    settings, dropped: how the miner was asked, and candidates that filters dropped, to keep beside these
     """
     values = {"c": collection, "replace": list(replace)}
 
@@ -76,8 +80,17 @@ def add_negatives(
         )
         if command is not None:
             connection.execute(
-                "INSERT INTO minings VALUES (?, ?, ?, ?, ?, ?, now())",
-                [command, collection, miner, added.new, added.replaced, snapshot],
+                "INSERT INTO minings VALUES (?, ?, ?, ?, ?, ?, now(), ?, ?)",
+                [
+                    command,
+                    collection,
+                    miner,
+                    added.new,
+                    added.replaced,
+                    snapshot,
+                    json.dumps(dict(settings or {})),
+                    json.dumps(dict(dropped or {})),
+                ],
             )
         return added
 

@@ -163,7 +163,13 @@ CREATE TABLE ablations (ablation VARCHAR NOT NULL, mixture VARCHAR NOT NULL, mod
     says VARCHAR, decided_at TIMESTAMPTZ NOT NULL)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10)
+# How a miner was asked, and how many candidates each filter dropped: JSON; NULL of calls before.
+V11 = """
+ALTER TABLE minings ADD COLUMN settings VARCHAR;
+ALTER TABLE minings ADD COLUMN dropped VARCHAR
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

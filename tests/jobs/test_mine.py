@@ -29,7 +29,7 @@ def encode(texts: list[str], kind: str) -> Any:
 
 def mined(store: Store) -> list[dict[str, Any]]:
     return store.rows(
-        "SELECT example_id, passage_id, score, miner FROM negatives "
+        "SELECT example_id, passage_id, rank, score, miner FROM negatives "
         "WHERE collection = 'easy' AND miner <> 'provided' ORDER BY ALL"
     )
 
@@ -96,6 +96,39 @@ def test_depth_limits_the_candidates(small_store: Store) -> None:
     (wide,) = jobs.mine(small_store, "easy", per_query=5)
     (narrow,) = jobs.mine(small_store, "easy", per_query=5, depth=2)
     assert wide.random == 0 < 120 <= narrow.random
+
+
+def test_ranks_sampling_and_rescoring(small_store: Store) -> None:
+    """The same candidates in another order, under another name, with the rescorer's scores; a second miner finds that
+    they are there."""
+    (bare,) = jobs.mine(small_store, "easy", per_query=4, ranks=(2, 12))
+    best = {(row["example_id"], row["passage_id"]) for row in mined(small_store) if row["miner"] == "bm25"}
+    assert bare.dropped["ranks"] >= 2 * 40
+    jobs.mine(small_store, "easy", per_query=4)
+    assert not best & {(row["example_id"], row["passage_id"]) for row in mined(small_store) if row["score"] and
+                       row["rank"] <= 2}  # fmt: skip
+    asked: list[tuple[str, str]] = []
+
+    def length(pairs: list[tuple[str, str]]) -> Any:
+        asked.extend(pairs)
+        return np.array([len(passage) for _, passage in pairs], np.float32)
+
+    jobs.mine(small_store, "easy", per_query=4, ranks=(2, 12), rescore=length)
+    found = [row for row in mined(small_store) if row["miner"] == "bm25+length"]
+    texts = {row["passage_id"]: row["text"] for row in small_store.rows("SELECT passage_id, text FROM passages")}
+    assert len(found) > 40
+    assert all(row["score"] == len(texts[row["passage_id"]]) for row in found)
+    assert len(asked) <= 40 * (10 + 1)
+    (row,) = small_store.rows("SELECT settings, dropped FROM minings WHERE miner = 'bm25+length'")
+    assert json.loads(row["settings"])["ranks"] == [2, 12]
+    assert json.loads(row["dropped"])["ranks"] >= 2 * 40
+    with pytest.raises(UsageError, match="`rescore` is 'judge', which names a model; hand it over as rescore=train"):
+        jobs.mine(small_store, "easy", rescore="judge")
+    named = jobs.mine(small_store, "easy", rescore="judge", rescorer=lambda name: length)
+    assert {row["miner"] for row in mined(small_store)} > {"bm25+judge"}
+    assert named[0].negatives
+    top = jobs.mine(small_store, "easy", per_query=3, sample="random", dry_run=True)
+    assert top[0].negatives + top[0].known == 3 * 40
 
 
 def counts(store: Store) -> dict[str, int]:

@@ -26,7 +26,7 @@ PASSAGES = {
 
 
 def mine_bm25(pool, settings=None, **options):
-    return MINERS["bm25"].mine(pool, settings or MiningSettings(), recorded="bm25", **options)
+    return MINERS["bm25"].mine(pool, settings or MiningSettings(), recorded="bm25", **options).table()
 
 
 def pool(queries, positives, passages=None):
@@ -121,7 +121,7 @@ def test_depth_limits_the_candidates():
 
 
 def test_positive_aware_filter_where_asked():
-    settings = MiningSettings(per_query=4, filters=(MaxRatio(0.5),))
+    settings = MiningSettings(per_query=4, filters={"max_ratio": MaxRatio(0.5)})
     queries = pool(["red red apple"], [["p0"]], {"p0": "red apple", "p1": "red apples apple", "p2": "red", "p3": "x"})
     names = [name for name, _, miner in by_example(mine_bm25(queries, settings))["e0"]]
     assert "p1" not in names

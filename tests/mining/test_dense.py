@@ -14,7 +14,7 @@ SIZE = 64
 
 def mine_dense(pool, encode, settings=None, *, miner="dense", **options):
     settings = settings or MiningSettings(filters=filters_of(MINERS["dense"].filters))
-    return MINERS["dense"].mine(pool, settings, encode=encode, recorded=miner, **options)
+    return MINERS["dense"].mine(pool, settings, encode=encode, recorded=miner, **options).table()
 
 
 def encode(texts, kind):
@@ -66,7 +66,7 @@ def test_blockwise_is_the_same_as_all_at_once(monkeypatch, passages, queries):
     monkeypatch.setattr(dense, "_PASSAGES", passages)
     monkeypatch.setattr(dense, "_QUERIES", queries)
     pool = collection(0)
-    settings = MiningSettings(per_query=5, depth=20, filters=(MaxRatio(0.75),))
+    settings = MiningSettings(per_query=5, depth=20, filters={"max_ratio": MaxRatio(0.75)})
     expected = naive(pool, settings, 0.75)
     assert sum(map(len, expected)) > 50
     assert mined(mine_dense(pool, counts, settings), 30) == expected
@@ -75,7 +75,7 @@ def test_blockwise_is_the_same_as_all_at_once(monkeypatch, passages, queries):
 def test_known_answer_with_the_positive_aware_filter():
     texts = {"a": "red apple pie", "b": "red apple pie recipe", "c": "red apple", "d": "blue sky", "e": "red sea"}
     pool = MiningPool.build(["e0"], ["red apple pie"], [["a"]], list(texts), list(texts.values()))
-    table = mine_dense(pool, encode, MiningSettings(per_query=2, filters=(MaxRatio(0.85),)), miner="bag")
+    table = mine_dense(pool, encode, MiningSettings(per_query=2, filters={"max_ratio": MaxRatio(0.85)}), miner="bag")
     assert table.schema == NEGATIVES
     # b has cosine 0.87 with the query: above 0.85 of the positive's 1.0, taken for an answer; c has 0.82
     assert table["passage_id"].to_pylist() == ["c", "e"]
@@ -86,16 +86,20 @@ def test_known_answer_with_the_positive_aware_filter():
     assert unfiltered["passage_id"].to_pylist() == ["b", "c"]
 
 
-def test_the_filter_is_on_by_default():
+def test_the_filters_that_are_on_by_default():
     texts = {"a": "red apple pie", "b": "pie red apple", "c": "red apple", "d": "blue sky"}
     pool = MiningPool.build(["e0"], ["red apple pie"], [["a"]], list(texts), list(texts.values()))
-    assert mine_dense(pool, encode)["passage_id"].to_pylist() == ["c", "d"]
+    assert list(MINERS["dense"].filters) == ["max_ratio", "near_copies"]
+    assert list(MINERS["bm25"].filters) == ["near_copies"]
+    ratio = filters_of({"max_ratio": MINERS["dense"].filters["max_ratio"]})
+    assert mine_dense(pool, encode, MiningSettings(filters=ratio))["passage_id"].to_pylist() == ["c", "d"]
+    assert mine_dense(pool, encode)["passage_id"].to_pylist() == ["d"]  # c is nearly a
 
 
 def test_the_lowest_positive_decides():
     texts = {"a": "red apple pie", "b": "red", "c": "red apple", "d": "blue pie", "e": "x"}
     pool = MiningPool.build(["e0"], ["red apple pie"], [["a", "b"]], list(texts), list(texts.values()))
-    table = mine_dense(pool, encode, MiningSettings(per_query=3, filters=(MaxRatio(1.0),)))
+    table = mine_dense(pool, encode, MiningSettings(per_query=3, filters={"max_ratio": MaxRatio(1.0)}))
     assert table["passage_id"].to_pylist() == ["d", "e"]  # c (0.82) is above b (0.58)
 
 

@@ -33,7 +33,7 @@ FILTERS: dict[str, Callable[[Any], Filter]] = {}
 modules of this package."""
 
 
-def filters_of(values: Mapping[str, Any]) -> tuple[Filter, ...]:
-    """The filters of these names with these values; None for a value switches one off."""
+def filters_of(values: Mapping[str, Any]) -> dict[str, Filter]:
+    """The filters of these names with these values, by name; None for a value switches one off."""
     builders = {name: named("filters", name, FILTERS) for name in values}
-    return tuple(build(values[name]) for name, build in builders.items() if values[name] is not None)
+    return {name: build(values[name]) for name, build in builders.items() if values[name] is not None}

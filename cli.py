@@ -103,7 +103,8 @@ def mine(
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
-        "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense")] = "bm25",
+        "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense, "
+        "which alone is BGE-large-en-1.5")] = "bm25",
     per_query: Annotated[int, typer.Option("--per-query", "--negatives", help="Negatives for each example")] = 8,
     depth: Annotated[int, typer.Option("--depth", help="Candidates looked at for each example")] = 100,
     max_ratio: Annotated[float | None, typer.Option(

@@ -69,7 +69,8 @@ def mine(
     every example of those, in place of what this miner found before.
 
     miner:     a name of `MINERS`, in small letters or capitals, or a model, with which the dense miner searches.
-               NAME:MODEL is a model for another miner that needs one. Recorded with the negatives
+               NAME:MODEL is a model for another miner that needs one; dense alone is that with BGE-large-en-1.5, as in
+               the tDRO paper. Recorded with the negatives
     encode:    the model as a function, `trainers.encode_with("…")`
     encoder:   in its place, what makes that function of a model's name, `trainers.encode_with`; called when there is
                something to mine
@@ -173,6 +174,9 @@ def _chosen(
         return miner, name, lambda: None
     if encode is not None:
         return miner, name, lambda: encode
+    if not model and miner.model:
+        model = miner.model
+        name = f"{first}:{model}"
     if not model:
         raise UsageError(f"the miner {first} needs a model: {first}:MODEL in `miner`")
     if encoder is None:

@@ -94,4 +94,9 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
         yield Candidates(passages[found], scores[found], float(positive))
 
 
-MINERS["dense"] = Miner(search=_search, needs_encoder=True, filters={"max_ratio": 0.95, "near_copies": USUAL})
+MINERS["dense"] = Miner(
+    search=_search,
+    needs_encoder=True,
+    model="BAAI/bge-large-en-v1.5",
+    filters={"max_ratio": 0.95, "near_copies": USUAL},
+)

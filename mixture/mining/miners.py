@@ -44,11 +44,13 @@ class Miner:
 
     search:        finds the candidates
     needs_encoder: callers name a model along with it
+    model:         the model where none is named
     filters:       values of the filters that it has by itself, by name
     """
 
     search: Search
     needs_encoder: bool = False
+    model: str | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
 
     def mine(

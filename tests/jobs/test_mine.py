@@ -59,6 +59,9 @@ def test_a_miner_in_front_of_a_model_gets_its_embeddings(small_store: Store, mon
     jobs.mine(small_store, ["easy"], miner="two:C:/bag", encoder=lambda model: asked.append(model) or encode)  # type: ignore[func-returns-value]
     assert asked == ["C:/bag"]
     assert {row["score"] for row in mined(small_store) if row["miner"] == "two:C:/bag"} == {2.0, 1.0}
+    jobs.mine(small_store, "easy", miner="dense", encoder=lambda model: asked.append(model) or encode)  # type: ignore[func-returns-value]
+    assert asked[1:] == ["BAAI/bge-large-en-v1.5"]
+    assert "dense:BAAI/bge-large-en-v1.5" in {row["miner"] for row in mined(small_store)}
     with pytest.raises(UsageError, match="the miner two needs a model: two:MODEL in `miner`"):
         jobs.mine(small_store, miner="two")
 

@@ -82,7 +82,7 @@ class Search(TargetLearner):
         law: str = setting("roots", f"what is fitted to the scores: {', '.join(LAWS)}")
         measure: str = setting("ndcg", "what a candidate scores: ndcg, or loss, each set's in its standard deviations")
         num_candidates: int | None = setting(
-            None, "mixtures tried before the fit; none: 60, but with --reuse three for each part and three more"
+            None, "mixtures tried before the fit; none: 60, but with `reuse` three for each part and three more"
         )
         fidelity: int = setting(4, "with merged: mixtures trained in earnest, to see whether merging orders them alike")
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from negatives import remembering
 
 import trainers
 from mixture import Store, jobs
@@ -126,10 +127,12 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     table: dict[str, Any] = {}
+    miners = options.miners.split(",")
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "store", create=True) as store:
         planted = write(options.data, Path(folder), options.seed)
         jobs.ingest(store, [str(Path(folder) / f"{name}.jsonl") for name in planted])
-        minilm = trainers.encode_with("all-MiniLM-L6-v2")
+        encoders = {name: remembering(trainers.encode_with(name)) for name in {"all-MiniLM-L6-v2", *miners} - {"bm25"}}
+        minilm = encoders["all-MiniLM-L6-v2"]
 
         def cosine(pairs: list[tuple[str, str]]) -> np.ndarray:
             texts = [sorted({pair[side] for pair in pairs}) for side in (0, 1)]
@@ -137,8 +140,8 @@ def main() -> None:
             vectors = [minilm(texts[0], "query"), minilm(texts[1], "passage")]
             return np.array([vectors[0][places[0][q]] @ vectors[1][places[1][p]] for q, p in pairs])
 
-        for miner in options.miners.split(","):
-            encode = None if miner == "bm25" else trainers.encode_with(miner)
+        for miner in miners:
+            encode = encoders.get(miner)
             chosen = dict(SETTINGS)
             if encode is None:
                 chosen[RESCORED] = {"filters": {"max_ratio": 0.95, "near_copies": 0.6}, "rescore": cosine}

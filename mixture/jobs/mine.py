@@ -183,14 +183,14 @@ class _Task:
     snapshot: int
     pairs: pa.Table
     texts: pa.Table
-    wanted: set[str] | None
+    wanted: pa.ChunkedArray | None
     place: tuple[int, int]
 
 
 def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int]) -> _Task:
     with store.reading() as snapshot:
         pairs = read.pairs(store, collection)
-        wanted = None if whole else set(read.without_negatives(store, collection))
+        wanted = None if whole else read.without_negatives(store, collection)
         return _Task(collection, snapshot, pairs, read.passages(store, collection), wanted, place)
 
 
@@ -208,11 +208,11 @@ def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, recorded: str, progress: ProgressHere
 ) -> tuple[_Mined, pa.Table]:
     pool = MiningPool.build(
-        task.pairs["example_id"].to_pylist(),
-        task.pairs["query"].to_pylist(),
-        task.pairs["positives"].to_pylist(),
-        task.texts["passage_id"].to_pylist(),
-        whole_texts(task.texts["title"], task.texts["text"]).to_pylist(),
+        task.pairs["example_id"],
+        task.pairs["query"],
+        task.pairs["positives"],
+        task.texts["passage_id"],
+        whole_texts(task.texts["title"], task.texts["text"]),
         task.wanted,
     )  # fmt: skip
 

@@ -66,12 +66,12 @@ def _positive_pairs(pool: MiningPool) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _best(pool: MiningPool, encode: Encode, depth: int, progress: Progress) -> _Best:
-    queries = _embed(encode, pool.queries, "query")
+    queries = _embed(encode, list(pool.queries), "query")
     best = _Best(len(queries), depth)
     answers, askers = _positive_pairs(pool)
     total = len(pool.passages)
     for start in range(0, total, _PASSAGES):
-        block = _embed(encode, pool.passages[start : start + _PASSAGES], "passage", queries.shape[1])
+        block = _embed(encode, list(pool.passages[start : start + _PASSAGES]), "passage", queries.shape[1])
         stop = start + len(block)
         for row in range(0, len(queries), _QUERIES):
             best.merge(row, queries[row : row + _QUERIES] @ block.T, start)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixture.embeddings.source import Encode as Encode
+from mixture.embeddings.source import Kind as Kind
 from mixture.mining.filters import Candidates
 from mixture.mining.negatives import MiningSettings, NegativeTable
 from mixture.mining.pool import MiningPool
-
-Kind: TypeAlias = Literal["query", "passage"]
-Encode: TypeAlias = Callable[[list[str], Kind], NDArray[np.floating[Any]]]
-"""Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (examples or passages done, total)."""

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mixture.errors import UsageError
+from mixture.arguments import named
 
 PRECISIONS: dict[str, np.dtype[np.floating[Any]]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 """The numbers that embeddings are kept in. float16 takes half the room, and rounds to 3 digits."""
+
+
+def check_precision(name: str) -> None:
+    """Raise a `UsageError` for what is no name of `PRECISIONS`."""
+    named("precision", name, PRECISIONS)
+
 
 LAYOUT = 1  # of the files; another one is another space
 
@@ -33,8 +39,7 @@ class Space:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"`precision` is {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
 
     @property
     def id(self) -> str:

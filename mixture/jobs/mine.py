@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
+from mixture.embeddings import Encoder, Keeping, source_of
+from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
 from mixture.jobs.tasks import ProgressHere
@@ -23,7 +25,7 @@ from mixture.mining.miners import Encode
 from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
 from mixture.rows import whole_texts
-from mixture.store import Store, read
+from mixture.store import Store, layout, read
 from mixture.store.negatives import TakenBack, add_negatives
 from mixture.store.negatives import undo_mining as take_back
 
@@ -40,6 +42,8 @@ class MiningResult:
     known:     found, but negatives of another miner or of the file already, and left as they are
     replaced:  negatives of this miner's last call, and random passages of any, that are none any more
     snapshot:  of the store that was read
+    encoded:   texts that the model encoded
+    reused:    texts whose embeddings were kept by an earlier call
     """
 
     collection: str
@@ -51,6 +55,8 @@ class MiningResult:
     known: int
     replaced: int
     snapshot: int
+    encoded: int = 0
+    reused: int = 0
 
 
 def mine(
@@ -58,6 +64,7 @@ def mine(
     encoder: Callable[[str], Encode] | None = None, per_query: int = 8, depth: int = 100,
     filters: Mapping[str, Any] | None = None, fill_random: bool = True, seed: int = 42, replace: bool = False,
     dry_run: bool = False, engine: str | Engine = "local", progress: Progress = silent,
+    keep_embeddings: bool = True, precision: str = "float32",
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
@@ -78,12 +85,17 @@ def mine(
     replace:   without `collections` too, for every example in place of what this miner found before
     dry_run:   mine, and only say what it comes to
     engine:    what runs the tasks, one a collection: a name of `ENGINES`, or an `Engine`
+    keep_embeddings: keep the model's embeddings in the store's folder, also on a dry run, and take those that are
+               there: a second call, or a killed one, encodes what is missing. Those of a plain function are not kept,
+               for it does not say what they depend on; an `embeddings.Encoder` does
+    precision: of kept embeddings, of `embeddings.PRECISIONS`: float32, or float16 in half the room
 
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
     chosen, recorded, encoding = _chosen(miner, encode, encoder)
     settings = MiningSettings(per_query=per_query, depth=depth, seed=seed, fill_random=fill_random,
                               filters=filters_of({**chosen.filters, **(filters or {})}))  # fmt: skip
+    check_precision(precision)
     runs, names = engine_of(engine), listed(collections)
     infos = read.collections(store, names)
     whole = bool(names) or replace
@@ -97,7 +109,8 @@ def mine(
             yield _read(store, info.collection, whole=whole, place=(done, len(todo)))
 
     work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), recorded=recorded,
-                   progress=ProgressHere(progress))  # fmt: skip
+                   progress=ProgressHere(progress), keep=partial(layout.space, store.work) if keep_embeddings else None,
+                   precision=precision)  # fmt: skip
     results, command = [], uuid.uuid4().hex
     for task, negatives in runs.map(work, tasks()):
         added = add_negatives(
@@ -107,7 +120,7 @@ def mine(
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
-                added.replaced, task.snapshot,
+                added.replaced, task.snapshot, task.encoded, task.reused,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
@@ -196,17 +209,21 @@ def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int])
 
 @dataclass(frozen=True)
 class _Mined:
-    """short: examples for which the miner found fewer than were asked for."""
+    """short: examples for which the miner found fewer than were asked for. encoded, reused: as in `MiningResult`."""
 
     collection: str
     examples: int
     short: int
     snapshot: int
+    encoded: int
+    reused: int
 
 
 def _mined(
-    task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, recorded: str, progress: ProgressHere
-) -> tuple[_Mined, pa.Table]:
+    task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, recorded: str,
+    progress: ProgressHere, keep: Callable[[str], Path] | None, precision: str,
+) -> tuple[_Mined, pa.Table]:  # fmt: skip
+    """keep: from a space of embeddings to its folder; None to keep none."""
     pool = MiningPool.build(
         task.pairs["example_id"],
         task.pairs["query"],
@@ -219,9 +236,15 @@ def _mined(
     def report(done: int, total: int) -> None:
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
-    negatives = miner.mine(pool, settings, encode=encode, recorded=recorded, progress=report)
+    if keep is not None and isinstance(encode, Encoder):
+        encode = Keeping(encode, keep, precision)
+    source = None if encode is None else source_of(encode)
+    negatives = miner.mine(pool, settings, encode=source, recorded=recorded, progress=report)
     found = (
         negatives.filter(pc.not_equal(negatives["miner"], RANDOM)).group_by("example_id").aggregate([([], "count_all")])
     )
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
-    return _Mined(task.collection, len(pool.example_ids), len(pool.example_ids) - full, task.snapshot), negatives
+    counts = (0, 0) if source is None else (source.encoded, source.reused)
+    return _Mined(
+        task.collection, len(pool.example_ids), len(pool.example_ids) - full, task.snapshot, *counts
+    ), negatives

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from mixture.errors import UsageError
 from mixture.text.columns import normalise_texts
 from mixture.text.digests import Digests, digests_of, numbered, text_digests
-from mixture.text.form import Texts
+from mixture.text.form import Texts, normalise_text
 from mixture.text.strings import Strings, arrow_texts
 
 _AT_ONCE = 65_536  # texts whose normal forms are in memory
+_FEW = 10_000  # texts that are normalised one by one before the compiled kernels are loaded, which takes a second
 _SETS_KEPT = 64  # an answer to many equal queries is not made a set again for each of them
 
 Lists: TypeAlias = Sequence[Sequence[str]] | pa.Array | pa.ChunkedArray
@@ -176,6 +177,8 @@ def _ascending(ids: pa.ChunkedArray) -> bool:
 
 def _normal_digests(texts: Strings) -> Digests:
     """The digest of the normal form of each of n texts, (n, 2)."""
+    if len(texts) <= _FEW:
+        return text_digests([normalise_text(text) for text in texts])
     parts = [text_digests(normalise_texts(part)) for part in texts.parts(_AT_ONCE)]
     return np.concatenate(parts) if parts else digests_of(b"")
 

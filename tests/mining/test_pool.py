@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +44,8 @@ def collections(draw: Any) -> tuple[list[str], list[str], list[list[str]], list[
     return [f"e{row}" for row in range(len(queries))], queries, positives, list(ids), texts
 
 
-@given(collections(), st.booleans(), st.data())
-def test_it_is_numbered_by_the_rules(made: Any, in_arrow: bool, data: Any) -> None:
+@given(collections(), st.booleans(), st.booleans(), st.data())
+def test_it_is_numbered_by_the_rules(made: Any, in_arrow: bool, one_by_one: bool, data: Any) -> None:
     names, queries, positives, ids, texts = made
     standing, own, blocked = by_the_rules(*made)
     wanted = data.draw(st.none() | st.sets(st.sampled_from(names))) if names else None
@@ -55,7 +56,8 @@ def test_it_is_numbered_by_the_rules(made: Any, in_arrow: bool, data: Any) -> No
             pa.chunked_array([positives[:3], positives[3:]], pa.list_(pa.string())),
             pa.chunked_array([ids[:1], ids[1:]], pa.string()), pa.array(texts, pa.string()),
         )  # fmt: skip
-    found = MiningPool.build(*given_columns, None if wanted is None else wanted)
+    with patch.object(pool, "_FEW", 10_000 if one_by_one else 0):
+        found = MiningPool.build(*given_columns, wanted)
     kept = [row for row, name in enumerate(names) if wanted is None or name in wanted]
     assert found.passage_ids == standing
     assert found.passages == [texts[ids.index(name)] for name in standing]
@@ -67,6 +69,7 @@ def test_it_is_numbered_by_the_rules(made: Any, in_arrow: bool, data: Any) -> No
 
 def test_normal_forms_are_compared_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_AT_ONCE", 2)
+    monkeypatch.setattr(pool, "_FEW", 0)
     made = MiningPool.build(["e"], ["q"], [["b"]], ["d", "c", "b", "a"], ["x", "y", "X!", "y?"])
     assert (made.passage_ids, made.passages) == (["a", "b"], ["y?", "X!"])
     assert made.positives[0].tolist() == [1]

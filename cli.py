@@ -126,6 +126,11 @@ def mine(
         "--fill-random/--no-fill-random", help="Random passages where the miner finds too few")] = True,
     replace: Annotated[bool, typer.Option(
         "--replace", help="Every example anew, in place of what this miner found; so are named collections")] = False,
+    keep_embeddings: Annotated[bool, typer.Option(
+        "--keep-embeddings/--no-keep-embeddings", help="Keep a model's embeddings in the store's folder, for the next "
+        "call; a killed one goes on from them")] = True,
+    precision: Annotated[str, typer.Option(
+        "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")] = "float32",
     dry_run: DryRunOption = False, undo: UndoOption = False,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -149,7 +154,8 @@ def mine(
                             encoder=lambda model: trainers.encode_with(model), rescore=rescore,
                             rescorer=lambda model: trainers.rescore_with(model),
                             fill_random=fill_random, seed=42 if seed is None else seed, replace=replace,
-                            dry_run=dry_run, engine=engine, progress=progress)  # fmt: skip
+                            dry_run=dry_run, engine=engine, progress=progress,
+                            keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
     rows = [asdict(result) for result in results]
     if not (as_json or dry_run):
         say(sentences.mined(rows, miner, had_none=not collections))

@@ -44,7 +44,7 @@ def test_only_the_store_knows_duckdb() -> None:
     assert _breaks("mixture", {"duckdb"}, allowed_under="mixture/store") + _breaks("trainers", {"duckdb"}) == []
 
 
-@pytest.mark.parametrize("part", ["dedup", "mining", "suites"])
+@pytest.mark.parametrize("part", ["dedup", "embeddings", "mining", "suites"])
 def test_algorithms_know_no_store(part: str) -> None:
     assert _breaks(f"mixture/{part}", {"mixture.store", "mixture.registry", "mixture.jobs"}) == []
 

@@ -174,7 +174,8 @@ def test_the_options_of_mine_reach_the_job(run: Run, monkeypatch: pytest.MonkeyP
 
     given: dict[str, Any] = {}
     monkeypatch.setattr(jobs, "mine", lambda *_, **options: given.update(options) or [])
-    own = {"miner": "bm25", "per_query": 8, "depth": 100, "filters": {}, "seed": 42, "engine": "local"}
+    own = {"miner": "bm25", "per_query": 8, "depth": 100, "filters": {}, "seed": 42, "engine": "local",
+           "keep_embeddings": True, "precision": "float32"}  # fmt: skip
     assert run("mine")[0] == 0
     assert {name: given[name] for name in own} == own
     run("mine", "--per-query", "3", "--depth", "20", "--max-ratio", "0", "--filter", "length=9", "--filter", "kind=x")
@@ -187,6 +188,8 @@ def test_the_options_of_mine_reach_the_job(run: Run, monkeypatch: pytest.MonkeyP
         "--rescore", "org/judge")  # fmt: skip
     assert (given["ranks"], given["sample"], given["rescore"]) == ((10, 100), "random", "org/judge")
     assert given["filters"] == {"margin": 0.0, "min_score": 0.3, "max_score": 0.8}
+    run("mine", "--no-keep-embeddings", "--precision", "float16")
+    assert (given["keep_embeddings"], given["precision"]) == (False, "float16")
 
 
 MISTAKES = [

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
+from mixture.embeddings import Encoder, Keeping, source_of
+from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
 from mixture.jobs.tasks import ProgressHere
@@ -23,7 +25,7 @@ from mixture.mining.miners import Encode, Rescore
 from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
 from mixture.rows import whole_texts
-from mixture.store import Store, read
+from mixture.store import Store, layout, read
 from mixture.store.negatives import TakenBack, add_negatives
 from mixture.store.negatives import undo_mining as take_back
 
@@ -41,6 +43,8 @@ class MiningResult:
     replaced:  negatives of this miner's last call, and random passages of any, that are none any more
     dropped:   filter -> candidates that it dropped, each counted on its own; `ranks` among them
     snapshot:  of the store that was read
+    encoded:   texts that the model encoded
+    reused:    texts whose embeddings were kept by an earlier call
     """
 
     collection: str
@@ -53,6 +57,8 @@ class MiningResult:
     replaced: int
     dropped: dict[str, int]
     snapshot: int
+    encoded: int = 0
+    reused: int = 0
 
 
 def mine(
@@ -61,7 +67,7 @@ def mine(
     ranks: tuple[int, int] | None = None, filters: Mapping[str, Any] | None = None, sample: str = "top",
     rescore: Rescore | str | None = None, rescorer: Callable[[str], Rescore] | None = None, fill_random: bool = True,
     seed: int = 42, replace: bool = False, dry_run: bool = False, engine: str | Engine = "local",
-    progress: Progress = silent,
+    progress: Progress = silent, keep_embeddings: bool = True, precision: str = "float32",
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
@@ -88,6 +94,10 @@ def mine(
     replace:   without `collections` too, for every example in place of what this miner found before
     dry_run:   mine, and only say what it comes to
     engine:    what runs the tasks, one a collection: a name of `ENGINES`, or an `Engine`
+    keep_embeddings: keep the model's embeddings in the store's folder, also on a dry run, and take those that are
+               there: a second call, or a killed one, encodes what is missing. Those of a plain function are not kept,
+               for it does not say what they depend on; an `embeddings.Encoder` does
+    precision: of kept embeddings, of `embeddings.PRECISIONS`: float32, or float16 in half the room
 
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
@@ -96,6 +106,7 @@ def mine(
              "fill_random": fill_random}  # fmt: skip
     values = {**chosen.filters, **(filters or {})}
     settings = MiningSettings(**asked, filters=filters_of(values))
+    check_precision(precision)
     recorded, anew = _rescoring(recorded, rescore, rescorer)
     runs, names = engine_of(engine), listed(collections)
     infos = read.collections(store, names)
@@ -109,8 +120,9 @@ def mine(
             progress(done, len(todo), info.collection)
             yield _read(store, info.collection, whole=whole, place=(done, len(todo)))
 
-    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), rescore=anew(),
-                   recorded=recorded, progress=ProgressHere(progress))  # fmt: skip
+    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), rescore=anew(), recorded=recorded,
+                   progress=ProgressHere(progress), keep=partial(layout.space, store.work) if keep_embeddings else None,
+                   precision=precision)  # fmt: skip
     results, command = [], uuid.uuid4().hex
     for task, negatives in runs.map(work, tasks()):
         added = add_negatives(
@@ -121,7 +133,7 @@ def mine(
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
-                added.replaced, task.dropped, task.snapshot,
+                added.replaced, task.dropped, task.snapshot, task.encoded, task.reused,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
@@ -214,49 +226,57 @@ class _Task:
     snapshot: int
     pairs: pa.Table
     texts: pa.Table
-    wanted: set[str] | None
+    wanted: pa.ChunkedArray | None
     place: tuple[int, int]
 
 
 def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int]) -> _Task:
     with store.reading() as snapshot:
         pairs = read.pairs(store, collection)
-        wanted = None if whole else set(read.without_negatives(store, collection))
+        wanted = None if whole else read.without_negatives(store, collection)
         return _Task(collection, snapshot, pairs, read.passages(store, collection), wanted, place)
 
 
 @dataclass(frozen=True)
 class _Mined:
-    """short: examples for which the miner found fewer than were asked for. dropped: candidates, by filter."""
+    """short: examples for which the miner found fewer than were asked for. dropped, encoded, reused: as in
+    `MiningResult`."""
 
     collection: str
     examples: int
     short: int
     dropped: dict[str, int]
     snapshot: int
+    encoded: int
+    reused: int
 
 
 def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, rescore: Rescore | None,
-    recorded: str, progress: ProgressHere,
+    recorded: str, progress: ProgressHere, keep: Callable[[str], Path] | None, precision: str,
 ) -> tuple[_Mined, pa.Table]:  # fmt: skip
+    """keep: from a space of embeddings to its folder; None to keep none."""
     pool = MiningPool.build(
-        task.pairs["example_id"].to_pylist(),
-        task.pairs["query"].to_pylist(),
-        task.pairs["positives"].to_pylist(),
-        task.texts["passage_id"].to_pylist(),
-        whole_texts(task.texts["title"], task.texts["text"]).to_pylist(),
+        task.pairs["example_id"],
+        task.pairs["query"],
+        task.pairs["positives"],
+        task.texts["passage_id"],
+        whole_texts(task.texts["title"], task.texts["text"]),
         task.wanted,
     )  # fmt: skip
 
     def report(done: int, total: int) -> None:
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
-    mined = miner.mine(pool, settings, encode=encode, rescore=rescore, recorded=recorded, progress=report)
+    if keep is not None and isinstance(encode, Encoder):
+        encode = Keeping(encode, keep, precision)
+    source = None if encode is None else source_of(encode)
+    mined = miner.mine(pool, settings, encode=source, rescore=rescore, recorded=recorded, progress=report)
     negatives = mined.table()
     found = (
         negatives.filter(pc.not_equal(negatives["miner"], RANDOM)).group_by("example_id").aggregate([([], "count_all")])
     )
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
-    return _Mined(task.collection, len(pool.example_ids), len(pool.example_ids) - full, mined.dropped,
-                  task.snapshot), negatives  # fmt: skip
+    short = len(pool.example_ids) - full
+    counts = (0, 0) if source is None else (source.encoded, source.reused)
+    return _Mined(task.collection, len(pool.example_ids), short, mined.dropped, task.snapshot, *counts), negatives

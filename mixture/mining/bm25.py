@@ -53,7 +53,7 @@ def tokenize(text: str) -> list[str]:
 class _Index:
     """BM25 scores of all passages for a query. Lucene's formula, k1 1.5, b 0.75 (bm25s's defaults)."""
 
-    def __init__(self, passages: list[str]) -> None:
+    def __init__(self, passages: Sequence[str]) -> None:
         try:
             import bm25s
         except ImportError as error:
@@ -77,7 +77,7 @@ class _Index:
         return np.asarray(self._index.get_scores_from_ids(tokens), dtype=np.float32)
 
 
-def ranked(passages: list[str], queries: Sequence[str], depth: int) -> list[NDArray[np.int64]]:
+def ranked(passages: Sequence[str], queries: Sequence[str], depth: int) -> list[NDArray[np.int64]]:
     """Of each query the places of its best passages, at most `depth`, without those that share no token with it."""
     index = _Index(passages)
     found = []

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixture.embeddings.source import Encode as Encode
+from mixture.embeddings.source import Kind as Kind
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
 from mixture.mining.negatives import MiningSettings, NegativeTable
 from mixture.mining.pool import MiningPool
-
-Kind: TypeAlias = Literal["query", "passage"]
-Encode: TypeAlias = Callable[[list[str], Kind], NDArray[np.floating[Any]]]
-"""Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
 
 Rescore: TypeAlias = Callable[[list[tuple[str, str]]], NDArray[np.floating[Any]]]
 """Pairs of query and passage to scores, shape (len(pairs),): higher is more relevant."""

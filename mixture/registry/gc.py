@@ -34,7 +34,8 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
     Kept: the collections themselves, what belongs to any saved mixture (a tag always means one), the run folders of
     runs that made a mixture, of the runs these rest on, and of runs that are not finished and can go on. A reference's
     embeddings and the branches of learners towards a target are kept for runs that are not finished alone: these must
-    find their own to end with the same bits.
+    find their own to end with the same bits. Embeddings that mining keeps go by space, those that no command has read
+    or written for a day.
     """
     root = store.work
     found = [
@@ -42,6 +43,7 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
         *_models(store),
         *_runs(store),
         *_embeddings(store),
+        *_spaces(root),
         *_branches(store),
         *_matches(store),
         *_leftovers(root),
@@ -101,6 +103,14 @@ def _embeddings(store: Store) -> Iterator[tuple[Path, str]]:
         # None: a run that an older version began does not say which it uses.
         if not used & {folder.name, None}:
             yield folder, "a reference's embeddings that no unfinished run uses"
+
+
+def _spaces(root: Path) -> Iterator[tuple[Path, str]]:
+    """A command that uses a space touches its files all the while (`embeddings.kept`)."""
+    before = time.time() - LEFTOVER_SECONDS
+    for folder in layout.spaces(root):
+        if max((path.stat().st_mtime for path in folder.iterdir()), default=0.0) < before:
+            yield folder, "embeddings that no command used for a day"
 
 
 def _branches(store: Store) -> Iterator[tuple[Path, str]]:

@@ -14,11 +14,13 @@ from pathlib import Path
 # While a component is written its folder begins so, and a file ends so; a kill leaves them.
 WRITING = ".writing-"
 SCRATCH = ".tmp"
-LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}")
+LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}",
+             f"embeddings/*/{WRITING}*")  # fmt: skip
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 BRANCHES = "branches"
 RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
+SPACE = re.compile(r"[0-9a-f]{16}")
 EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
 
 
@@ -143,6 +145,16 @@ def embeddings_name(model: str, *, bf16: bool) -> str:
 def kept_embeddings(root: Path) -> list[Path]:
     """The references' embeddings that are there."""
     return sorted(path for path in embeddings(root / "runs", "").glob("*") if EMBEDDINGS.fullmatch(path.name))
+
+
+def space(root: Path, name: str) -> Path:
+    """The embeddings of texts that mining keeps, of one model, prompt, length and precision (`embeddings.Space.id`)."""
+    return root / "embeddings" / name
+
+
+def spaces(root: Path) -> list[Path]:
+    """The spaces of embeddings that are there."""
+    return sorted(path for path in space(root, "").glob("*") if SPACE.fullmatch(path.name))
 
 
 def _named(folder: Path, pattern: re.Pattern[str]) -> dict[Path, str]:

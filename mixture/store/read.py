@@ -156,15 +156,13 @@ def pairs(store: Store, collection: str) -> pa.Table:
     )
 
 
-def without_negatives(store: Store, collection: str) -> list[str]:
+def without_negatives(store: Store, collection: str) -> pa.ChunkedArray:
     """The ids of the examples of a collection that have no negatives."""
-    found = store.read(
+    return store.read(
         """SELECT example_id FROM examples ANTI JOIN
                (SELECT example_id FROM negatives WHERE collection = $c) USING (example_id) WHERE collection = $c""",
         {"c": collection},
-    )
-    ids: list[str] = found["example_id"].to_pylist()
-    return ids
+    )["example_id"]
 
 
 def passages(store: Store, collection: str) -> pa.Table:

@@ -91,7 +91,8 @@ def normalise_text(text: str) -> str:
     return " ".join(form.translate(_GAPS).split()) or " ".join(form.split())
 
 
-def _checked_arrow(texts: pa.Array | pa.ChunkedArray, what: str) -> None:
+def check_arrow(texts: pa.Array | pa.ChunkedArray, what: str) -> None:
+    """Raise a `UsageError` for an Arrow column that has nulls or holds no strings."""
     kind = texts.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not is_text and len(texts):  # pa.array([]) has the type null
@@ -105,7 +106,7 @@ def text_list(texts: Texts, *, what: str = "texts") -> list[str]:
     if isinstance(texts, str):
         raise UsageError(f"{what}: expected a sequence of str, got one str")
     if isinstance(texts, pa.Array | pa.ChunkedArray):
-        _checked_arrow(texts, what)
+        check_arrow(texts, what)
         return cast(list[str], texts.to_pylist())
     values = list(texts)
     for row, value in enumerate(values):
@@ -129,7 +130,7 @@ def _buffers(array: Any) -> Column:
 def text_columns(texts: Texts, *, what: str = "texts") -> Iterator[Column]:
     """The texts' buffers, one pair for each chunk of an Arrow array; a null or what is no text is a UsageError."""
     if isinstance(texts, pa.Array | pa.ChunkedArray):
-        _checked_arrow(texts, what)
+        check_arrow(texts, what)
         for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
             kept = pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)
             yield _buffers(chunk if kept else chunk.cast(pa.large_string()))

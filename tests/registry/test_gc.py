@@ -113,6 +113,18 @@ def test_a_references_embeddings_go_unless_an_unfinished_run_uses_them(small_sto
     assert [path.name for path in (small_store.root / "runs" / "reference-embeddings").iterdir()] == ["notes"]
 
 
+def test_kept_embeddings_go_when_no_command_used_them_for_a_day(small_store: Store) -> None:
+    used, unused, own = (f"embeddings/{name}" for name in ("0" * 16, "1" * 16, "mine"))
+    _make(small_store.root, used, unused, own)
+    assert gc(small_store) == []
+    long_ago = time.time() - LEFTOVER_SECONDS - 60
+    for folder in (used, unused, own):
+        os.utime(small_store.root / folder / "file", (long_ago, long_ago))
+    (small_store.root / used / "space.json").touch()
+    assert [thing.path for thing in gc(small_store)] == [unused]
+    assert [(small_store.root / folder).exists() for folder in (used, unused, own)] == [True, False, True]
+
+
 @pytest.mark.parametrize("folder", ["models/tiny-own", "models/tiny-qwen2-mine-1", "runs/reference-mine"])
 def test_folders_with_names_of_the_users_own_stay(small_store: Store, folder: str) -> None:
     _make(small_store.root, folder)

@@ -1,0 +1,259 @@
+"""Dense mining: peak memory and time, beside sentence-transformers' own; and what a second call encodes.
+
+    python benchmarks/mining.py search [--queries 10000] [--passages 200000] [--size 384] [--no-theirs]
+    python benchmarks/mining.py rows [--rows 1000000] [--mined 20000] [--size 32]
+
+`search`: n queries, each with one positive among m passages; generated embeddings. `ours` is the pool, embeddings
+written to files, the search and the table of negatives; `again` the same call with all embeddings kept; `theirs` is
+`sentence_transformers.util.mine_hard_negatives` (no faiss) with the same encoder: 8 negatives of 100 candidates, none
+above 0.95 of the positive's score. Each is a process of its own. Beside its peak of resident memory stands what the
+process held once all was imported. `same` is the share of queries, of the first 1,000, for which both chose the same
+negatives in the same order.
+
+`rows`: a store of so many generated rows in one collection, of which `--mined` have no negatives; `jobs.mine` for these
+with an encoder that costs nothing (`first`), again after 5 % new rows without negatives (`grown`), and once more for
+nothing new (`same`). `encoded` must be what is new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+DEPTH, PER_QUERY, RATIO = 100, 8, 0.95
+COMPARED = 1_000
+
+
+class Generated:
+    """Embeddings of texts that end in a number, made on the spot: passages of many near ones, queries near theirs."""
+
+    def __init__(self, size: int) -> None:
+        rng = np.random.default_rng(0)
+        self.size = size
+        self._base = rng.standard_normal((4_096, size)).astype(np.float32)
+        self.encoded = 0
+
+    def __call__(self, texts: Any, kind: str) -> np.ndarray:
+        self.encoded += len(texts)
+        numbers = np.array([int(text.rsplit(" ", 1)[1]) for text in texts], np.uint64)
+        vectors = self._base[numbers % 4_096] * np.float32(0.6)
+        for turn in range(1, 4 if kind == "passage" else 5):
+            vectors += self._base[(numbers * np.uint64(2654435761 + 2 * turn) >> np.uint64(7 * turn)) % 4_096] * 0.5
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def space(self, kind: str) -> Any:
+        from mixture.embeddings import Space
+
+        return Space(model=f"generated {self.size}", prompt=f"{kind}: ")
+
+
+def measured(before: float, seconds: float, **more: Any) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_mb": round(peak / 1e6), "imports_mb": round(before / 1e6), "seconds": round(seconds, 1)}
+                     | more))  # fmt: skip
+
+
+def resident() -> float:
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def ours(queries: int, passages: int, size: int, folder: Path) -> None:
+    import pyarrow as pa
+
+    from mixture.embeddings import Keeping
+    from mixture.mining import MINERS, MiningPool, MiningSettings
+    from mixture.mining.filters import filters_of
+
+    before, started = resident(), time.perf_counter()
+    ids = pa.array([f"{number:08d}" for number in range(passages)])
+    texts = pa.array([f"passage {number}" for number in range(passages)])
+    asked = pa.array([f"query {number}" for number in range(queries)])
+    positives = pa.ListArray.from_arrays(np.arange(queries + 1, dtype=np.int32), ids[:queries])
+    pool = MiningPool.build(ids[:queries], asked, positives, ids, texts)
+    model = Generated(size)
+    source = Keeping(model, lambda name: folder / name)
+    settings = MiningSettings(per_query=PER_QUERY, depth=DEPTH, filters=filters_of({"max_ratio": RATIO}),
+                              fill_random=False)  # fmt: skip
+    table = MINERS["dense"].mine(pool, settings, encode=source, recorded="generated")
+    seconds = time.perf_counter() - started
+    found: dict[int, list[int]] = {}
+    for row in table.slice(0, COMPARED * PER_QUERY).to_pylist():
+        found.setdefault(int(row["example_id"]), []).append(int(row["passage_id"]))
+    chosen = [found.get(number, []) for number in range(min(COMPARED, queries))]
+    measured(before, seconds, negatives=table.num_rows, encoded=model.encoded, chosen=chosen)
+
+
+def theirs(queries: int, passages: int, size: int, folder: Path) -> None:
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import util
+
+    generated = Generated(size)
+
+    class Model:
+        device = torch.device("cpu")
+        similarity = staticmethod(util.dot_score)
+        similarity_pairwise = staticmethod(util.pairwise_dot_score)
+
+        def encode_query(self, texts: list[str], **_: Any) -> np.ndarray:
+            return self._all(texts, "query")
+
+        def encode_document(self, texts: list[str], **_: Any) -> np.ndarray:
+            return self._all(texts, "passage")
+
+        def _all(self, texts: list[str], kind: str) -> np.ndarray:
+            found = np.empty((len(texts), size), np.float32)
+            for start in range(0, len(texts), 4_096):
+                found[start : start + 4_096] = generated(texts[start : start + 4_096], kind)
+            return found
+
+    before, started = resident(), time.perf_counter()
+    rows = Dataset.from_dict({"anchor": [f"query {n}" for n in range(queries)],
+                              "positive": [f"passage {n}" for n in range(queries)]})  # fmt: skip
+    found = util.mine_hard_negatives(
+        rows, Model(), corpus=[f"passage {n}" for n in range(passages)], range_max=DEPTH, num_negatives=PER_QUERY,
+        relative_margin=1 - RATIO, output_format="labeled-list", verbose=False,
+    )  # type: ignore[arg-type]  # fmt: skip
+    seconds = time.perf_counter() - started
+    chosen: list[list[int]] = [[] for _ in range(min(COMPARED, queries))]
+    count = 0
+    for row in found:
+        own = [int(text.rsplit(" ", 1)[1]) for text, label in zip(*_columns(row), strict=True) if not label]
+        count += len(own)
+        if (number := int(row["anchor"].rsplit(" ", 1)[1])) < len(chosen):
+            chosen[number] = own
+    measured(before, seconds, negatives=count, encoded=generated.encoded, chosen=chosen)
+
+
+def _columns(row: dict[str, Any]) -> tuple[list[str], list[int]]:
+    texts = next(value for name, value in row.items() if name != "labels" and isinstance(value, list))
+    return texts, row["labels"]
+
+
+def _rows_file(file: Path, first: int, count: int, mined: int) -> None:
+    """Rows of a query and a positive, and of a negative (another row's positive) where nothing is to be mined."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = range(first, first + count)
+    table = {"query": [f"what is thing {n}" for n in numbers], "positive": [f"thing is {n}" for n in numbers]}
+    schema = pa.schema([("query", pa.string()), ("positive", pa.string()), ("negative", pa.list_(pa.string()))])
+    bad = [[] if n < first + mined else [f"thing is {first + (n - first + 1) % count}"] for n in numbers]
+    pq.write_table(pa.table(table | {"negative": bad}, schema=schema), file)
+
+
+def ingest(first: int, count: int, mined: int, folder: Path) -> None:
+    from mixture import Store, jobs
+
+    file = folder / f"rows-{first}.parquet"
+    _rows_file(file, first, count, mined)
+    before, started = resident(), time.perf_counter()
+    with Store.open(folder / "store", create=True) as store:
+        jobs.ingest(store, str(file), name="rows")
+    measured(before, time.perf_counter() - started)
+
+
+def mine(size: int, depth: int, folder: Path) -> None:
+    """Mines without collections: for the examples that have no negatives."""
+    from mixture import Store, jobs
+
+    model = Generated(size)
+    before, started = resident(), time.perf_counter()
+    with Store.open(folder / "store") as store:
+        found = jobs.mine(store, miner="generated", encode=model, per_query=PER_QUERY, depth=depth)
+    counts = {name: sum(getattr(result, name) for result in found)
+              for name in ("examples", "negatives", "encoded", "reused")}  # fmt: skip
+    measured(before, time.perf_counter() - started, given=model.encoded, **counts)
+
+
+def child(*arguments: Any) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
+    if done.returncode:
+        raise SystemExit(f"{arguments[0]} ended with {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    shown = {name: value for name, value in found.items() if name != "chosen"}
+    print(arguments[0], shown, file=sys.stderr, flush=True)
+    return found
+
+
+def search(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    shape = (options.queries, options.passages, options.size, folder)
+    points = {"ours": child("ours", *shape), "again": child("ours", *shape)}
+    if options.theirs:
+        points["theirs"] = child("theirs", *shape)
+    chosen = {name: point.pop("chosen") for name, point in points.items()}
+    assert chosen["ours"] == chosen["again"]
+    pairs = list(zip(chosen["ours"], chosen.get("theirs", []), strict=False))
+    same = round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None
+    return {
+        "queries": options.queries,
+        "passages": options.passages,
+        "dimensions": options.size,
+        "same": same,
+        **points,
+    }
+
+
+def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    new = options.rows // 20
+    result: dict[str, Any] = {"rows": options.rows, "mined": options.mined, "dimensions": options.size}
+    result["ingest"] = child("ingest", 0, options.rows, options.mined, folder)
+    result["first"] = child("mine", options.size, options.depth, folder)
+    child("ingest", options.rows, new, new, folder)
+    result["grown"] = child("mine", options.size, options.depth, folder)
+    result["same"] = child("mine", options.size, options.depth, folder)
+    # Of the new rows' texts every passage and every query is new, and nothing else.
+    assert result["grown"]["encoded"] == 2 * new, result["grown"]
+    assert result["same"]["encoded"] == 0
+    return result | {"new_rows": new}
+
+
+def main() -> None:
+    if "--child" in sys.argv:
+        name, *numbers, folder = sys.argv[2:]
+        globals()[name](*map(int, numbers), Path(folder))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["search", "rows"])
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--passages", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--mined", type=int, default=20_000)
+    parser.add_argument("--depth", type=int, default=DEPTH)
+    parser.add_argument("--size", type=int, help="Dimensions [384 for search, 32 for rows]")
+    parser.add_argument("--theirs", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--out", type=Path, help="[benchmarks/results/mining_PART.json]")
+    options = parser.parse_args()
+    options.size = options.size or (384 if options.part == "search" else 32)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"search": search, "rows": rows}[options.part](options, Path(folder))
+    result = {
+        "command": f"python benchmarks/mining.py {' '.join(sys.argv[1:])}", **found,
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("numpy", "pyarrow", "sentence-transformers")},
+    }  # fmt: skip
+    out = options.out or HERE / "results" / f"mining_{options.part}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""From texts to vectors: by an encoder alone, or by what is kept and the encoder for the rest.
+
+Shapes: n texts, d dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixture.embeddings.kept import AT_ONCE, KeptEmbeddings
+from mixture.embeddings.search import Block, InMemory, Vectors
+from mixture.embeddings.space import Space
+from mixture.errors import UsageError
+from mixture.text.digests import Digests, digests_of, numbered, text_digests
+from mixture.text.strings import Strings, arrow_texts
+
+Kind: TypeAlias = Literal["query", "passage"]
+Encode: TypeAlias = Callable[[list[str], Kind], NDArray[np.floating[Any]]]
+"""Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
+
+IN_MEMORY = 2**28
+"""Bytes of vectors that are gone over again and again which are held rather than read each time."""
+
+_DIGESTED = 65_536  # texts at a time
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """An `Encode` that says what its embeddings depend on, so that they can be kept."""
+
+    def __call__(self, texts: list[str], kind: Kind) -> NDArray[np.floating[Any]]: ...
+
+    def space(self, kind: Kind) -> Space:
+        """What the embeddings of texts of this kind depend on."""
+        ...
+
+
+class Source(ABC):
+    """Vectors for texts. encoded: texts that the encoder was given; reused: texts whose embeddings were kept before."""
+
+    def __init__(self, encode: Encode) -> None:
+        self.encoded, self.reused = 0, 0
+        self._encode = encode
+        self._dimensions: int | None = None
+
+    @abstractmethod
+    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
+        """The vectors of n texts. again: whether they will be gone over more than once, as a search does with queries.
+
+        Without `again` texts are encoded as their blocks are asked for. A broken encoder is a UsageError, then or now.
+        """
+
+    def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.float32]:
+        """The vectors as one array, (n, d)."""
+        return _gathered(self.vectors(Strings(arrow_texts(texts)), kind, again=True))
+
+    def _run(self, texts: list[str], kind: Kind) -> NDArray[np.float32]:
+        """Embeddings as float32, (len(texts), d); a UsageError where `encode` returns another shape or a NaN."""
+        vectors = np.asarray(self._encode(texts, kind), dtype=np.float32)
+        size = self._dimensions
+        if vectors.ndim != 2 or len(vectors) != len(texts) or (size is not None and vectors.shape[1] != size):
+            wanted = f"({len(texts)}, {'d' if size is None else size})"
+            raise UsageError(f"encode: {len(texts)} {kind} texts gave shape {vectors.shape}, expected {wanted}")
+        if not np.isfinite(vectors).all():
+            raise UsageError(f"encode: an embedding of a {kind} has infinite or undefined numbers")
+        self._dimensions = vectors.shape[1]
+        self.encoded += len(texts)
+        return vectors
+
+
+class Passing(Source):
+    """Each text is encoded, and nothing kept. size: texts encoded at a time."""
+
+    def __init__(self, encode: Encode, size: int = AT_ONCE) -> None:
+        super().__init__(encode)
+        self._size = size
+
+    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
+        passing = _Passing(self, texts, kind, self._size)
+        return InMemory(_gathered(passing)) if again else passing
+
+
+class _Passing:
+    def __init__(self, source: Passing, texts: Strings, kind: Kind, size: int) -> None:
+        self._source, self._texts, self._kind, self._size = source, texts, kind, size
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def blocks(self) -> Iterator[Block]:
+        start = 0
+        for part in self._texts.parts(self._size):
+            vectors = self._source._run(part.to_pylist(), self._kind)
+            yield Block(np.arange(start, start + len(vectors)), vectors)
+            start += len(vectors)
+
+
+class Keeping(Source):
+    """What is kept is read; the rest is encoded, each different text once, and kept, file by file.
+
+    encode:    says its space
+    folder_of: from a space's id to its folder
+    precision: of `space.PRECISIONS`
+    """
+
+    def __init__(self, encode: Encoder, folder_of: Callable[[str], Path], precision: str = "float32") -> None:
+        super().__init__(encode)
+        self._encoder, self._folder_of, self._precision = encode, folder_of, precision
+        self._opened: dict[Space, KeptEmbeddings] = {}
+
+    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
+        space = replace(self._encoder.space(kind), precision=self._precision)
+        if space not in self._opened:
+            self._opened[space] = KeptEmbeddings(self._folder_of(space.id), space)
+        kept = self._opened[space]
+        self._dimensions = self._dimensions or kept.dimensions
+        parts = [text_digests(part) for part in texts.parts(_DIGESTED)]
+        found = _Kept(self, kept, texts, np.concatenate([digests_of(b""), *parts]), kind)
+        if not again:
+            return found
+        found.encode_missing()
+        small = 4 * len(texts) * (kept.dimensions or 0) <= IN_MEMORY
+        return InMemory(_gathered(found)) if small else found
+
+
+class _Kept:
+    """Vectors of n texts with these keys, (n, 2), of which some are kept already."""
+
+    def __init__(self, source: Keeping, kept: KeptEmbeddings, texts: Strings, keys: Digests, kind: Kind) -> None:
+        self._source, self._kept, self._texts, self._keys, self._kind = source, kept, texts, keys, kind
+        places = kept.find(keys)
+        source.reused += len(np.unique(places[places >= 0]))
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def blocks(self) -> Iterator[Block]:
+        places = self._kept.find(self._keys)
+        there = np.flatnonzero(places >= 0)
+        for numbers, vectors in self._kept.read(places[there]):
+            yield Block(there[numbers], vectors)
+        yield from self._encoded(np.flatnonzero(places < 0))
+
+    def encode_missing(self) -> None:
+        """Have all of them kept."""
+        for _ in self._encoded(np.flatnonzero(self._kept.find(self._keys) < 0)):
+            pass
+
+    def _encoded(self, missing: NDArray[np.int64]) -> Iterator[Block]:
+        """The vectors of texts that are not kept, given by their numbers; each block is kept before it is given."""
+        copies, firsts = numbered(self._keys[missing])
+        order = np.argsort(copies, kind="stable")  # equal texts stand side by side
+        for start in range(0, len(firsts), AT_ONCE):
+            rows = missing[firsts[start : start + AT_ONCE]]
+            found = self._source._run(self._texts.take(rows).arrow.to_pylist(), self._kind)
+            found = self._kept.add(self._keys[rows], found)
+            first, end = np.searchsorted(copies[order], [start, start + AT_ONCE])
+            for at in range(first, end, AT_ONCE):
+                mine = order[at : min(at + AT_ONCE, end)]
+                yield Block(missing[mine], found[copies[mine] - start])
+
+
+def source_of(encode: Encode, size: int = AT_ONCE) -> Source:
+    """A source as it is, a plain function as one that keeps nothing and encodes `size` texts at a time."""
+    return encode if isinstance(encode, Source) else Passing(encode, size)
+
+
+def _gathered(vectors: Vectors) -> NDArray[np.float32]:
+    found: NDArray[np.float32] | None = None
+    for numbers, part in vectors.blocks():
+        if found is None:
+            found = np.empty((len(vectors), part.shape[1]), np.float32)
+        found[numbers] = part
+    return np.empty((0, 0), np.float32) if found is None else found

@@ -6,6 +6,7 @@ Shapes: n examples, m distinct passages, k candidates an example.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -97,7 +98,8 @@ class NegativeTable:
 
     def __init__(self, pool: MiningPool, settings: MiningSettings, miner: str) -> None:
         self._pool, self._settings, self._miner = pool, settings, miner
-        self._rows: list[tuple[str, str, int, float | None, str]] = []
+        # Of each negative; the score of a random one is NaN.
+        self._examples, self._passages, self._ranks, self._scores = array("q"), array("q"), array("q"), array("d")
         self._outside: dict[int, set[int]] = {}
         self.dropped = dict.fromkeys([RANKS] * (settings.ranks is not None) + list(settings.filters), 0)
 
@@ -142,10 +144,22 @@ class NegativeTable:
             filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))
         for rank, (number, score) in enumerate(chosen.items(), start=1):
-            miner = RANDOM if score is None else self._miner
-            self._rows.append((example_id, pool.passage_ids[number], rank, score, miner))
+            self._examples.append(example)
+            self._passages.append(number)
+            self._ranks.append(rank)
+            self._scores.append(np.nan if score is None else score)
 
     def table(self) -> pa.Table:
         """All negatives added so far, in the schema `NEGATIVES`."""
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(NEGATIVES)
-        return pa.table([list(column) for column in columns], schema=NEGATIVES)
+        examples, passages, ranks = (np.array(one, np.int64) for one in (self._examples, self._passages, self._ranks))
+        scores = np.array(self._scores, np.float64)
+        random = np.isnan(scores)
+        columns = [
+            self._pool.example_ids.take(examples).arrow,
+            self._pool.passage_ids.take(passages).arrow,
+            pa.array(ranks),
+            pa.array(scores, mask=random),
+            pa.array([self._miner, RANDOM]).take(pa.array(random.astype(np.int64))),
+        ]
+        made = [column.cast(field.type) for column, field in zip(columns, NEGATIVES, strict=True)]
+        return pa.table(made, schema=NEGATIVES)

@@ -198,10 +198,10 @@ def test_margin_without_a_positive_and_values_that_are_no_numbers():
                 filters_of({name: wrong})
 
 
-ANSWER = "The Seine is a river in northern France that flows through Paris to the sea at Le Havre."
+ANSWER = "The Seine is a river in northern France that flows from Burgundy through Paris to the sea at Le Havre."
 COPIES = {
     "a": ANSWER,
-    "edited": "The Seine is a river of northern France, which flows through Paris to the sea near Le Havre.",
+    "edited": "The Seine is a river of northern France, flowing from Burgundy through Paris to the sea near Le Havre.",
     "holding": f"About rivers. {ANSWER.lower()} The Loire is longer than it, and so is the Rhine, which rises in the"
     " Alps and reaches the North Sea in the Netherlands, after Basel, Strasbourg, Cologne and many castles on the way.",
     "other": "The Loire is the longest river in France; it flows to the sea at Saint-Nazaire after 1,006 kilometres.",
@@ -225,7 +225,19 @@ def test_near_copies_of_answers_are_dropped():
     nearer = COPIES | {"other": COPIES["same"].replace("tide", "tidal wave")}
     made = pool(["Where does the Seine end?", "where does the SEINE end"], [["a"], ["same"]], nearer)
     assert kept({"near_copies": NearCopies(0.5)}) == ["holding"]
-    for name, wrong in (("near_copies", 0), ("near_copies", 1.5), ("containing", 0), ("containing", 2.5)):
+    # Of short texts one other word may be another answer.
+    short = {"a": "Heron 3 reads maps of the sea", "other": "Heron 3 reads maps of the lake",
+             "number": "Heron 4 reads maps of the sea", "same": "Heron 3 - reads maps: of the seas!"}  # fmt: skip
+    made = pool(["What reads maps?"], [["a"]], short)
+    ranked = [("other", 0.9), ("number", 0.8), ("same", 0.7)]
+    assert kept({"near_copies": NearCopies(0.5)}) == ["other", "number"]
+    for name, wrong in (
+        ("near_copies", 0),
+        ("near_copies", "much"),
+        ("near_copies", 1.5),
+        ("containing", 0),
+        ("containing", 2.5),
+    ):
         with pytest.raises(UsageError, match=f"`{name}` is"):
             filters_of({name: wrong})
 

@@ -19,29 +19,41 @@ from mixture.text.form import normalise_text
 # Of texts in which every fifth word was changed, dropped or doubled, 95 of 100 are more alike than this, and of BM25's
 # five best candidates one in 200 on most collections (docs/benchmarks.md).
 USUAL = 0.6
+# Of a text with fewer characters one other word, or number, may be another answer: "Heron reads maps", "Heron prints
+# maps". It is a copy only where it is nearly equal and its numbers are the same.
+SHORT, NEARLY_EQUAL = 100, 0.9
 # A shorter answer ("yes", "1917") stands in many passages that do not answer the question.
 SHORTEST_ANSWER = 24
 
 
 @dataclass(frozen=True)
 class NearCopies:
-    """Keeps candidates whose character n-grams have at most this Jaccard similarity to those of each known answer:
-    those of dedup's second look (`mixture.dedup.second_look`)."""
+    """Drops candidates whose character n-grams have this Jaccard similarity, or more, to those of a known answer: those
+    of dedup's second look (`mixture.dedup.second_look`). With less than `SHORT` characters in one of the two,
+    `NEARLY_EQUAL` and the same numbers are asked for."""
 
     similarity: float
 
     def __post_init__(self) -> None:
-        _check_share("near_copies", self.similarity)
+        number = isinstance(self.similarity, int | float) and not isinstance(self.similarity, bool)
+        if not (number and 0 < self.similarity <= 1):
+            raise UsageError(f"`near_copies` is {self.similarity!r}; allowed: above 0 to 1")
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         answers = sorted(pool.blocked[example])
-        if not answers or not len(candidates.passages):
-            return np.ones(len(candidates.passages), np.bool_)
+        keep = np.ones(len(candidates.passages), np.bool_)
         texts = [pool.passages[number] for number in (*answers, *candidates.passages.tolist())]
-        count, found = len(answers), len(candidates.passages)
+        count, found = len(answers), len(keep)
         pairs = np.stack([np.tile(np.arange(count), found), np.repeat(np.arange(count, count + found), count)], axis=1)
-        alike = Verifier(texts, None, same_numbers=False).similarities(pairs)
-        return np.asarray(alike.reshape(found, count).max(axis=1) <= self.similarity)
+        lengths = np.sort(np.array([len(text) for text in texts], np.int64)[pairs], axis=1)
+        near = lengths[:, 0] > lengths[:, 1] * self.similarity / 2  # others cannot be alike, and need no look
+        short = lengths[:, 0] < SHORT
+        for some, least in ((~short, self.similarity), (short, max(self.similarity, NEARLY_EQUAL))):
+            chosen = pairs[near & some]
+            if len(chosen):
+                alike = Verifier(texts, least, same_numbers=some is short).accept_pairs(chosen)
+                keep[chosen[alike, 1] - count] = False
+        return keep
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,6 @@ class Containing:
         answers = [f" {answer} " for answer in answers if len(answer) >= self.least]
         texts = (f" {normalise_text(pool.passages[number])} " for number in candidates.passages.tolist())
         return np.array([not any(answer in text for answer in answers) for text in texts], np.bool_)
-
-
-def _check_share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise UsageError(f"`{name}` is {value!r}; allowed: above 0 to 1")
 
 
 FILTERS["near_copies"] = NearCopies

@@ -16,8 +16,8 @@ from mixture.mining.filters.base import FILTERS, Candidates
 from mixture.mining.pool import MiningPool
 from mixture.text.form import normalise_text
 
-# Of texts in which every fifth word was changed, dropped or doubled, 95 of 100 are more alike than this, and of BM25's
-# five best candidates one in 200 on most collections (docs/benchmarks.md).
+# Of planted copies with each tenth or fifth word changed it finds all, for 2 % of the true hard negatives
+# (docs/benchmarks.md, "Answers that nobody labelled").
 USUAL = 0.6
 # Of a text with fewer characters one other word, or number, may be another answer: "Heron reads maps", "Heron prints
 # maps". It is a copy only where it is nearly equal and its numbers are the same.

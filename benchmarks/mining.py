@@ -90,7 +90,7 @@ def ours(queries: int, passages: int, size: int, folder: Path) -> None:
     source = Keeping(model, lambda name: folder / name)
     settings = MiningSettings(per_query=PER_QUERY, depth=DEPTH, filters=filters_of({"max_ratio": RATIO}),
                               fill_random=False)  # fmt: skip
-    table = MINERS["dense"].mine(pool, settings, encode=source, recorded="generated")
+    table = MINERS["dense"].mine(pool, settings, encode=source, recorded="generated").table()
     seconds = time.perf_counter() - started
     found: dict[int, list[int]] = {}
     for row in table.slice(0, COMPARED * PER_QUERY).to_pylist():

@@ -88,7 +88,7 @@ def add_negatives(
                     added.new,
                     added.replaced,
                     snapshot,
-                    json.dumps(dict(settings or {})),
+                    json.dumps(dict(settings or {}), default=str),
                     json.dumps(dict(dropped or {})),
                 ],
             )

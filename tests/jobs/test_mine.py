@@ -16,7 +16,7 @@ from mixture import Store, jobs
 from mixture.errors import UsageError
 from mixture.jobs.mine import remarks
 from mixture.mining import MINERS, Miner
-from mixture.mining.filters import Candidates
+from mixture.mining.filters import FILTERS, Candidates
 from mixture.rows import NEGATIVES
 from mixture.store.negatives import add_negatives
 
@@ -127,6 +127,14 @@ def test_ranks_sampling_and_rescoring(small_store: Store) -> None:
     assert json.loads(row["dropped"])["ranks"] >= 2 * 40
     with pytest.raises(UsageError, match="`rescore` is 'judge', which names a model; hand it over as rescore=train"):
         jobs.mine(small_store, "easy", rescore="judge")
+    # A filter of one's own may take a value that JSON has no form for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            FILTERS, "own", lambda value: lambda pool, example, candidates: np.isin(candidates.passages, [*value])
+        )
+        jobs.mine(small_store, "easy", filters={"own": {1, 2}}, per_query=1)
+    (row,) = small_store.rows("SELECT settings FROM minings WHERE settings LIKE '%own%'")
+    assert json.loads(row["settings"])["filters"]["own"] == "{1, 2}"
     named = jobs.mine(small_store, "easy", rescore="judge", rescorer=lambda name: length)
     assert {row["miner"] for row in mined(small_store)} > {"bm25+judge"}
     assert named[0].negatives

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from negatives import remembering
+from negatives import cosines, remembering
 
 import trainers
 from mixture import Store, jobs
@@ -134,17 +134,11 @@ def main() -> None:
         encoders = {name: remembering(trainers.encode_with(name)) for name in {"all-MiniLM-L6-v2", *miners} - {"bm25"}}
         minilm = encoders["all-MiniLM-L6-v2"]
 
-        def cosine(pairs: list[tuple[str, str]]) -> np.ndarray:
-            texts = [sorted({pair[side] for pair in pairs}) for side in (0, 1)]
-            places = [{text: n for n, text in enumerate(some)} for some in texts]
-            vectors = [minilm(texts[0], "query"), minilm(texts[1], "passage")]
-            return np.array([vectors[0][places[0][q]] @ vectors[1][places[1][p]] for q, p in pairs])
-
         for miner in miners:
             encode = encoders.get(miner)
             chosen = dict(SETTINGS)
             if encode is None:
-                chosen[RESCORED] = {"filters": {"max_ratio": 0.95, "near_copies": 0.6}, "rescore": cosine}
+                chosen[RESCORED] = {"filters": {"max_ratio": 0.95, "near_copies": 0.6}, "rescore": cosines(minilm)}
             bare = mined(store, miner, encode, SETTINGS["none"])
             answers = {query: text for own in planted.values() for query, text in own.items()}
             for title, given in chosen.items():

@@ -45,12 +45,8 @@ def remembering(encode: Any) -> Any:
     return embed
 
 
-def kinds(encode: Any) -> dict[str, dict[str, Any] | None]:
-    """Name -> how negatives are mined; None: not at all, so that a batch's other passages are all there is."""
-
-    def random(texts: list[str], kind: str) -> np.ndarray:
-        found = np.random.default_rng(len(texts)).standard_normal((len(texts), 8)).astype(np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+def cosines(encode: Any) -> Any:
+    """The encoder as a rescorer of pairs."""
 
     def cosine(pairs: list[tuple[str, str]]) -> np.ndarray:
         texts = [sorted({pair[side] for pair in pairs}) for side in (0, 1)]
@@ -58,13 +54,23 @@ def kinds(encode: Any) -> dict[str, dict[str, Any] | None]:
         vectors = [encode(texts[0], "query"), encode(texts[1], "passage")]
         return np.array([vectors[0][places[0][q]] @ vectors[1][places[1][p]] for q, p in pairs])
 
+    return cosine
+
+
+def kinds(encode: Any) -> dict[str, dict[str, Any] | None]:
+    """Name -> how negatives are mined; None: not at all, so that a batch's other passages are all there is."""
+
+    def random(texts: list[str], kind: str) -> np.ndarray:
+        found = np.random.default_rng(len(texts)).standard_normal((len(texts), 8)).astype(np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
     return {
         "none, in-batch alone": None,
         "random": {"miner": "random", "encode": random, "filters": UNFILTERED},
         "BM25, no filters": {"filters": UNFILTERED},
         "BM25": {},
         "BM25, ranks 10:100, random sample": {"ranks": (10, 100), "sample": "random"},
-        "BM25 rescored by MiniLM": {"rescore": cosine, "filters": {"max_ratio": 0.95}},
+        "BM25 rescored by MiniLM": {"rescore": cosines(encode), "filters": {"max_ratio": 0.95}},
         "dense, no filters": {"miner": "dense:it", "encode": encode, "filters": UNFILTERED},
         "dense": {"miner": "dense:it", "encode": encode},
         "dense, max_ratio 0.85": {"miner": "dense:it", "encode": encode, "filters": {"max_ratio": 0.85}},

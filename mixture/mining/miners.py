@@ -64,11 +64,11 @@ class Miner:
         """Negatives of every example of the pool.
 
         recorded: the miner's name in the table
-        rescore:  scores all candidates that the ranks let through, and the positives, anew; filters see these scores
+        rescore:  scores all possible candidates (`NegativeTable.possible`), and the positives, anew; filters see these
         """
         negatives = NegativeTable(pool, settings, recorded)
         found = self.search(pool, settings.reach(pool), encode, progress)
-        candidates = map(negatives.within_ranks, count(), found)
+        candidates = map(negatives.possible, count(), found)
         for example, some in enumerate(candidates if rescore is None else rescored(pool, candidates, rescore)):
             negatives.add(example, some)
         return negatives

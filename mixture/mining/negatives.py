@@ -100,35 +100,33 @@ class NegativeTable:
         self._pool, self._settings, self._miner = pool, settings, miner
         # Of each negative; the score of a random one is NaN.
         self._examples, self._passages, self._ranks, self._scores = array("q"), array("q"), array("q"), array("d")
-        self._outside: dict[int, set[int]] = {}
+        self._outside: dict[int, list[int]] = {}  # of the ranks; until the example is added
         self.dropped = dict.fromkeys([RANKS] * (settings.ranks is not None) + list(settings.filters), 0)
 
-    def within_ranks(self, example: int, candidates: Candidates) -> Candidates:
-        """The candidates that the ranks of the settings let through, without known answers where there are such."""
-        if self._settings.ranks is None:
-            return candidates
-        first, last = self._settings.ranks
+    def possible(self, example: int, candidates: Candidates) -> Candidates:
+        """The candidates that are no known answers and within the ranks of the settings."""
         blocked = self._pool.blocked[example]
         free = np.array([number not in blocked for number in candidates.passages.tolist()], np.bool_)
-        rank = np.cumsum(free)
-        inside = free & (rank > first) & (rank <= last)
-        self.dropped[RANKS] += int((free & ~inside).sum())
-        self._outside[example] = set(candidates.passages[free & ~inside].tolist())
-        return Candidates(candidates.passages[inside], candidates.scores[inside], candidates.positive)
+        passages, scores = candidates.passages[free], candidates.scores[free]
+        if self._settings.ranks is not None:
+            first, last = self._settings.ranks
+            self._outside[example] = passages[:first].tolist() + passages[last:].tolist()
+            self.dropped[RANKS] += len(self._outside[example])
+            passages, scores = passages[first:last], scores[first:last]
+        return Candidates(passages, scores, candidates.positive)
 
     def add(self, example: int, candidates: Candidates) -> None:
-        """Choose the negatives of one example among the candidates that may be and that every filter keeps.
+        """Choose the negatives of one example among its `possible` candidates: those that every filter keeps.
 
         Where these are fewer than asked for, random passages follow if the settings say so, with miner "random" and no
         score. No filter looks at them, but none is a candidate that was dropped.
         """
         settings, pool = self._settings, self._pool
-        blocked, example_id = pool.blocked[example], pool.example_ids[example]
-        free = np.array([number not in blocked for number in candidates.passages.tolist()], np.bool_)
-        keep = free.copy()
+        example_id, outside = pool.example_ids[example], self._outside.pop(example, ())
+        keep = np.ones(len(candidates.passages), np.bool_)
         for name, keeps in settings.filters.items():
             kept = keeps(pool, example, candidates)
-            self.dropped[name] += int((free & ~kept).sum())
+            self.dropped[name] += int((~kept).sum())
             keep &= kept
         places = np.flatnonzero(keep)
         if settings.sample == "random":
@@ -139,8 +137,7 @@ class NegativeTable:
         )
         missing = settings.per_query - len(chosen)
         if missing and settings.fill_random:
-            dropped = self._outside.pop(example, set()).union(candidates.passages[~keep].tolist())
-            excluded = dropped.union(blocked, chosen)
+            excluded = pool.blocked[example].union(candidates.passages[~keep].tolist(), outside, chosen)
             filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))
         for rank, (number, score) in enumerate(chosen.items(), start=1):

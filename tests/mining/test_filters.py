@@ -30,7 +30,8 @@ def choose(made, example, ranked, positive=1.0, **settings):
     number = {passage: place for place, passage in enumerate(made.passage_ids)}
     table = NegativeTable(made, MiningSettings(**settings), "test")
     names = np.array([number[passage] for passage, _ in ranked], dtype=np.int64)
-    table.add(example, Candidates(names, np.array([score for _, score in ranked], dtype=np.float32), positive))
+    found = Candidates(names, np.array([score for _, score in ranked], dtype=np.float32), positive)
+    table.add(example, table.possible(example, found))
     made_table = table.table()
     assert made_table.schema == NEGATIVES
     return [tuple(row.values())[1:] for row in made_table.to_pylist()]
@@ -251,7 +252,7 @@ def test_ranks_count_what_may_be_a_negative_and_are_never_random_fill():
         names, scores = zip(*ranked, strict=True)
         found = Candidates(np.array([number[name] for name in names]), np.array(scores, np.float32), 0.8)
         table = NegativeTable(made, MiningSettings(ranks=ranks, **settings), "test")
-        table.add(0, table.within_ranks(0, found))
+        table.add(0, table.possible(0, found))
         return [(row["passage_id"], row["miner"]) for row in table.table().to_pylist()], table.dropped
 
     assert kept((1, 3), per_query=2) == ([("p3", "test"), ("p4", "test")], {"ranks": 1})
@@ -267,7 +268,8 @@ def test_each_filter_is_counted_on_its_own_and_known_answers_by_none():
     made = pool(["Capital of France?"], [["p1"]])
     settings = MiningSettings(filters={"max_score": MaxScore(0.75), "min_score": MinScore(0.65)}, per_query=1)
     table = NegativeTable(made, settings, "test")
-    table.add(0, Candidates(np.array([0, 1, 2, 3]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 0.9))
+    found = Candidates(np.array([0, 1, 2, 3]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 0.9)
+    table.add(0, table.possible(0, found))
     assert table.dropped == {"max_score": 1, "min_score": 1}
 
 

@@ -105,6 +105,12 @@ def evaluate_suite(
     )
 
 
+def evaluate_as_is(model: SentenceTransformer, suite: Suite) -> SuiteResult:
+    """`evaluate_suite` with the model's own prompts."""
+    prompt, document_prompt = prompt_for(model, suite.name)[1], document_prompt_for(model)[1]
+    return evaluate_suite(model, suite, prompt=prompt, document_prompt=document_prompt)
+
+
 def prompt_for(
     model: SentenceTransformer, suite_name: str, fallback: str | None = "query"
 ) -> tuple[str | None, str | None]:

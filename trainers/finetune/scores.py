@@ -87,10 +87,9 @@ class Scores:
     def _rows(
         self, encoder: SentenceTransformer, suite: Suite, step: int
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+        from trainers.evaluation.evaluate import evaluate_as_is
 
-        prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
-        result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
+        result = evaluate_as_is(encoder, suite)
         queries = {"step": step, "suite": suite.title, "corpus": result.corpus, "values": result.by_metric}
         return [{"step": step, **row} for row in result.rows], queries
 

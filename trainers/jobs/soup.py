@@ -166,15 +166,13 @@ def _greedy(
 
 def _mean_score(folder: Path, suites: Sequence[Suite]) -> float:
     """nDCG@10 of a model: the mean over the suites of a family, then over families."""
-    from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
+    from trainers.evaluation.evaluate import evaluate_as_is
     from trainers.model.encoder import load_encoder
 
     encoder = load_encoder(str(folder))
     found: dict[str, list[float]] = {}
     for suite in suites:
-        prompt, document_prompt = prompt_for(encoder, suite.name)[1], document_prompt_for(encoder)[1]
-        result = evaluate_suite(encoder, suite, prompt=prompt, document_prompt=document_prompt)
-        found.setdefault(family(suite.name), []).append(result.metrics[METRIC])
+        found.setdefault(family(suite.name), []).append(evaluate_as_is(encoder, suite).metrics[METRIC])
     return fmean(map(fmean, found.values()))
 
 

@@ -94,8 +94,7 @@ def asked_reuse(mixture: SavedMixture, reuse: SavedMixture, spec: MixtureSpec) -
             f"`reuse` is {reuse.reference}, which has every collection of {mixture.reference} as it is now: there is"
             " nothing to search"
         )
-    total = sum(found.values())
-    return {name: weight / total for name, weight in found.items()}
+    return _shares(found, found)
 
 
 def learn_towards(
@@ -191,8 +190,9 @@ def _find(
 
 
 def _shares(weights: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, float]:
-    """What each of `parts` is of them together."""
-    whole = sum(weights[name] for name in parts)
+    """What each of `parts` is of them together, by `weights`; where these are all 0, by their own."""
+    if not (whole := sum(weights[name] for name in parts)):
+        return dict(parts)
     return {name: weights[name] / whole for name in parts}
 
 

@@ -94,7 +94,7 @@ class Lab:
         self.folder, self.shared = folder, shared
         # What all that is shared depends on; its own settings come to that, and what is measured on.
         self._key = run_id("branches", data.spec.id, replace(settings, steps=1, learning_rate=1.0),
-                           proxy=model_identity(proxy), target="", **identified(data, proxy, settings))  # fmt: skip
+                           proxy=model_identity(proxy), **identified(data, proxy, settings))  # fmt: skip
         self.template = template_of(proxy, settings)
         self._positives = data.positives()
         self.encoder = encoder_of(data, proxy, settings)
@@ -140,11 +140,11 @@ class Lab:
     def train(self, shares: np.ndarray) -> Measured:
         """Measure the proxy after a training on these weights, (G,) in the order of `names`."""
 
-        weights = self.spread(shares).tolist()
+        weights = self._weights(shares)
 
         def work() -> Measured:
             folder = self.folder / f"training-{kept.digest(weights)}"
-            self._run(self.start, self.settings, self._plan(self._weights(shares), self.settings.seed), folder)
+            self._run(self.start, self.settings, self._plan(weights, self.settings.seed), folder)
             return self._measured(self.encoder)
 
         return self._once("training", work, weights)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixture.arguments import named
+from mixture.errors import UsageError
 from mixture.mining.pool import MiningPool
 
 
@@ -31,6 +32,12 @@ Filter: TypeAlias = Callable[[MiningPool, int, Candidates], NDArray[np.bool_]]
 FILTERS: dict[str, Callable[[Any], Filter]] = {}
 """From the value that a caller gives, a number or a text, to the filter; a wrong value is a UsageError. Filled by the
 modules of this package."""
+
+
+def check_number(name: str, value: Any, allowed: str, fits: Callable[[Any], bool]) -> None:
+    """Raise a `UsageError` for a filter's value that is no number, or that does not fit."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+        raise UsageError(f"`{name}` is {value!r}; allowed: {allowed}")
 
 
 def filters_of(values: Mapping[str, Any]) -> dict[str, Filter]:

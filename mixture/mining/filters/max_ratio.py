@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.errors import UsageError
-from mixture.mining.filters.base import FILTERS, Candidates
+from mixture.mining.filters.base import FILTERS, Candidates, check_number
 from mixture.mining.pool import MiningPool
 
 
@@ -23,8 +22,7 @@ class MaxRatio:
     share: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not self.share > 0:
-            raise UsageError(f"`max_ratio` is {self.share!r}; allowed: numbers above 0 (0.95 is usual)")
+        check_number("max_ratio", self.share, "numbers above 0 (0.95 is usual)", lambda share: share > 0)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         if not np.isfinite(candidates.positive):

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixture.dedup.second_look import Verifier
-from mixture.errors import UsageError
-from mixture.mining.filters.base import FILTERS, Candidates
+from mixture.mining.filters.base import FILTERS, Candidates, check_number
 from mixture.mining.pool import MiningPool
 from mixture.text.form import normalise_text
 
@@ -35,9 +34,7 @@ class NearCopies:
     similarity: float
 
     def __post_init__(self) -> None:
-        number = isinstance(self.similarity, int | float) and not isinstance(self.similarity, bool)
-        if not (number and 0 < self.similarity <= 1):
-            raise UsageError(f"`near_copies` is {self.similarity!r}; allowed: above 0 to 1")
+        check_number("near_copies", self.similarity, "above 0 to 1", lambda share: 0 < share <= 1)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         answers = sorted(pool.blocked[example])
@@ -64,10 +61,8 @@ class Containing:
     least: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
-            raise UsageError(
-                f"`containing` is {self.least!r}; allowed: whole numbers from 1 ({SHORTEST_ANSWER} is usual)"
-            )
+        allowed = f"whole numbers from 1 ({SHORTEST_ANSWER} is usual)"
+        check_number("containing", self.least, allowed, lambda least: isinstance(least, int) and least >= 1)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         answers = [normalise_text(pool.passages[number]) for number in pool.blocked[example]]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.errors import UsageError
-from mixture.mining.filters.base import FILTERS, Candidates
+from mixture.mining.filters.base import FILTERS, Candidates, check_number
 from mixture.mining.pool import MiningPool
 
 
@@ -20,7 +19,7 @@ class Margin:
     margin: float
 
     def __post_init__(self) -> None:
-        _check_number("margin", self.margin)
+        check_number("margin", self.margin, "numbers", np.isfinite)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         return np.asarray(candidates.scores.astype(np.float64) <= candidates.positive - self.margin)
@@ -33,7 +32,7 @@ class MinScore:
     score: float
 
     def __post_init__(self) -> None:
-        _check_number("min_score", self.score)
+        check_number("min_score", self.score, "numbers", np.isfinite)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         return np.asarray(candidates.scores >= self.score)
@@ -46,15 +45,10 @@ class MaxScore:
     score: float
 
     def __post_init__(self) -> None:
-        _check_number("max_score", self.score)
+        check_number("max_score", self.score, "numbers", np.isfinite)
 
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         return np.asarray(candidates.scores <= self.score)
-
-
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise UsageError(f"`{name}` is {value!r}; allowed: numbers")
 
 
 FILTERS["margin"] = Margin

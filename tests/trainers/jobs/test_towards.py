@@ -162,6 +162,15 @@ def test_collections_that_are_as_they_were_keep_the_proportions_of_a_mixture(lea
     assert parents == [{"parents": [registry.resolve(small_store, "mix").spec.id, known.spec.id]}]
 
 
+def test_what_the_base_gives_nothing_can_be_reused(learn: Any, small_store: Store) -> None:
+    parts = registry.pin(small_store, ["easy", "hard"])
+    registry.save(small_store, registry.weighted(parts, {"easy": 0.8, "hard": 0.2}), "known")
+    whole = registry.weighted(registry.pin(small_store), {"easy": 0.0, "hard": 0.0, "middle": 1.0})
+    registry.save(small_store, whole, "near")
+    weights = learn(replace(SEARCH, num_candidates=8), reuse="known", base="near").first.spec.weights
+    assert weights["easy"] == pytest.approx(4 * weights["hard"])
+
+
 def test_what_has_changed_since_is_searched(learn: Any, small_store: Store) -> None:
     registry.save(small_store, registry.weighted(registry.pin(small_store), {"easy": 4.0, "middle": 2.0, "hard": 1.0}),
                   "known")  # fmt: skip

@@ -56,7 +56,8 @@ def test_it_is_numbered_by_the_rules(made: Any, in_arrow: bool, one_by_one: bool
             pa.chunked_array([positives[:3], positives[3:]], pa.list_(pa.string())),
             pa.chunked_array([ids[:1], ids[1:]], pa.string()), pa.array(texts, pa.string()),
         )  # fmt: skip
-    with patch.object(pool, "_FEW", 10_000 if one_by_one else 0):  # a fixture would last over all of Hypothesis's examples
+    # No fixture: Hypothesis calls this many times, and a fixture would last over all of them.
+    with patch.object(pool, "_FEW", 10_000 if one_by_one else 0):
         found = MiningPool.build(*given_columns, wanted)
     kept = [row for row, name in enumerate(names) if wanted is None or name in wanted]
     assert found.passage_ids == standing

@@ -101,10 +101,11 @@ def main(
 @app.command()
 def mine(
     collections: Annotated[list[str] | None, typer.Argument(
-        help="Default: all that have no negatives", autocompletion=completion.collections)] = None,
+        help="Default: all that have no negatives, or none of the name of --as",
+        autocompletion=completion.collections)] = None,
     miner: Annotated[str, typer.Option(
-        "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense, "
-        "which alone is BGE-large-en-1.5")] = "bm25",
+        "--miner", help="{mixture.mining:MINERS}, or a sentence-transformers model for dense; dense and both alone are "
+        "with BGE-large-en-1.5")] = "bm25",
     per_query: Annotated[int, typer.Option("--per-query", "--negatives", help="Negatives for each example")] = 8,
     depth: Annotated[int, typer.Option("--depth", help="Candidates looked at for each example")] = 100,
     max_ratio: Annotated[float | None, typer.Option(
@@ -120,6 +121,15 @@ def mine(
         "--sample", help="Of the candidates that remain the best (top), or any (random)")] = "top",
     rescore: Annotated[str | None, typer.Option(
         "--rescore", help="A cross-encoder that scores the candidates anew; filters see its scores")] = None,
+    judge: Annotated[str | None, typer.Option(
+        "--judge", metavar="COMMAND", help="A program that reads JSON lines of query and passage and writes keep, drop "
+        "or positive for each")] = None,
+    pool: Annotated[list[str] | None, typer.Option(
+        "--pool", help="Look in the passages of this collection too, or of a folder with a corpus.jsonl; repeatable",
+    )] = None,
+    name: Annotated[str | None, typer.Option(
+        "--as", metavar="NAME", help="Keep it under this name, beside what the miner found before")] = None,
+    processes: Annotated[int, typer.Option("--processes", help="That encode; with several GPUs one each")] = 1,
     filters: Annotated[list[str] | None, typer.Option(
         "--filter", help="NAME=VALUE, repeatable; VALUE none for none: {mixture.mining:FILTERS}")] = None,
     fill_random: Annotated[bool, typer.Option(
@@ -151,14 +161,14 @@ def mine(
         given += [f"{name}={value!r}" for name, value in named.items() if value is not None]
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
                             ranks=span("--ranks", ranks), sample=sample, filters=assigned(given),
-                            encoder=lambda model: trainers.encode_with(model), rescore=rescore,
-                            rescorer=lambda model: trainers.rescore_with(model),
-                            fill_random=fill_random, seed=42 if seed is None else seed, replace=replace,
-                            dry_run=dry_run, engine=engine, progress=progress,
+                            encoder=lambda model: trainers.encode_with(model, processes=processes), rescore=rescore,
+                            rescorer=lambda model: trainers.rescore_with(model), judge=judge,
+                            pool=pool or (), name=name, fill_random=fill_random, seed=42 if seed is None else seed,
+                            replace=replace, dry_run=dry_run, engine=engine, progress=progress,
                             keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
-    rows = [asdict(result) for result in results]
+    rows = [result.row for result in results]
     if not (as_json or dry_run):
-        say(sentences.mined(rows, miner, had_none=not collections))
+        say(sentences.mined(rows, name or miner, had_none=not collections))
     if not as_json:
         rows = [row | {"dropped": ", ".join(f"{n} {c:,}" for n, c in row["dropped"].items() if c)} for row in rows]
     if rows or as_json:

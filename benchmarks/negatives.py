@@ -1,11 +1,13 @@
 """Which negatives help? A student fine-tuned on real collections that come without any, with negatives of each kind.
 
     python benchmarks/negatives.py [--data DIR] [--model static] [--steps 400] [--seeds 3] [--collections NAME,...]
+                                   [--kinds NAME;...]
 
-The four collections have suites of their own. A training takes one of them, by the recipe `static` or else `laptop`,
-with 7 negatives of 15. Dense is all-MiniLM-L6-v2. No pretrained cross-encoder is at hand, so that MiniLM rescores
-BM25's candidates. `random` is a search with random embeddings. Scores are nDCG@10 x 100 on the whole suite. Writes
-`benchmarks/results/negatives_MODEL.json` and a Markdown table.
+The four collections have suites of their own. A training takes one of them, by the recipe `static` with 7 negatives of
+15, or else by `laptop` made small enough for a pretrained transformer on a CPU (`SMALL`). Dense is all-MiniLM-L6-v2. No
+pretrained cross-encoder is at hand, so that MiniLM rescores BM25's candidates. `random` is a search with random
+embeddings. Scores are nDCG@10 x 100 on the whole suite. Writes `benchmarks/results/negatives_MODEL.json` and a Markdown
+table.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 SUITES = {"cmrc2018": "cmrc2018", "pubmedqa": "pubmedqa", "agnews": "agnews", "disflqa": "disflqa"}
 UNFILTERED = dict.fromkeys(("max_ratio", "near_copies"))
 MINILM = "all-MiniLM-L6-v2"
+SMALL = {"learning_rate": 2e-5, "batch_size": 16, "negatives": 3, "max_query_tokens": 51, "max_passage_tokens": 64}
 
 
 def remembering(encode: Any) -> Any:
@@ -86,6 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--collections", default=",".join(SUITES))
+    parser.add_argument("--kinds", default="")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     names = options.collections.split(",")
@@ -97,6 +101,8 @@ def main() -> None:
             jobs.dedup(store)
             jobs.decontaminate(store, [options.data / "eval" / SUITES[name] for name in names])
         for kind, given in kinds(remembering(trainers.encode_with(MINILM))).items():
+            if options.kinds and kind not in options.kinds.split(";"):
+                continue
             work = Path(folder) / "work"
             shutil.copytree(plain, work)
             with Store.open(work) as store:
@@ -107,6 +113,7 @@ def main() -> None:
                     for seed in range(options.seeds):
                         chosen = {"steps": options.steps, "seed": seed, "tracker": "none", "negatives": 7}
                         recipe = "static" if options.model == "static" else "laptop"
+                        chosen |= SMALL if recipe == "laptop" else {}
                         settings = resolve(trainers.FinetuneSettings, recipe, chosen)
                         out = Path(folder) / "model"
                         made = trainers.train(store, name, options.model, out=out, settings=settings,

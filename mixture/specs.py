@@ -22,12 +22,25 @@ WEIGHT_COLUMNS = {"current": "weight", "mean": "mean_weight", "ema": "ema_weight
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of a collection training reads.
+
+    selection: id of the set of examples that a slice is (`mixture.registry.slices`); None for all
+    miners:    whose negatives, those of the first one first; None for all that there are, in order of miner
+    """
+
+    collection: str
+    selection: str | None = None
+    miners: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Component:
     """A collection in a mixture, or a slice of one. `weight` is its sampling probability α; `loss_weight` scales its
     loss.
 
     slice:     what the slice is called within its collection, such as language=zh; None for a whole collection
-    selection: id of the set of examples that the slice is (`mixture.registry.slices`); None for a whole collection
+    selection, miners: as in `Part`
 
     >>> Component("xquad", "0" * 64, 0.5, slice="language=zh", selection="1" * 64).name
     'xquad[language=zh]'
@@ -39,6 +52,11 @@ class Component:
     loss_weight: float = 1.0
     slice: str | None = None
     selection: str | None = None
+    miners: tuple[str, ...] | None = None
+
+    @property
+    def part(self) -> Part:
+        return Part(self.collection, self.selection, self.miners)
 
     @property
     def name(self) -> str:
@@ -75,6 +93,10 @@ class MixtureSpec:
                 raise UsageError(f"loss weight of {c.name!r} is {c.loss_weight}; allowed: 0 or more")
             if (c.slice is None) != (c.selection is None):
                 raise UsageError(f"component {c.name!r}: a slice needs both a name and a selection of examples")
+            if c.miners is not None and len(set(c.miners)) != max(1, len(c.miners)):
+                raise UsageError(
+                    f"component {c.name!r}: its miners are {list(c.miners)}; allowed: one or more, each once"
+                )
         total = math.fsum(c.weight for c in self.components)
         if abs(total - 1.0) > SUM_TOLERANCE:
             raise UsageError(f"the weights of a mixture sum to {total!r}; they must sum to 1")
@@ -94,7 +116,8 @@ class MixtureSpec:
         parts = [
             {"collection": c.collection, "digest": c.digest, "loss_weight": float(c.loss_weight),
              "weight": float(c.weight)}
-            # Keys that only slices have: a mixture of whole collections keeps the id that it always had.
+            # Keys that only slices have: a mixture of whole collections keeps the id that it always had. Miners are not
+            # among them, for the digest says which negatives these are.
             | ({} if c.slice is None else {"slice": c.slice, "selection": c.selection})
             for c in self.components
         ]  # fmt: skip
@@ -103,6 +126,8 @@ class MixtureSpec:
     def to_json(self) -> str:
         """Readable JSON with the schema version and the id; `from_json` checks both."""
         body = json.loads(self._canonical())
+        for part, c in zip(body["components"], self.components, strict=True):
+            part.update({} if c.miners is None else {"miners": list(c.miners)})
         return json.dumps({"schema_version": SCHEMA_VERSION, "id": self.id} | body, ensure_ascii=False, indent=1)
 
     @classmethod
@@ -112,7 +137,7 @@ class MixtureSpec:
             version = body["schema_version"]
             if version != SCHEMA_VERSION:
                 raise UsageError(f"mixture JSON of schema version {version}; this toolkit reads {SCHEMA_VERSION}")
-            spec = cls(tuple(Component(**part) for part in body["components"]))
+            spec = cls(tuple(map(_component, body["components"])))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"not a mixture's JSON: {error}") from error
         if body.get("id", spec.id) != spec.id:
@@ -126,3 +151,8 @@ class MixtureSpec:
             raise UsageError(f"weights and collections of the mixture differ in {', '.join(odd)}")
         scaled = normalise(weights)
         return MixtureSpec(tuple(replace(c, weight=scaled[c.name]) for c in self.components))
+
+
+def _component(part: Mapping[str, Any]) -> Component:
+    miners = part.get("miners")
+    return Component(**{**part, "miners": None if miners is None else tuple(map(str, miners))})

@@ -41,6 +41,9 @@ def create(
         "--where", help="A SQL condition on examples, a component for each collection that has some")] = None,
     selection: Annotated[list[Path] | None, typer.Option(
         "--selection", help="A file of collection, example_id: CSV, Parquet or JSON")] = None,
+    miners: Annotated[list[str] | None, typer.Option(
+        "--miner", help="Negatives of this miner or mining alone, or provided for those of the files; repeatable, in "
+        "order")] = None,
     min_examples: Annotated[int, typer.Option("--min-examples", help="Leave out smaller collections")] = 1,
     source: Annotated[str | None, typer.Option(
         "--from", metavar="REF", help="Change this mixture", autocompletion=completion.mixtures)] = None,
@@ -63,7 +66,7 @@ def create(
         raise UsageError("give one of --uniform, --proportional, --temperature, --unimax, --weights, --sql")
     if (unimax is None) != (budget is None):
         raise UsageError("--unimax EPOCHS and --budget EXAMPLES go together; a run's budget is its steps x batch size")
-    changes, parts = (fixed, dropped, blend), (collection, slice_, where, selection)
+    changes, parts = (fixed, dropped, blend), (collection, slice_, where, selection, miners)
     if (source is None) == any(changes):
         raise UsageError("--from REF and its changes go together: --set COLLECTION=WEIGHT, --drop COLLECTION, "
                          "--blend REF:SHARE")  # fmt: skip
@@ -79,8 +82,8 @@ def create(
     with open_store(store) as lake:
         made = jobs.create(
             lake, name, weights=rule, collections=collection or (), slices=slice_ or (), where=where or (),
-            selections=selection or (), min_examples=min_examples, source=source, fixed=_weights_of(fixed or ()),
-            dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
+            selections=selection or (), miners=miners or (), min_examples=min_examples, source=source,
+            fixed=_weights_of(fixed or ()), dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
             allow_contaminated=allow_contaminated,
         )  # fmt: skip
         show_mixture(made, lake, as_json)

@@ -21,7 +21,7 @@ from mixture.arguments import Names, listed
 from mixture.dedup.methods import PART_ROWS
 from mixture.errors import StoreError, UsageError
 from mixture.materialised import ComponentData
-from mixture.specs import Component
+from mixture.specs import Component, Part
 from mixture.store import Store, files, layout, read, registered
 from mixture.store.materialise import versions
 from mixture.suites.matches import Match, Rule, TestSets
@@ -42,7 +42,7 @@ def matches(store: Store, collections: Names = ()) -> Matches:
         names = [info.collection for info in read.collections(store, listed(collections))]
         if not registered.test_suites(store).num_rows:
             return {}
-        return matches_of(store, [Component(name, read.digest(store, name), 0.0) for name in names])
+        return matches_of(store, [Component(name, read.digest(store, Part(name)), 0.0) for name in names])
 
 
 def matches_of(store: Store, components: Iterable[Component]) -> Matches:
@@ -126,16 +126,16 @@ def _matching_positives(store: Store, collection: str, tests: TestSets) -> Itera
 
 def _counted(store: Store, component: Component, tests: TestSets) -> dict[str, int] | None:
     """How many examples of a content match, by suite; None where it is nowhere to be read."""
-    collection, selection = component.collection, component.selection
+    part = component.part
     folder = layout.component(layout.materialised(store.work), component.digest)
-    if collection in read.names(store) and read.digest(store, collection, selection) == component.digest:
+    if part.collection in read.names(store) and read.digest(store, part) == component.digest:
         suites = _stored(store, component, tests)
     elif folder.is_dir():
         suites = _materialised(ComponentData(folder), tests)
     else:
         for version in versions(store, component):
-            with suppress(StoreError), files.at_version(store, version, selection) as old:
-                if files.digest(old, collection, selection) == component.digest:
+            with suppress(StoreError), files.at_version(store, version, part.selection) as old:
+                if files.digest(old, part) == component.digest:
                     suites = _stored(old, component, tests)
                     break
         else:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from mixture import registry, transfers
 from mixture.arguments import Names, listed, named
-from mixture.errors import UsageError
+from mixture.errors import UsageError, unknown_name
 from mixture.jobs.contamination import lines, matches_of, refuse_test_rows
 from mixture.jobs.repeats import seen
 from mixture.registry import Mixture, Pins, SavedMixture, slices
@@ -60,7 +60,7 @@ class CreatedMixture(SavedMixture):
 
 def create(
     store: Store, name: str, *, weights: Weights = "uniform", collections: Names = (), slices: Names = (),
-    where: Names = (), selections: Names = (), min_examples: int = 1, source: Mixture | None = None,
+    where: Names = (), selections: Names = (), miners: Names = (), min_examples: int = 1, source: Mixture | None = None,
     fixed: Mapping[str, float] | None = None, dropped: Names = (), blend: tuple[Mixture, float] | None = None,
     allow_contaminated: bool = False,
 ) -> CreatedMixture:  # fmt: skip
@@ -71,6 +71,8 @@ def create(
     slices:       COLLECTION:COLUMN, a component for each value, such as xquad:language
     where:        SQL conditions on examples, a component for each collection that has some
     selections:   files of collection, example_id: CSV, Parquet or JSON
+    miners:       only negatives of these, those of the first one first: names of miners or minings, and "provided" for
+                  what came with the files. Without any, all that there are
     min_examples: smaller collections and slices are left out
     source:       the mixture to change, in this order: components of `dropped` are left out, those of `fixed` get
                   their weight while the others share the rest, `blend` mixes in another mixture with its share
@@ -79,7 +81,7 @@ def create(
     A mixture that equals the newest of its name is not saved again. Raises `UsageError` for names that mean nothing,
     for a source together with what weighs or slices, and for test data.
     """
-    given = (listed(collections), listed(slices), listed(where), listed(selections))
+    given = (listed(collections), listed(slices), listed(where), listed(selections), listed(miners))
     if (source is None) == bool(fixed or listed(dropped) or blend):
         raise UsageError("`source` and its changes go together: `fixed`, `dropped`, `blend`")
     earlier = _references(store)
@@ -134,23 +136,40 @@ def select(
 
 
 def _made(
-    store: Store, name: str, weights: Weights, given: tuple[list[str], list[str], list[str], list[str]],
+    store: Store, name: str, weights: Weights, given: tuple[list[str], list[str], list[str], list[str], list[str]],
     min_examples: int, allow_contaminated: bool,
 ) -> tuple[SavedMixture, list[str]]:  # fmt: skip
-    collections, columns, conditions, files = given
+    collections, columns, conditions, files, miners = given
     rule = named("weights", weights, RULES) if isinstance(weights, str) else weights
     explicit = {} if isinstance(rule, Temperature | UniMax) else _explicit(store, rule)
     sliced = [part for text in columns for part in slices.by_column(store, text)]
     sliced += [part for text in conditions for part in slices.by_predicate(store, text)]
     sliced += [part for file in files for part in slices.from_file(store, Path(file).expanduser())]
-    pins = _pinned(store, collections, sliced, explicit, min_examples)
+    bare = _without_negatives(store, miners)
+    pins = _pinned(store, collections, sliced, explicit, min_examples, tuple(miners) or None)
     chosen = _by_rule(rule, pins.sizes) if isinstance(rule, Temperature | UniMax) else explicit
     spec = registry.weighted(pins.components, chosen)
     if not allow_contaminated:
         refuse_test_rows(store, spec.components)
     made = registry.save(store, spec, name, note=_note(weights, pins.sizes), pins=pins)
     remarks = remarks_on(store, made, pins.sizes, asked_for=bool(collections), min_examples=min_examples)
+    if bare := bare & {c.collection for c in made.spec.components}:
+        remarks.append(f"without negatives of {', '.join(miners)}: {', '.join(sorted(bare))}")
     return made, remarks
+
+
+def _without_negatives(store: Store, miners: Sequence[str]) -> set[str]:
+    """The collections that have no negatives of these miners; empty where none are named. A miner that the store does
+    not know is a UsageError."""
+    if not miners:
+        return set()
+    held: dict[str, set[str]] = {}
+    for row in store.rows("SELECT DISTINCT miner, collection FROM negatives"):
+        held.setdefault(row["miner"], set()).add(row["collection"])
+    for miner in miners:
+        if miner not in held:
+            raise unknown_name("miner", miner, held)
+    return read.names(store) - set().union(*(held[miner] for miner in miners))
 
 
 def _test_rows(store: Store, made: SavedMixture) -> list[str]:
@@ -249,7 +268,7 @@ def _note(weights: Weights, sizes: Mapping[str, int]) -> str | None:
 
 def _pinned(
     store: Store, collections: Sequence[str], sliced: Sequence[Slice], weights: Mapping[str, float],
-    min_examples: int,
+    min_examples: int, miners: tuple[str, ...] | None,
 ) -> Pins:  # fmt: skip
     """Slices, and whole collections beside them. Without slices, the collections that are weighed, or all."""
     large = [part for part in sliced if len(part.example_ids) >= min_examples]
@@ -257,7 +276,7 @@ def _pinned(
         raise UsageError(f"no slice has {min_examples} examples or more")
     own = slices.names_of(store, large)
     named = list(collections) or [name for name in weights if name not in own]
-    return registry.pin_all(store, named, large, min_examples=min_examples)
+    return registry.pin_all(store, named, large, min_examples=min_examples, miners=miners)
 
 
 def _read_weights(file: Path) -> dict[str, float]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,14 @@ from mixture.embeddings import Encoder, Keeping, source_of
 from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
+from mixture.ingest.normalise import PROVIDED
+from mixture.jobs.elsewhere import brought_in, passages_of, with_those
+from mixture.jobs.miners import checked, chosen, judging, rescoring
 from mixture.jobs.tasks import ProgressHere
-from mixture.mining import MINERS, Miner, MiningPool, MiningSettings
+from mixture.mining import Miner, MiningPool, MiningSettings
+from mixture.mining.evidence import Seen
 from mixture.mining.filters import filters_of
+from mixture.mining.judges import Judge
 from mixture.mining.miners import Encode, Rescore
 from mixture.mining.negatives import RANDOM
 from mixture.progress import Progress, silent
@@ -39,12 +43,16 @@ class MiningResult:
     new:       of these, passages that were no negatives of their examples before
     random:    of these, random passages, where the miner found too few
     short:     examples for which the miner found too few
-    known:     found, but negatives of another miner or of the file already, and left as they are
-    replaced:  negatives of this miner's last call, and random passages of any, that are none any more
-    dropped:   filter -> candidates that it dropped, each counted on its own; `ranks` among them
+    known:     found, but negatives of the file already, and left as they are
+    replaced:  negatives of this miner's earlier calls, and random passages of any, that are its own no more
+    dropped:   filter -> candidates that it dropped, each counted on its own; `ranks` and `judge` among them
     snapshot:  of the store that was read
     encoded:   texts that the model encoded
     reused:    texts whose embeddings were kept by an earlier call
+    answers:   passages that the judge calls answers of their queries; they become positives
+    relabelled: examples that got another positive so
+    miner:     under whose name the negatives are
+    evidence:  scores by rank, and some of what filters dropped, to read (`report`)
     """
 
     collection: str
@@ -59,20 +67,30 @@ class MiningResult:
     snapshot: int
     encoded: int = 0
     reused: int = 0
+    answers: int = 0
+    relabelled: int = 0
+    miner: str = ""
+    evidence: Seen | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All of it but the evidence."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "evidence"}
 
 
 def mine(
     store: Store, collections: Names = (), *, miner: str = "bm25", encode: Encode | None = None,
     encoder: Callable[[str], Encode] | None = None, per_query: int = 8, depth: int = 100,
     ranks: tuple[int, int] | None = None, filters: Mapping[str, Any] | None = None, sample: str = "top",
-    rescore: Rescore | str | None = None, rescorer: Callable[[str], Rescore] | None = None, fill_random: bool = True,
+    rescore: Rescore | str | None = None, rescorer: Callable[[str], Rescore] | None = None,
+    judge: Judge | str | None = None, pool: Names = (), name: str | None = None, fill_random: bool = True,
     seed: int = 42, replace: bool = False, dry_run: bool = False, engine: str | Engine = "local",
     progress: Progress = silent, keep_embeddings: bool = True, precision: str = "float32",
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
     Without `collections`, for every example that has no negatives; the rest stays as it is. With `collections`, for
-    every example of those, in place of what this miner found before.
+    every example of those, in place of what this miner found before. What other miners found stays beside it.
 
     miner:     a name of `MINERS`, in small letters or capitals, or a model, with which the dense miner searches.
                NAME:MODEL is a model for another miner that needs one; dense alone is that with BGE-large-en-1.5, as in
@@ -89,6 +107,13 @@ def mine(
     rescore:   a cross-encoder by its name, or as a function, which scores all candidates within the ranks anew:
                filters, order and the stored scores are then its own. The negatives are recorded as MINER+NAME
     rescorer:  what makes that function of a name, `trainers.rescore_with`
+    judge:     says whether a candidate may be a negative (`mining.judges.Judge`), or the command of such a program.
+               Asked of what filters leave until there are enough; a program's answers are kept in the store's folder
+    pool:      collections, and folders with a corpus.jsonl, in whose passages the miner looks too. Those that become
+               negatives come into the collection
+    name:      of the mining, in place of the miner's, for random passages too: several minings of one miner lie side
+               by side, and a mixture may take one of them (`miners` of `jobs.create`). Without `collections` the
+               examples that have neither negatives of this name nor of their file are mined for
     fill_random: fill up with random passages where too few candidates remain; the result says how many
     seed:      of the random passages, and of what is sampled
     replace:   without `collections` too, for every example in place of what this miner found before
@@ -101,43 +126,56 @@ def mine(
 
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
-    chosen, recorded, encoding = _chosen(miner, encode, encoder)
+    found, recorded, encoding = chosen(miner, encode, encoder)
     asked: dict[str, Any] = {"per_query": per_query, "depth": depth, "ranks": ranks, "sample": sample, "seed": seed,
              "fill_random": fill_random}  # fmt: skip
-    values = {**chosen.filters, **(filters or {})}
+    values = {**found.filters, **(filters or {})}
     settings = MiningSettings(**asked, filters=filters_of(values))
     check_precision(precision)
-    recorded, anew = _rescoring(recorded, rescore, rescorer)
+    recorded, anew = rescoring(recorded, rescore, rescorer)
+    asked |= {"filters": values, "miner": recorded, "pool": listed(pool), "judge": judge}
+    random = RANDOM if name is None else checked(name)
+    recorded = name or recorded
     runs, names = engine_of(engine), listed(collections)
-    infos = read.collections(store, names)
     whole = bool(names) or replace
-    todo = infos if whole else [i for i in infos if i.num_with_negatives < i.num_examples]
+    todo = _todo(store, read.collections(store, names), whole, name)
     if not todo:
         return []
+    others = passages_of(store, listed(pool))
+    keep = partial(layout.space, store.work) if keep_embeddings else None
 
     def tasks() -> Iterator[_Task]:
-        for done, info in enumerate(todo):
-            progress(done, len(todo), info.collection)
-            yield _read(store, info.collection, whole=whole, place=(done, len(todo)))
+        for done, collection in enumerate(todo):
+            progress(done, len(todo), collection)
+            yield _read(store, collection, others, whole=whole, name=name, place=(done, len(todo)))
 
-    work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), rescore=anew(), recorded=recorded,
-                   progress=ProgressHere(progress), keep=partial(layout.space, store.work) if keep_embeddings else None,
+    work = partial(_mined, miner=found, settings=settings, encode=encoding(), rescore=anew(),
+                   judge=judging(store, judge), names=(recorded, random), progress=ProgressHere(progress), keep=keep,
                    precision=precision)  # fmt: skip
     results, command = [], uuid.uuid4().hex
-    for task, negatives in runs.map(work, tasks()):
+    for task, negatives, positives, answers in runs.map(work, tasks()):
         added = add_negatives(
-            store, task.collection, negatives, replace=[recorded, RANDOM] if whole else [], dry_run=dry_run,
-            miner=recorded, command=command, snapshot=task.snapshot, settings=asked | {"filters": values},
-            dropped=task.dropped,
+            store, task.collection, negatives, replace=[recorded, random] if whole else [], dry_run=dry_run,
+            miner=recorded, command=command, snapshot=task.snapshot, settings=asked, dropped=task.dropped,
+            positives=positives, passages=brought_in(others, negatives, answers), answers=answers,
         )  # fmt: skip
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
-                added.replaced, task.dropped, task.snapshot, task.encoded, task.reused,
+                added.replaced, task.dropped, task.snapshot, task.encoded, task.reused, answers.num_rows,
+                added.relabelled, recorded, task.seen,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
     return results
+
+
+def _todo(store: Store, infos: Sequence[read.CollectionInfo], whole: bool, name: str | None) -> list[str]:
+    """The collections that have something to mine for."""
+    if whole or name is not None:
+        those = [name or "", PROVIDED]
+        return [i.collection for i in infos if whole or len(read.without_negatives(store, i.collection, those))]
+    return [i.collection for i in infos if i.num_with_negatives < i.num_examples]
 
 
 def remarks(results: Sequence[MiningResult], per_query: int) -> list[str]:
@@ -166,58 +204,6 @@ def undo_mining(store: Store, *, dry_run: bool = False) -> list[TakenBack]:
     return found
 
 
-def _chosen(
-    name: str, encode: Encode | None, encoder: Callable[[str], Encode] | None
-) -> tuple[Miner, str, Callable[[], Encode | None]]:  # fmt: skip
-    """What a miner's name means: the miner, the name to record, and what makes the encoder of one that needs it."""
-    first, colon, model = name.partition(":")
-    if first.lower() in MINERS:
-        first = first.lower()
-        name = first + colon + model
-    elif encode is None and not Path(name).exists() and (near := difflib.get_close_matches(first.lower(), MINERS)):
-        raise UsageError(f"no miner {first!r}; did you mean {near[0]!r}? A model of that name is dense:{name} "
-                         f"(miners: {', '.join(MINERS)})")  # fmt: skip
-    else:
-        first, model = "dense", name
-    miner = MINERS[first]
-    if not miner.needs_encoder:
-        if model or encode is not None:
-            raise UsageError(f"the miner {first} reads no model; leave away {'`encode`' if encode else repr(model)}")
-        return miner, name, lambda: None
-    if encode is not None:
-        return miner, name, lambda: encode
-    if not model and miner.model:
-        model = miner.model
-        name = f"{first}:{model}"
-    if not model:
-        raise UsageError(f"the miner {first} needs a model: {first}:MODEL in `miner`")
-    if encoder is None:
-        raise UsageError(f"`miner` is {name!r}, which names a model (miners: {', '.join(MINERS)}); hand the model "
-                         f"over as encode=trainers.encode_with({model!r})")  # fmt: skip
-
-    def encoding() -> Encode:
-        try:
-            return encoder(model)
-        except UsageError as error:
-            raise UsageError(f"{error} (miners: {', '.join(MINERS)})") from error
-
-    return miner, name, encoding
-
-
-def _rescoring(
-    recorded: str, rescore: Rescore | str | None, rescorer: Callable[[str], Rescore] | None
-) -> tuple[str, Callable[[], Rescore | None]]:  # fmt: skip
-    """The name to record, and what makes the function that scores pairs anew, if any does."""
-    if rescore is None:
-        return recorded, lambda: None
-    if not isinstance(rescore, str):
-        return f"{recorded}+{getattr(rescore, '__name__', 'rescored')}", lambda: rescore
-    if rescorer is None:
-        raise UsageError(f"`rescore` is {rescore!r}, which names a model; hand it over as"
-                         f" rescore=trainers.rescore_with({rescore!r})")  # fmt: skip
-    return f"{recorded}+{rescore}", lambda: rescorer(rescore)
-
-
 @dataclass(frozen=True)
 class _Task:
     """What a collection is mined from. wanted: the examples to mine for; None: all."""
@@ -230,17 +216,20 @@ class _Task:
     place: tuple[int, int]
 
 
-def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int]) -> _Task:
+def _read(
+    store: Store, collection: str, others: pa.Table | None, *, whole: bool, name: str | None, place: tuple[int, int]
+) -> _Task:
     with store.reading() as snapshot:
         pairs = read.pairs(store, collection)
-        wanted = None if whole else read.without_negatives(store, collection)
-        return _Task(collection, snapshot, pairs, read.passages(store, collection), wanted, place)
+        those = None if name is None else [name, PROVIDED]
+        wanted = None if whole else read.without_negatives(store, collection, those)
+        texts = with_those(read.passages(store, collection), others)
+        return _Task(collection, snapshot, pairs, texts, wanted, place)
 
 
 @dataclass(frozen=True)
 class _Mined:
-    """short: examples for which the miner found fewer than were asked for. dropped, encoded, reused: as in
-    `MiningResult`."""
+    """short: examples for which the miner found fewer than were asked for. The rest: as in `MiningResult`."""
 
     collection: str
     examples: int
@@ -249,13 +238,16 @@ class _Mined:
     snapshot: int
     encoded: int
     reused: int
+    seen: Seen
 
 
 def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, rescore: Rescore | None,
-    recorded: str, progress: ProgressHere, keep: Callable[[str], Path] | None, precision: str,
-) -> tuple[_Mined, pa.Table]:  # fmt: skip
-    """keep: from a space of embeddings to its folder; None to keep none."""
+    judge: Judge | None, names: tuple[str, str], progress: ProgressHere, keep: Callable[[str], Path] | None,
+    precision: str,
+) -> tuple[_Mined, pa.Table, pa.Table, pa.Table]:  # fmt: skip
+    """The negatives, the scores of positives, and what the judge calls a positive. names: to record. keep: from a space
+    of embeddings to its folder; None to keep none."""
     pool = MiningPool.build(
         task.pairs["example_id"],
         task.pairs["query"],
@@ -271,12 +263,13 @@ def _mined(
     if keep is not None and isinstance(encode, Encoder):
         encode = Keeping(encode, keep, precision)
     source = None if encode is None else source_of(encode)
-    mined = miner.mine(pool, settings, encode=source, rescore=rescore, recorded=recorded, progress=report)
+    mined = miner.mine(pool, settings, encode=source, rescore=rescore, judge=judge, recorded=names[0], random=names[1],
+                       progress=report)  # fmt: skip
     negatives = mined.table()
-    found = (
-        negatives.filter(pc.not_equal(negatives["miner"], RANDOM)).group_by("example_id").aggregate([([], "count_all")])
-    )
+    found = negatives.filter(pc.is_valid(negatives["score"])).group_by("example_id").aggregate([([], "count_all")])
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
     short = len(pool.example_ids) - full
     counts = (0, 0) if source is None else (source.encoded, source.reused)
-    return _Mined(task.collection, len(pool.example_ids), short, mined.dropped, task.snapshot, *counts), negatives
+    facts = _Mined(task.collection, len(pool.example_ids), short, mined.dropped, task.snapshot, *counts,
+                   mined.evidence.seen())  # fmt: skip
+    return facts, negatives, mined.positive_scores(), mined.answers()

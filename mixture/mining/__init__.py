@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mixture.mining import bm25 as bm25
+from mixture.mining import both as both
 from mixture.mining import dense as dense
 from mixture.mining.filters import FILTERS
 from mixture.mining.miners import MINERS, Miner

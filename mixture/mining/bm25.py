@@ -95,7 +95,7 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
         scores = index.scores(query)
         matching = np.flatnonzero(scores > 0)
         best = matching[top_k(scores[matching], depth)]
-        yield Candidates(best, scores[best], float(scores[pool.positives[example]].min(initial=np.inf)))
+        yield Candidates.found(best, scores[best], scores[pool.positives[example]])
         if (example + 1) % 256 == 0 or example + 1 == total:
             progress(example + 1, total)
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from mixture.embeddings import source_of, top_k
-from mixture.embeddings.search import QUERY_TILE
+from mixture.embeddings import Best, source_of, top_k
+from mixture.embeddings.search import QUERY_TILE, Pairs
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
 from mixture.mining.filters.near_copies import USUAL
@@ -26,20 +24,30 @@ _PASSAGES = 4096  # given to a plain function at a time
 _QUERIES = QUERY_TILE
 
 
-def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:
+def searched(
+    pool: MiningPool, depth: int, encode: Encode | None, progress: Progress, pairs: Pairs | None = None
+) -> Best | None:
+    """The best passages of each query, and the scores of pairs of query and passage: of positives, where no others are
+    given. None for a pool without queries."""
     if encode is None:
         raise UsageError("the dense miner needs `encode`, from texts to embeddings")
     if not pool.queries:
-        return
+        return None
     source = source_of(encode, _PASSAGES)
     queries = source.vectors(pool.queries, "query", again=True)
     passages = source.vectors(pool.passages, "passage")
-    best = top_k(queries, passages, depth, pairs=pool.positives.pairs(), tile=_QUERIES, progress=progress)
-    positive = np.full(len(pool.queries), np.inf, np.float32)
-    np.minimum.at(positive, pool.positives.pairs()[0], best.pair_scores)
+    pairs = pool.positives.pairs() if pairs is None else pairs
+    return top_k(queries, passages, depth, pairs=pairs, tile=_QUERIES, progress=progress)
+
+
+def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:
+    best = searched(pool, depth, encode, progress)
+    if best is None:
+        return
+    ends = pool.positives.ends
     for example in range(len(best)):
         scores, found = best[example]
-        yield Candidates(found, scores, float(positive[example]))
+        yield Candidates.found(found, scores, best.pair_scores[ends[example] : ends[example + 1]])
 
 
 MINERS["dense"] = Miner(

@@ -14,7 +14,8 @@ from mixture.embeddings.source import Encode as Encode
 from mixture.embeddings.source import Kind as Kind
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
-from mixture.mining.negatives import MiningSettings, NegativeTable
+from mixture.mining.judges import Judge
+from mixture.mining.negatives import RANDOM, MiningSettings, NegativeTable
 from mixture.mining.pool import MiningPool
 
 Rescore: TypeAlias = Callable[[list[tuple[str, str]]], NDArray[np.floating[Any]]]
@@ -57,20 +58,24 @@ class Miner:
         settings: MiningSettings,
         *,
         recorded: str,
+        random: str = RANDOM,
         encode: Encode | None = None,
         rescore: Rescore | None = None,
+        judge: Judge | None = None,
         progress: Progress = silent,
     ) -> NegativeTable:
         """Negatives of every example of the pool.
 
-        recorded: the miner's name in the table
+        recorded: the miner's name in the table; random: that of random passages
         rescore:  scores all possible candidates (`NegativeTable.possible`), and the positives, anew; filters see these
+        judge:    asked of the candidates that would be negatives, until enough of them are
         """
-        negatives = NegativeTable(pool, settings, recorded)
+        negatives = NegativeTable(pool, settings, recorded, random, judge)
         found = self.search(pool, settings.reach(pool), encode, progress)
         candidates = map(negatives.possible, count(), found)
         for example, some in enumerate(candidates if rescore is None else rescored(pool, candidates, rescore)):
             negatives.add(example, some)
+        negatives.settle()
         return negatives
 
 
@@ -90,7 +95,7 @@ def rescored(pool: MiningPool, candidates: Iterator[Candidates], rescore: Rescor
         for one, new in zip(some, np.split(scores, np.cumsum([len(numbers) for numbers in asked])[:-1]), strict=True):
             own = len(pool.positives[example])
             order = np.argsort(-new[own:], kind="stable")
-            yield Candidates(one.passages[order], new[own:][order], float(new[:own].min(initial=np.inf)))
+            yield Candidates.found(one.passages[order], new[own:][order], new[:own])
             example += 1
 
 

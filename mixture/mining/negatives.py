@@ -15,13 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
+from mixture.mining.evidence import Evidence
 from mixture.mining.filters import Candidates, Filter
+from mixture.mining.judges import KEEP, POSITIVE, Judge, judged
 from mixture.mining.pool import MiningPool
 from mixture.rows import NEGATIVES
 
 RANDOM = "random"  # the miner of what fills up
 SAMPLES = ("top", "random")
-RANKS = "ranks"  # among what dropped candidates, beside the filters' names
+RANKS, JUDGE = "ranks", "judge"  # among what dropped candidates, beside the filters' names
+_JUDGED_AT_ONCE = 65_536  # examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +86,56 @@ def _philox(key: str) -> np.random.Philox:
     return np.random.Philox(key=int.from_bytes(digest, "little"))
 
 
-def _sampled(example_id: str, count: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """`wanted` of `count` places, in order, each with the same chance."""
-    keys = _philox(f"sample:{seed}:{example_id}").random_raw(count)
-    return np.sort(np.argsort(keys, kind="stable")[:wanted])
+def _shuffled(example_id: str, count: int, seed: int) -> NDArray[np.int64]:
+    """The places of `count` candidates in an order in which each has the same chance to come first."""
+    return np.argsort(_philox(f"sample:{seed}:{example_id}").random_raw(count), kind="stable")
+
+
+@dataclass(slots=True)
+class _Open:
+    """An example whose negatives are not chosen yet.
+
+    ranks:    of the candidates that no filter dropped, in the order in which they are to be taken
+    excluded: passages that may not fill up
+    asked:    how many of the ranks the judge was asked of; kept: those that he keeps
+    """
+
+    example: int
+    candidates: Candidates
+    ranks: NDArray[np.int64]
+    excluded: set[int]
+    asked: int = 0
+    kept: list[int] = field(default_factory=list)
+
+    def next(self, wanted: int) -> list[int]:
+        return [int(rank) for rank in self.ranks[self.asked : self.asked + wanted - len(self.kept)]]
+
+    def passage(self, rank: int) -> int:
+        return int(self.candidates.passages[rank])
 
 
 class NegativeTable:
-    """Collects the negatives of one example after another and gives them as a table. miner: the name to record.
+    """Collects the negatives of one example after another and gives them as a table.
 
-    dropped: filter -> candidates that it drops, each counted on its own, whatever the others do; and `RANKS`. Known
-             answers are not among them
+    miner, random: the names to record, of what the miner found and of what fills up
+    dropped:   filter -> candidates that it drops, each counted on its own, whatever the others do; `RANKS` and `JUDGE`
+               among them. Known answers are not
+    evidence:  of scores, and of what was dropped
     """
 
-    def __init__(self, pool: MiningPool, settings: MiningSettings, miner: str) -> None:
-        self._pool, self._settings, self._miner = pool, settings, miner
+    def __init__(
+        self, pool: MiningPool, settings: MiningSettings, miner: str, random: str = RANDOM, judge: Judge | None = None
+    ) -> None:
+        self._pool, self._settings, self._names, self._judge = pool, settings, (miner, random), judge
         # Of each negative; the score of a random one is NaN.
         self._examples, self._passages, self._ranks, self._scores = array("q"), array("q"), array("q"), array("d")
+        self._positives: list[NDArray[np.float32]] = []
         self._outside: dict[int, list[int]] = {}  # of the ranks; until the example is added
-        self.dropped = dict.fromkeys([RANKS] * (settings.ranks is not None) + list(settings.filters), 0)
+        self._open: list[_Open] = []
+        self._answers: list[tuple[int, int]] = []  # (example, passage)
+        self.evidence = Evidence(pool)
+        others = [RANKS] * (settings.ranks is not None) + [JUDGE] * (judge is not None)
+        self.dropped = dict.fromkeys(others + list(settings.filters), 0)
 
     def possible(self, example: int, candidates: Candidates) -> Candidates:
         """The candidates that are no known answers and within the ranks of the settings."""
@@ -113,32 +147,70 @@ class NegativeTable:
             self._outside[example] = passages[:first].tolist() + passages[last:].tolist()
             self.dropped[RANKS] += len(self._outside[example])
             passages, scores = passages[first:last], scores[first:last]
-        return Candidates(passages, scores, candidates.positive)
+        return candidates._replace(passages=passages, scores=scores)
 
     def add(self, example: int, candidates: Candidates) -> None:
-        """Choose the negatives of one example among its `possible` candidates: those that every filter keeps.
+        """Choose the negatives of one example among its `possible` candidates: those that every filter keeps, and the
+        judge, who is asked of many examples together (`settle`).
 
-        Where these are fewer than asked for, random passages follow if the settings say so, with miner "random" and no
-        score. No filter looks at them, but none is a candidate that was dropped.
+        Where these are fewer than asked for, random passages follow if the settings say so, with no score. Neither
+        filters nor the judge look at them, but none is a candidate that was dropped.
         """
         settings, pool = self._settings, self._pool
-        example_id, outside = pool.example_ids[example], self._outside.pop(example, ())
         keep = np.ones(len(candidates.passages), np.bool_)
+        self.evidence.note(example, candidates)
         for name, keeps in settings.filters.items():
             kept = keeps(pool, example, candidates)
             self.dropped[name] += int((~kept).sum())
+            self.evidence.note_dropped(name, example, candidates, ~kept)
             keep &= kept
-        places = np.flatnonzero(keep)
+        ranks = np.flatnonzero(keep)
         if settings.sample == "random":
-            places = places[_sampled(example_id, len(places), settings.per_query, settings.seed)]
-        places = places[: settings.per_query]
+            ranks = ranks[_shuffled(pool.example_ids[example], len(ranks), settings.seed)]
+        excluded = {*candidates.passages[~keep].tolist(), *self._outside.pop(example, ())}
+        self._positives.append(candidates.positives)
+        found = _Open(example, candidates, ranks, excluded)
+        if self._judge is None:
+            self._choose(found, ranks[: settings.per_query])
+            return
+        self._open.append(found)
+        if len(self._open) == _JUDGED_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Ask the judge of what would be negatives, and in further rounds of what comes in the place of those that it
+        drops, until each example has enough or no more candidates."""
+        wanted = self._settings.per_query
+        while self._judge is not None and self._open:
+            asked = [(one, rank) for one in self._open for rank in one.next(wanted)]
+            if not asked:
+                break
+            pairs = [(self._pool.queries[one.example], self._pool.passages[one.passage(rank)]) for one, rank in asked]
+            for (one, rank), label in zip(asked, judged(self._judge, pairs), strict=True):
+                one.asked += 1
+                if label == KEEP:
+                    one.kept.append(rank)
+                    continue
+                self.dropped[JUDGE] += 1
+                only = np.arange(len(one.candidates.passages)) == rank
+                self.evidence.note_dropped(JUDGE, one.example, one.candidates, only)
+                one.excluded.add(one.passage(rank))
+                if label == POSITIVE:
+                    self._answers.append((one.example, one.passage(rank)))
+        for one in self._open:
+            self._choose(one, np.array(one.kept, np.int64))
+        self._open.clear()
+
+    def _choose(self, one: _Open, ranks: NDArray[np.int64]) -> None:
+        settings, pool, example = self._settings, self._pool, one.example
+        ranks = np.sort(ranks)
         chosen: dict[int, float | None] = dict(
-            zip(candidates.passages[places].tolist(), candidates.scores[places].tolist(), strict=True)
+            zip(one.candidates.passages[ranks].tolist(), one.candidates.scores[ranks].tolist(), strict=True)
         )
         missing = settings.per_query - len(chosen)
         if missing and settings.fill_random:
-            excluded = pool.blocked[example].union(candidates.passages[~keep].tolist(), outside, chosen)
-            filled = random_passages(example_id, len(pool.passages), excluded, missing, settings.seed)
+            excluded = pool.blocked[example].union(one.excluded, chosen)
+            filled = random_passages(pool.example_ids[example], len(pool.passages), excluded, missing, settings.seed)
             chosen.update(dict.fromkeys(filled))
         for rank, (number, score) in enumerate(chosen.items(), start=1):
             self._examples.append(example)
@@ -156,7 +228,31 @@ class NegativeTable:
             self._pool.passage_ids.take(passages).arrow,
             pa.array(ranks),
             pa.array(scores, mask=random),
-            pa.array([self._miner, RANDOM]).take(pa.array(random.astype(np.int64))),
+            pa.array(self._names).take(pa.array(random.astype(np.int64))),
         ]
         made = [column.cast(field.type) for column, field in zip(columns, NEGATIVES, strict=True)]
         return pa.table(made, schema=NEGATIVES)
+
+    def positive_scores(self) -> pa.Table:
+        """example_id, passage_id, score and miner of the positives of the examples added so far, as far as the miner
+        says what they score."""
+        counts = np.array([len(scores) for scores in self._positives], np.int64)
+        known = np.flatnonzero(counts)
+        scores = np.concatenate([np.empty(0, np.float32), *self._positives])
+        return pa.table(
+            {
+                "example_id": self._pool.example_ids.take(np.repeat(known, counts[known])).arrow,
+                "passage_id": self._pool.passage_ids.take(self._pool.positives.take(known).pairs()[1]).arrow,
+                "score": pa.array(scores, pa.float32()),
+                "miner": pa.repeat(self._names[0], len(scores)),
+            }
+        )
+
+    def answers(self) -> pa.Table:
+        """example_id, passage_id of what the judge calls an answer."""
+        examples, passages = np.array(self._answers, np.int64).reshape(-1, 2).T
+        columns = [self._pool.example_ids.take(examples).arrow, self._pool.passage_ids.take(passages).arrow]
+        names = ["example_id", "passage_id"]
+        return pa.table(
+            [column.cast(NEGATIVES.field(name).type) for column, name in zip(columns, names, strict=True)], names
+        )

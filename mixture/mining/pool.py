@@ -59,6 +59,11 @@ class Rows(Sequence[NDArray[np.int64]]):
         row %= len(self)
         return self._numbers[self._ends[row] : self._ends[row + 1]]
 
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Where each row begins and ends among all numbers, (n + 1,)."""
+        return self._ends
+
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(row, number) of every number, as two arrays."""
         return np.repeat(np.arange(len(self)), np.diff(self._ends)), self._numbers

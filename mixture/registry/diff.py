@@ -119,6 +119,7 @@ def _changes(a: Component | None, b: Component | None) -> list[str]:
     if a is None or b is None:
         return ["added" if a is None else "dropped"]
     parts = (("examples", a.selection != b.selection), ("content", a.digest != b.digest),
+             ("miners", a.miners != b.miners),
              ("weight", a.weight != b.weight), ("loss weight", a.loss_weight != b.loss_weight))  # fmt: skip
     return [name for name, changed in parts if changed]
 

@@ -24,6 +24,7 @@ from mixture.weights import normalise
 
 COLUMNS = ("collection", "weight", "loss_weight", "num_examples", "digest")
 SLICE_COLUMNS = ("slice", "selection")
+MINERS = "miners"  # a JSON list
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,12 @@ def _csv(mixture: SavedMixture, facts: Mapping[str, PinnedFacts]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     sliced = any(c.slice is not None for c in mixture.spec.components)
-    writer.writerow([*COLUMNS, *(SLICE_COLUMNS if sliced else ())])
+    mined = any(c.miners is not None for c in mixture.spec.components)
+    writer.writerow([*COLUMNS, *(SLICE_COLUMNS if sliced else ()), *([MINERS] if mined else ())])
     for c in mixture.spec.components:
         values = [c.collection, float(c.weight), float(c.loss_weight), facts[c.name].num_examples, c.digest]
-        writer.writerow([*values, *((c.slice, c.selection) if sliced else ())])
+        miners = "" if c.miners is None else json.dumps(c.miners, ensure_ascii=False)
+        writer.writerow([*values, *((c.slice, c.selection) if sliced else ()), *([miners] if mined else ())])
     return text.getvalue()
 
 
@@ -216,10 +219,10 @@ def _read_tdro(body: Mapping[str, Any]) -> _Read:
 
 
 def _read_csv(text: str) -> _Read:
-    """A header line; collection and weight are needed, the others of `COLUMNS` and `SLICE_COLUMNS` may follow in any
-    order."""
+    """A header line; collection and weight are needed, the others of `COLUMNS`, `SLICE_COLUMNS` and `MINERS` may follow
+    in any order."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    header, allowed = rows.fieldnames or [], COLUMNS + SLICE_COLUMNS
+    header, allowed = rows.fieldnames or [], (*COLUMNS, *SLICE_COLUMNS, MINERS)
     if not {"collection", "weight"} <= set(header) or not set(header) <= set(allowed):
         raise UsageError(f"the first line must name the columns, of these: {', '.join(allowed)}; found: {header}")
     components: dict[str, Component] = {}
@@ -228,10 +231,15 @@ def _read_csv(text: str) -> _Read:
         try:
             weight, loss_weight = float(row["weight"]), float(row.get("loss_weight") or 1.0)
             size = int(row["num_examples"]) if row.get("num_examples") else None
+            miners = tuple(map(str, json.loads(row[MINERS]))) if row.get(MINERS) else None
         except (TypeError, ValueError) as error:
             raise UsageError(f"line {rows.line_num}: {error}") from error
         part = Component(row["collection"], row.get("digest") or "", weight, loss_weight, row.get("slice") or None,
-                         row.get("selection") or None)  # fmt: skip
+                         row.get("selection") or None, miners)  # fmt: skip
+        if miners is not None and not part.digest:
+            raise UsageError(
+                f"line {rows.line_num}: miners of {part.name!r} without a digest; export it anew, or leave them away"
+            )
         if not part.collection or part.name in components or None in row:
             raise UsageError(
                 f"line {rows.line_num}: collection {part.name!r} is empty, named twice, or has too many values"

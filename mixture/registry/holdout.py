@@ -48,7 +48,7 @@ def held_apart(store: Store, spec: MixtureSpec, share: float) -> dict[str, tuple
         if parts is None:
             found[c.name] = c, None
             continue
-        frozen = slices.freeze(store, parts)
+        frozen = slices.freeze(store, parts, c.miners)
         train, rest = (frozen[name] for name in (slices.names_of(store, [part]).pop() for part in parts))
         found[c.name] = replace(train, weight=c.weight, loss_weight=c.loss_weight), rest
     if all(out is None for _, out in found.values()):
@@ -58,7 +58,7 @@ def held_apart(store: Store, spec: MixtureSpec, share: float) -> dict[str, tuple
 
 def _parts(store: Store, c: Component, share: float) -> Sequence[Slice] | None:
     """The component's rows to train on and its rows held out; None where these are too few."""
-    if read.digest(store, c.collection, c.selection) != c.digest:
+    if read.digest(store, c.part) != c.digest:
         raise UsageError(f"{c.name} has changed since the mixture was made; create the mixture anew to hold rows out")
     query = "SELECT example_id, query FROM examples WHERE collection = $collection"
     values = {"collection": c.collection}

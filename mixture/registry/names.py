@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from mixture.arguments import is_name
 from mixture.errors import UsageError, unknown_name
 from mixture.registry import slices
-from mixture.specs import Component, MixtureSpec
+from mixture.specs import Component, MixtureSpec, Part
 from mixture.store import Store, files, read
 from mixture.store.query import quote
 from mixture.store.surface import meant
@@ -94,10 +94,10 @@ def pin(store: Store, names: Sequence[str] = (), *, min_examples: int = 1) -> di
 
 def pin_all(
     store: Store, names: Sequence[str] = (), sliced: Sequence[slices.Slice] = (), *, known_slices: Collection[str] = (),
-    min_examples: int = 1,
+    min_examples: int = 1, miners: tuple[str, ...] | None = None,
 ) -> Pins:  # fmt: skip
     """Today's content of the named collections, of slices, which the store then keeps (`slices.freeze`), and of slices
-    that it knows by name. Where nothing is named: of all collections.
+    that it knows by name. Where nothing is named: of all collections. miners: whose negatives (`specs.Part`).
 
     All of it is read at one snapshot, and kept only where nobody else wrote meanwhile: else it is read again.
     """
@@ -106,10 +106,10 @@ def pin_all(
 
     def work(connection: Any) -> Pins:
         snapshot = store.snapshot()
-        found = slices.frozen(store, connection, sliced) if sliced else {}
+        found = slices.frozen(store, connection, sliced, miners) if sliced else {}
         found |= slices.pin_named(store, known_slices)
         if names or not (sliced or known_slices):
-            found = _pin(store, names, min_examples) | found
+            found = _pin(store, names, min_examples, miners) | found
         return Pins(snapshot, found, facts_today(store, list(found.values())))
 
     if sliced:
@@ -118,7 +118,7 @@ def pin_all(
         return work(store.connection)
 
 
-def _pin(store: Store, names: Sequence[str], min_examples: int) -> dict[str, Component]:
+def _pin(store: Store, names: Sequence[str], min_examples: int, miners: tuple[str, ...] | None) -> dict[str, Component]:
     infos = read.collections(store, names)
     small = [i.collection for i in infos if i.num_examples < min_examples]
     if names and small:
@@ -126,7 +126,7 @@ def _pin(store: Store, names: Sequence[str], min_examples: int) -> dict[str, Com
     kept = [i for i in infos if i.collection not in small]
     if not kept:
         raise UsageError(f"no collection with {min_examples} examples or more; ingest some first")
-    return {i.collection: Component(i.collection, read.digest(store, i.collection), 0.0) for i in kept}
+    return {i.collection: slices.pinned(store, Part(i.collection, None, miners)) for i in kept}
 
 
 def weighted(components: Mapping[str, Component], weights: Mapping[str, float]) -> MixtureSpec:
@@ -246,7 +246,7 @@ def _spec(store: Store, mixture: str) -> MixtureSpec:
 
     Either way they must give the mixture's id.
     """
-    columns = "collection, digest, weight, loss_weight, slice_of, selection"
+    columns = "collection, digest, weight, loss_weight, slice_of, selection, miners"
     rows = store.rows(f"SELECT {columns} FROM mixture_weights WHERE mixture = {quote(mixture)}")
     with contextlib.suppress(UsageError):
         spec = MixtureSpec(tuple(map(_component, rows)))
@@ -258,7 +258,8 @@ def _spec(store: Store, mixture: str) -> MixtureSpec:
 def _component(row: Mapping[str, Any]) -> Component:
     whole, name = row["slice_of"], row["collection"]
     label = None if whole is None else name[len(whole) + 1 : -1]
-    return Component(whole or name, row["digest"], row["weight"], row["loss_weight"], label, row["selection"])
+    miners = None if row["miners"] is None else tuple(row["miners"])
+    return Component(whole or name, row["digest"], row["weight"], row["loss_weight"], label, row["selection"], miners)
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -275,14 +276,16 @@ def listing(store: Store) -> list[dict[str, Any]]:
 def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
     """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made;
     `missing` are the collections that the store does not hold. Where the mixture has slices, each component says what
-    it is a slice of, and by which rule."""
+    it is a slice of, and by which rule; where it pins miners, whose negatives it takes."""
     facts = pinned_facts(store, mixture.spec)
     held = read.names(store)
     sliced = any(c.slice is not None for c in mixture.spec.components)
+    mined = any(c.miners is not None for c in mixture.spec.components)
     components = [
         {"collection": c.name, "weight": c.weight, "loss_weight": c.loss_weight,
          "num_examples": facts[c.name].num_examples, "digest": c.digest[:12]}
         | ({"slice_of": c.collection if c.slice else None, "rule": facts[c.name].rule} if sliced else {})
+        | ({"miners": None if c.miners is None else list(c.miners)} if mined else {})
         for c in sorted(mixture.spec.components, key=lambda c: (-c.weight, c.name))
     ]  # fmt: skip
     return {
@@ -330,7 +333,8 @@ def _weight_rows(spec: MixtureSpec, facts: Mapping[str, PinnedFacts]) -> list[di
     return [
         {"mixture": spec.id, "collection": c.name, "digest": c.digest, "weight": c.weight,
          "loss_weight": c.loss_weight, "num_examples": facts[c.name].num_examples, "prompts": facts[c.name].prompts,
-         "slice_of": None if c.slice is None else c.collection, "selection": c.selection}
+         "slice_of": None if c.slice is None else c.collection, "selection": c.selection,
+         "miners": None if c.miners is None else list(c.miners)}
         for c in spec.components
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.errors import UsageError, unknown_name
-from mixture.specs import Component, MixtureSpec
+from mixture.specs import Component, MixtureSpec, Part
 from mixture.store import Store, read
 from mixture.store.write import append
 
@@ -157,25 +157,30 @@ def _by_collection(rows: pa.Table, label: str, rule: str) -> list[Slice]:
     ]
 
 
-def freeze(store: Store, slices: Sequence[Slice]) -> dict[str, Component]:
-    """Keep the slices in the store, and pin today's content of each: components of weight 0, by name.
+def freeze(store: Store, slices: Sequence[Slice], miners: tuple[str, ...] | None = None) -> dict[str, Component]:
+    """Keep the slices in the store, and pin today's content of each: components of weight 0, by name. miners: whose
+    negatives (`specs.Part`).
 
     A slice that would be called as a collection of this store is called otherwise. Raises `UsageError` for examples
     that the store does not hold, and for two slices of one name.
     """
     # One transaction: that they are there, and their digests, are of one snapshot.
-    return store.transaction(lambda connection: frozen(store, connection, slices))
+    return store.transaction(lambda connection: frozen(store, connection, slices, miners))
 
 
-def frozen(store: Store, connection: Any, slices: Sequence[Slice]) -> dict[str, Component]:
+def frozen(
+    store: Store, connection: Any, slices: Sequence[Slice], miners: tuple[str, ...] | None = None
+) -> dict[str, Component]:
     """`freeze` as a part of the transaction of `connection`."""
     named = _named(store, slices)
     _check_examples(connection, list(named.values()))
     _keep(connection, list(named.values()))
-    return {
-        name: Component(c.collection, read.digest(store, c.collection, c.selection), 0.0, 1.0, c.label, c.selection)
-        for name, c in named.items()
-    }
+    return {name: pinned(store, Part(c.collection, c.selection, miners), c.label) for name, c in named.items()}
+
+
+def pinned(store: Store, part: Part, label: str | None = None) -> Component:
+    """Today's content of a collection, or of a slice of this label: a component of weight 0."""
+    return Component(part.collection, read.digest(store, part), 0.0, 1.0, label, part.selection, part.miners)
 
 
 def names_of(store: Store, slices: Sequence[Slice]) -> set[str]:
@@ -266,8 +271,7 @@ def pin_named(store: Store, names: Collection[str]) -> dict[str, Component]:
     rows = store.rows("SELECT * FROM selections ORDER BY created_at")
     newest = {f"{row['collection']}[{row['slice']}]": row for row in rows}
     return {
-        name: Component(row["collection"], read.digest(store, row["collection"], row["selection"]), 0.0,
-                        slice=row["slice"], selection=row["selection"])
+        name: pinned(store, Part(row["collection"], row["selection"]), row["slice"])
         for name, row in newest.items() if name in names
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mixture.errors import StoreError
 from mixture.progress import Progress, silent
 from mixture.registry.names import Mixture, SavedMixture, resolve, saved_mixtures
+from mixture.specs import Part
 from mixture.store import Store, files, layout
 
 
@@ -40,10 +41,9 @@ class Verified:
 
 
 class _Content(NamedTuple):
-    """What a component pins: a collection, or a selection of its examples, with a digest."""
+    """What a component pins: a part of a collection, with a digest."""
 
-    collection: str
-    selection: str | None
+    part: Part
     digest: str
 
 
@@ -116,7 +116,7 @@ def _pinned(mixtures: Sequence[SavedMixture]) -> dict[_Content, _Pinned]:
     found: dict[_Content, _Pinned] = {}
     for mixture in mixtures:
         for c in mixture.spec.components:
-            content = found.setdefault(_Content(c.collection, c.selection, c.digest), _Pinned(c.name, set(), []))
+            content = found.setdefault(_Content(c.part, c.digest), _Pinned(c.name, set(), []))
             content.mixtures.append(mixture.reference)
             content.imported &= mixture.imported_from is not None
             if mixture.snapshot is not None:
@@ -125,14 +125,14 @@ def _pinned(mixtures: Sequence[SavedMixture]) -> dict[_Content, _Pinned]:
 
 
 def _contents(store: Store, pinned: dict[_Content, _Pinned], whole: set[str]) -> list[Finding]:
-    today = {part: files.digest(store, *part) for part in dict.fromkeys(content[:2] for content in pinned)}
+    today = {part: files.digest(store, part) for part in dict.fromkeys(content.part for content in pinned)}
     found = []
     loose = [known.name for content, known in pinned.items() if not content.digest]
     if loose:
         says = "not pinned: imported without digests, and the store lacked these collections"
         found.append(Finding("content", ", ".join(sorted(loose)), says, False))
     for content, known in pinned.items():
-        if content.digest and content.digest != today[content[:2]]:
+        if content.digest and content.digest != today[content.part]:
             found.append(_elsewhere(store, content, known, content.digest in whole))
     return found
 
@@ -144,8 +144,8 @@ def _elsewhere(store: Store, content: _Content, known: _Pinned, materialised: bo
         return Finding("content", named, "is no longer today's; its materialised files are whole", False)
     for snapshot in sorted(known.snapshots, reverse=True):
         try:
-            with files.at_version(store, snapshot, content.selection) as old:
-                if files.digest(old, content.collection, content.selection) == content.digest:
+            with files.at_version(store, snapshot, content.part.selection) as old:
+                if files.digest(old, content.part) == content.digest:
                     return Finding("content", named, f"is no longer today's; version {snapshot} holds it", False)
         except StoreError:
             continue

@@ -23,6 +23,7 @@ TABLES = (
     "rejects",
     "removals",
     "minings",
+    "positive_scores",
     "collections",
 )
 

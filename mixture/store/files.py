@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from mixture.errors import MixtureError, StoreError
 from mixture.rows import content_ids, example_ids, passage_messages
+from mixture.specs import Part
 from mixture.store import read
 from mixture.store.connect import Store
 from mixture.store.query import first_lines
@@ -129,10 +130,10 @@ def _example_ids(batch: pa.RecordBatch) -> pa.Array:
     return example_ids(batch["query"], offsets, ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids)
 
 
-def digest(store: Store, collection: str, selection: str | None = None) -> str | None:
+def digest(store: Store, part: Part) -> str | None:
     """`read.digest`; None where the collection is not there, or its files cannot be read."""
     try:
-        return read.digest(store, collection, selection)
+        return read.digest(store, part)
     except (MixtureError, duckdb.Error):
         return None
 

@@ -152,6 +152,11 @@ def space(root: Path, name: str) -> Path:
     return root / "embeddings" / name
 
 
+def judgements(root: Path, judge: str) -> Path:
+    """What a judge of candidates said, by the command that he is."""
+    return root / "judgements" / f"{hashlib.sha256(judge.encode()).hexdigest()[:16]}.txt"
+
+
 def spaces(root: Path) -> list[Path]:
     """The spaces of embeddings that are there."""
     return sorted(path for path in space(root, "").glob("*") if SPACE.fullmatch(path.name))

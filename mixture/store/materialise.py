@@ -22,7 +22,7 @@ from mixture.store.files import at_version, digest, sha256
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 16_384
 
-# `own` and `against` are the component's examples and their negatives (`read.part`).
+# `own` and `against` are the component's examples and their negatives (`read.part_examples`, `read.part_negatives`).
 # Only passages that the digest pins: those that an example names. What removed examples left behind stays out.
 USED = """(SELECT unnest(positives).passage_id AS passage_id FROM own UNION SELECT passage_id FROM against)"""
 PASSAGES = f"""SELECT passage_id, title, text FROM passages SEMI JOIN {USED} USING (passage_id)
@@ -35,7 +35,7 @@ FROM own JOIN (
     FROM (SELECT example_id, unnest(positives).passage_id AS passage_id FROM own) JOIN place USING (passage_id)
     GROUP BY example_id) positive USING (example_id)
 LEFT JOIN (
-    SELECT example_id, list(row ORDER BY miner, rank, passage_id) AS rows FROM against JOIN place USING (passage_id)
+    SELECT example_id, list(row ORDER BY against.place, passage_id) AS rows FROM against JOIN place USING (passage_id)
     GROUP BY example_id) negative USING (example_id)
 ORDER BY own.example_id"""
 PLACES = f"""SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::INTEGER AS row
@@ -105,7 +105,7 @@ def _written_from(store: Store, component: Component, version: int, target: Path
     """Write a component from an older version of the store, if that has the content; whether it does."""
     try:
         with at_version(store, version, component.selection) as old:
-            if digest(old, component.collection, component.selection) != component.digest:
+            if digest(old, component.part) != component.digest:
                 return False
             _write_component(old, component, _held(old, component), target)
             return True
@@ -125,9 +125,9 @@ def _write_component(store: Store, component: Component, num_examples: int, targ
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=target.parent))
     try:
-        own, against = (read.part(table, component.selection) for table in ("examples", "negatives"))
-        rows = f"WITH own AS {own}, against AS {against}"
-        params = read.part_parameters(component.collection, component.selection)
+        part = component.part
+        rows = f"WITH own AS {read.part_examples(part)}, against AS {read.part_negatives(part)}"
+        params = read.part_parameters(part)
         _write_arrow(store, f"{rows} {PASSAGES}", params, scratch / "passages.arrow")
         written = _write_arrow(store, f"{rows}, place AS ({PLACES}) {EXAMPLES}", params, scratch / "examples.arrow")
         if written != num_examples:
@@ -159,8 +159,8 @@ def _keep_symmetric(file: Path, symmetric: bool) -> None:
 def _held(store: Store, component: Component) -> int:
     """How many examples of a component are there."""
     (found,) = store.rows(
-        f"SELECT count(*) AS n FROM {read.part('examples', component.selection)}",
-        read.part_parameters(component.collection, component.selection),
+        f"SELECT count(*) AS n FROM {read.part_examples(component.part)}",
+        read.part_parameters(component.part, negatives=False),
     )
     return int(found["n"])
 
@@ -177,7 +177,7 @@ def _checked(store: Store, component: Component) -> int:
             )
         kind, lost = "slice", pinned[0]["n"] - held
         gone = f"; {lost} of its {pinned[0]['n']} examples are gone" if lost else ""
-    now = read.digest(store, component.collection, component.selection)
+    now = read.digest(store, component.part)
     if now != component.digest:
         raise UsageError(
             f"{kind} {component.name!r} has changed since the mixture was made (pinned {component.digest[:12]}, now "

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError, unknown_name
+from mixture.specs import Part
 from mixture.store.connect import Store
 
 
@@ -51,34 +53,47 @@ def names(store: Store) -> set[str]:
     return {row["collection"] for row in store.rows("SELECT collection FROM collections")}
 
 
-def part(table: str, selection: str | None) -> str:
-    """Rows of `examples` or `negatives` of a collection, to stand in FROM: all, or those of a selection of examples.
+def part_examples(part: Part) -> str:
+    """Its rows of `examples`, to stand in FROM. `part_parameters` has the values of what it refers to."""
+    return f"(SELECT * FROM examples {_chosen(part)} WHERE collection = $c)"
 
-    `part_parameters` has the values of what it refers to.
-    """
+
+def part_negatives(part: Part) -> str:
+    """example_id, passage_id and `place`, by which an example's negatives are ordered, to stand in FROM. What several
+    miners found is there once, at its first place. `part_parameters` has the values of what it refers to."""
+    miner, those = "miner", ""
+    if part.miners is not None:
+        miner, those = "list_position($m, miner)", "AND list_contains($m, miner)"
+    return f"""(SELECT example_id, passage_id, min({{'miner': {miner}, 'rank': rank}}) AS place
+                FROM negatives {_chosen(part)} WHERE collection = $c {those} GROUP BY example_id, passage_id)"""
+
+
+def _chosen(part: Part) -> str:
     chosen = "SEMI JOIN (SELECT example_id FROM selected_examples WHERE selection = $s) USING (example_id)"
-    return f"(SELECT * FROM {table} {chosen if selection else ''} WHERE collection = $c)"
+    return chosen if part.selection else ""
 
 
-def part_parameters(collection: str, selection: str | None) -> dict[str, str]:
-    return {"c": collection} | ({"s": selection} if selection else {})
+def part_parameters(part: Part, *, negatives: bool = True) -> dict[str, Any]:
+    """The values of `part_examples`, and of `part_negatives`."""
+    values: dict[str, Any] = {"c": part.collection} | ({"s": part.selection} if part.selection else {})
+    return values | ({"m": list(part.miners)} if negatives and part.miners is not None else {})
 
 
-def digest(store: Store, collection: str, selection: str | None = None) -> str:
+def digest(store: Store, part: Part) -> str:
     """SHA-256 of what training reads of a collection: prompts, example ids (query and positives), negatives in order.
 
-    It depends on neither the order of ingestion nor the store. With `selection`, of a slice: of those examples only.
+    It depends on neither the order of ingestion nor the store.
     """
-    prompts = store.rows("SELECT prompts FROM collections WHERE collection = ?", [collection])
+    prompts = store.rows("SELECT prompts FROM collections WHERE collection = ?", [part.collection])
     if not prompts:
-        raise UsageError(f"no collection {collection!r} in the store")
+        raise UsageError(f"no collection {part.collection!r} in the store")
     result = hashlib.sha256(json.dumps(prompts[0]["prompts"], ensure_ascii=False).encode())
     reader = store.connection.execute(
-        f"""SELECT e.example_id || coalesce(n.hash, '') AS line FROM {part("examples", selection)} e LEFT JOIN (
-               SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY miner, rank, passage_id)) AS hash
-               FROM {part("negatives", selection)} GROUP BY example_id) n USING (example_id)
+        f"""SELECT e.example_id || coalesce(n.hash, '') AS line FROM {part_examples(part)} e LEFT JOIN (
+               SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY place, passage_id)) AS hash
+               FROM {part_negatives(part)} GROUP BY example_id) n USING (example_id)
            ORDER BY e.example_id""",
-        part_parameters(collection, selection),
+        part_parameters(part),
     ).to_arrow_reader(100_000)
     for batch in reader:
         result.update(("\n".join(batch.column(0).to_pylist()) + "\n").encode())
@@ -156,12 +171,14 @@ def pairs(store: Store, collection: str) -> pa.Table:
     )
 
 
-def without_negatives(store: Store, collection: str) -> pa.ChunkedArray:
-    """The ids of the examples of a collection that have no negatives."""
+def without_negatives(store: Store, collection: str, miners: Sequence[str] | None = None) -> pa.ChunkedArray:
+    """The ids of the examples of a collection that have no negatives, or none of these miners."""
+    those = "" if miners is None else "AND list_contains($m, miner)"
     return store.read(
-        """SELECT example_id FROM examples ANTI JOIN
-               (SELECT example_id FROM negatives WHERE collection = $c) USING (example_id) WHERE collection = $c""",
-        {"c": collection},
+        f"""SELECT example_id FROM examples ANTI JOIN
+                (SELECT example_id FROM negatives WHERE collection = $c {those}) USING (example_id)
+            WHERE collection = $c""",
+        {"c": collection} | ({} if miners is None else {"m": list(miners)}),
     )["example_id"]
 
 

@@ -169,7 +169,15 @@ ALTER TABLE minings ADD COLUMN settings VARCHAR;
 ALTER TABLE minings ADD COLUMN dropped VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11)
+# Whose negatives a component takes (NULL: all), and what examples' own positives scored with a miner.
+V12 = """
+ALTER TABLE mixture_weights ADD COLUMN miners VARCHAR[];
+CREATE TABLE positive_scores (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, passage_id VARCHAR NOT NULL,
+    score FLOAT NOT NULL, miner VARCHAR NOT NULL);
+ALTER TABLE positive_scores SET PARTITIONED BY (collection)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

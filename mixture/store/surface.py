@@ -206,9 +206,11 @@ VIEWS: dict[str, View] = {
                                          generate_subscripts(e.positives, 1) AS place) one
                             JOIN lake.main.passages p
                                  ON p.collection = e.collection AND p.passage_id = one.passage_id), []) AS positives,
-                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY n.miner, n.rank, n.passage_id)
-                            FROM lake.main.negatives n JOIN lake.main.passages p USING (collection, passage_id)
-                            WHERE n.collection = e.collection AND n.example_id = e.example_id), []) AS negatives
+                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY n.place, n.passage_id)
+                            FROM (SELECT collection, passage_id, min({'miner': miner, 'rank': rank}) AS place
+                                  FROM lake.main.negatives
+                                  WHERE collection = e.collection AND example_id = e.example_id GROUP BY ALL) n
+                            JOIN lake.main.passages p USING (collection, passage_id)), []) AS negatives
            FROM lake.main.examples e""",
     ),
 }

@@ -138,6 +138,12 @@ def suite_passages(folder: Path, *, judged_only: bool = True) -> Iterator[tuple[
                 yield document_id, text
 
 
+def documents(file: Path) -> Iterator[tuple[str, str]]:
+    """Title and text of each document of a corpus; both may be empty."""
+    for line, _, row in _rows(file):
+        yield _text(row, "title", file, line, optional=True), _text(row, "text", file, line, optional=True)
+
+
 def lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, without their end, counted from 1, of a file that is plain, gzip or zstandard.
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from mixture import Store, StoreError, UsageError, jobs
+from mixture.specs import Part
 from mixture.store import read
 from mixture.store.change import TABLES, rename_collection
 from mixture.store.materialise import materialise
@@ -72,13 +73,13 @@ def test_a_renamed_collection_keeps_everything_and_its_files(full: Store, tmp_pa
 
 
 def test_a_removed_collection_comes_back_whole(full: Store, tmp_path: Path) -> None:
-    before, digest = everything(full, "easy"), read.digest(full, "easy")
+    before, digest = everything(full, "easy"), read.digest(full, Part("easy"))
     assert [(c.collection, c.examples) for c in jobs.remove(full, ["easy", "hard"])] == [("easy", 40), ("hard", 40)]
     assert not any(everything(full, "easy").values())
     assert jobs.status(full).removed == ["easy", "hard"]
     jobs.remove(full, undo=True)
     assert everything(full, "easy") == before
-    assert read.digest(full, "easy") == digest
+    assert read.digest(full, Part("easy")) == digest
     with pytest.raises(UsageError, match="nothing to bring back"):
         jobs.remove(full, undo=True)
     jobs.remove(full, "easy")

@@ -253,6 +253,8 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
         for statement in (
             "DROP TABLE test_suites",
             "DROP TABLE minings",
+            "DROP TABLE positive_scores",
+            "ALTER TABLE mixture_weights DROP COLUMN miners",
             *(
                 f"DROP TABLE {table}"
                 for table in (

@@ -68,7 +68,7 @@ def test_a_miner_in_front_of_a_model_gets_its_embeddings(small_store: Store, mon
 
 def test_a_name_without_what_it_needs_is_refused(small_store: Store) -> None:
     with pytest.raises(
-        UsageError, match=r"no miner .bm52.; did you mean .bm25.\? A model .* dense:bm52 \(miners: bm25, dense\)"
+        UsageError, match=r"no miner .bm52.; did you mean .bm25.\? A model .* dense:bm52 \(miners: bm25, dense, both\)"
     ):
         jobs.mine(small_store, miner="bm52")
     with pytest.raises(UsageError, match="the miner bm25 reads no model; leave away `encode`"):
@@ -79,7 +79,7 @@ def test_a_name_without_what_it_needs_is_refused(small_store: Store) -> None:
     def encoder(model: str) -> Any:
         raise UsageError(f"no model loads from {model!r}")
 
-    with pytest.raises(UsageError, match=r"no model loads from 'org/bm52' \(miners: bm25, dense\)"):
+    with pytest.raises(UsageError, match=r"no model loads from 'org/bm52' \(miners: bm25, dense, both\)"):
         jobs.mine(small_store, "easy", miner="org/bm52", encoder=encoder)
     with pytest.raises(UsageError, match="no model loads from 'bm52'"):
         jobs.mine(small_store, "easy", miner="dense:bm52", encoder=encoder)
@@ -162,15 +162,19 @@ def test_no_model_is_loaded_where_nothing_is_to_mine(small_store: Store) -> None
 
 
 def test_the_counts_are_those_of_the_store(small_store: Store) -> None:
-    """What another miner found before stays its own, and does not count as new."""
+    """What another miner found before is this one's too, and does not count as new."""
     (first,) = jobs.mine(small_store, "easy", per_query=5)
     assert (first.negatives, first.new, first.replaced) == (counts(small_store)["bm25"], first.negatives, 0)
     before = sum(counts(small_store).values())
     (second,) = jobs.mine(small_store, "easy", miner="bag", encode=encode, per_query=5, filters={"max_ratio": None})
     stored = counts(small_store)
     assert second.negatives == stored["bag"] + stored.get("random", 0)
-    assert second.new == sum(stored.values()) - before
-    assert 0 < second.known == 40 * 5 - second.negatives
+    assert 0 < second.new < second.negatives == sum(stored.values()) - before == 40 * 5 - second.known
+    assert second.known == 3  # of the file
+    (pairs,) = small_store.rows(
+        "SELECT count(DISTINCT (example_id, passage_id)) AS n FROM negatives WHERE collection = 'easy'"
+    )
+    assert second.new == pairs["n"] - before
     (again,) = jobs.mine(small_store, "easy", per_query=5)
     assert (again.new, again.replaced) == (0, 0)
     (fewer,) = jobs.mine(small_store, "easy", per_query=2)

@@ -20,7 +20,7 @@ from mixture import Store, UsageError, jobs, registry, transfers
 from mixture.registry import folders
 from mixture.registry.files import FORMATS, _read_csv, _read_json, _spec, export_text, import_
 from mixture.registry.verify import verify
-from mixture.specs import Component, MixtureSpec
+from mixture.specs import Component, MixtureSpec, Part
 from mixture.store import read
 from mixture.store.intake import CollectionFacts, declare
 from mixture.store.materialise import materialise
@@ -119,7 +119,7 @@ def test_the_release_s_names_are_matched_by_datacard(small_store: Store, tmp_pat
     mixture = import_(small_store, file, "w")
     parts = {c.collection: c for c in mixture.spec.components}
     assert {n: c.weight for n, c in parts.items()} == {"amazon_review_2018": 0.5, "easy": 0.25, "unknown": 0.25}
-    assert parts["easy"].digest == read.digest(small_store, "easy")
+    assert parts["easy"].digest == read.digest(small_store, Part("easy"))
     assert parts["unknown"].digest == ""
     assert json.loads(export_text(small_store, mixture, "tdro"))["domain_weights"]["amazon_review_2018_1m"] == 0.5
     # Both names in one mixture stay two entries.

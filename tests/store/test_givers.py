@@ -13,6 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mixture import Store, UsageError, jobs, registry
+from mixture.specs import Part
 from mixture.store import read
 from mixture.store.materialise import materialise
 
@@ -47,7 +48,7 @@ def whole(store: Store, collection: str) -> dict[str, Any]:
         table: store.sql(f"SELECT {columns} FROM {table} WHERE collection = ? ORDER BY ALL", [collection]).to_pylist()
         for table, columns in tables.items()
     }
-    return found | {"digest": read.digest(store, collection)}
+    return found | {"digest": read.digest(store, Part(collection))}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mixture import Store, UsageError, jobs, registry
-from mixture.specs import MixtureSpec
+from mixture.specs import MixtureSpec, Part
 from mixture.store import read
 from mixture.store.materialise import materialise
 from mixture.store.write import remove_examples
@@ -33,15 +33,15 @@ def test_the_digest_knows_content_and_nothing_else(tmp_path: Path, write_collect
     for place, files in enumerate((["c"], ["first", "second"], ["changed"])):
         with Store.open(tmp_path / f"s{place}", create=True) as store:
             jobs.ingest(store, [str(tmp_path / f"{f}.jsonl") for f in files], name="c")
-            digests.append(read.digest(store, "c"))
+            digests.append(read.digest(store, Part("c")))
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
 
 def test_mining_changes_the_digest(small_store: Store) -> None:
-    before = read.digest(small_store, "easy")
+    before = read.digest(small_store, Part("easy"))
     jobs.mine(small_store, ["easy"], per_query=1)
-    assert read.digest(small_store, "easy") != before
+    assert read.digest(small_store, Part("easy")) != before
 
 
 def test_materialised_rows_are_those_of_the_store(small_store: Store) -> None:

@@ -36,7 +36,7 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
         )
         return found.float()
     encoder.eval()
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    order = by_length(texts)
     per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
     # Tokenizers without a limit say 10^30, which their own code does not take.
     limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, UNCUT)
@@ -50,6 +50,11 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
         back = torch.empty(len(order), dtype=torch.long)
         back[order] = torch.arange(len(order))
         return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))
+
+
+def by_length(texts: Sequence[str]) -> list[int]:
+    """The places of the texts, the longest first, equally long ones as they came."""
+    return sorted(range(len(texts)), key=lambda i: -len(texts[i]))
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:

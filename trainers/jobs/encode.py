@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind, Space
-from trainers.batch.encoding import encode
+from mixture.errors import UsageError
+from trainers.batch.encoding import AT_ONCE, by_length, encode
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
+from trainers.jobs.workers import Workers
 from trainers.model.encoder import load_encoder
 from trainers.model.identity import locate, model_identity
 from trainers.model.instructions import Instructions, known_instructions
@@ -25,13 +27,25 @@ class TextEncoder:
     It says what its embeddings depend on (`space`), so that mining can keep them.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, processes: int = 1) -> None:
+        if processes < 1:
+            raise UsageError(f"`processes` is {processes}; allowed: 1 or more")
         self._encoder = load_encoder(model)
+        self._workers = Workers(model, processes) if processes > 1 else None
         self._model = model
         self.instructions = _instructions(self._encoder, model)
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.floating[Any]]:
-        return np.asarray(encode(self._encoder, texts, self._before(kind)).cpu().numpy())
+        prompt = self._before(kind)
+        if self._workers is None or len(texts) <= AT_ONCE:
+            return np.asarray(encode(self._encoder, texts, prompt).cpu().numpy())
+        # The groups in which `encode` tokenises, so that a text gets the same numbers whoever encodes it.
+        order = by_length(texts)
+        groups = [[texts[i] for i in order[start : start + AT_ONCE]] for start in range(0, len(order), AT_ONCE)]
+        sorted_ = np.concatenate(list(self._workers.encode(groups, prompt)))
+        found = np.empty_like(sorted_)
+        found[order] = sorted_
+        return found
 
     def space(self, kind: Kind) -> Space:
         """The space of the embeddings of queries, or of passages."""
@@ -44,13 +58,16 @@ class TextEncoder:
         return self.instructions.query if kind == "query" else self.instructions.passage
 
 
-def encode_with(model: str) -> TextEncoder:
+def encode_with(model: str, *, processes: int = 1) -> TextEncoder:
     """The model of a folder or hub name as a function of texts and their kind.
 
     Prompts are the model's own. One that carries none, and was not trained here without, gets those that models of its
     name are known to be trained with (`trainers.model.instructions`).
+
+    processes: that encode, for more than a thousand texts at once; with several GPUs one each. They are started from
+               the program's main module, which must therefore do its work under `if __name__ == "__main__"`
     """
-    return TextEncoder(model)
+    return TextEncoder(model, processes)
 
 
 def _instructions(encoder: SentenceTransformer, model: str) -> Instructions:

@@ -19,11 +19,20 @@ class Candidates(NamedTuple):
     passages: their numbers in the pool, (k,) int64
     scores:   (k,) float32
     positive: the score of the example's lowest-scored positive; infinite where it has none
+    positives: of each of its positives, in the order of the pool, where the miner says so: (p,) float32
     """
 
     passages: NDArray[np.int64]
     scores: NDArray[np.float32]
     positive: float
+    positives: NDArray[np.float32] = np.empty(0, np.float32)
+
+    @classmethod
+    def found(
+        cls, passages: NDArray[np.int64], scores: NDArray[np.float32], positives: NDArray[np.float32]
+    ) -> Candidates:
+        """With the scores of all positives."""
+        return cls(passages, scores, float(positives.min(initial=np.inf)), positives)
 
 
 Filter: TypeAlias = Callable[[MiningPool, int, Candidates], NDArray[np.bool_]]

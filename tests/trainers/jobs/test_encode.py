@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -13,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from mixture import Store, jobs
+from mixture.errors import UsageError
 from trainers import encode_with
 from trainers.model.instructions import known_instructions
 
@@ -110,3 +115,51 @@ def test_mining_with_a_model_keeps_its_embeddings(small_store: Store, bge: Path,
     assert (first.reused, second.encoded, second.reused) == (0, 0, first.encoded)
     facts = [json.loads(file.read_text("utf-8"))["space"] for file in small_store.work.rglob("space.json")]
     assert {fact["prompt"] for fact in facts} == {"", SEARCHING}
+
+
+def texts_of(words: list[str], count: int) -> list[str]:
+    random = np.random.default_rng(5)
+    return [" ".join(random.choice(words, random.integers(1, 12))) + f" {n % 7}" for n in range(count)]
+
+
+def test_two_processes_give_the_same_bits_as_one(bge: Path, words: list[str]) -> None:
+    texts = texts_of(words, 2_500)
+    alone, two = encode_with(str(bge)), encode_with(str(bge), processes=2)
+    two._encoder.forward = None  # type: ignore[assignment]  # so that only the workers can have encoded
+    for kind in ("query", "passage"):
+        np.testing.assert_array_equal(two(texts, kind), alone(texts, kind))  # type: ignore[arg-type]
+    assert alone.space("query") == two.space("query")
+
+
+def test_processes_below_one_are_refused(bge: Path) -> None:
+    with pytest.raises(UsageError, match="`processes` is 0; allowed: 1 or more"):
+        encode_with(str(bge), processes=0)
+
+
+DYING = """
+import os, signal, sys
+from multiprocessing import active_children
+import numpy as np
+from trainers import encode_with
+
+if __name__ == "__main__":
+    encode = encode_with(sys.argv[1], processes=2)
+    encode([f"text {n}" for n in range(1100)], "query")
+    print(*(child.pid for child in active_children()), flush=True)
+    os.kill({who}, signal.SIGKILL)
+    encode([f"text {n}" for n in range(1100)], "query")
+"""
+
+
+@pytest.mark.parametrize("who", ["os.getpid()", "active_children()[0].pid"])
+def test_no_process_outlives_a_kill(bge: Path, tmp_path: Path, who: str) -> None:
+    """Of the main process, or of one of the workers, which is an error that says so."""
+    (tmp_path / "dying.py").write_text(DYING.replace("{who}", who))
+    ended = subprocess.run([sys.executable, tmp_path / "dying.py", bge], capture_output=True, text=True, check=False)
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert len(pids) == 2
+    assert ("a process that encodes ended before its time" in ended.stderr) == (who != "os.getpid()")
+    waited = time.monotonic()
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() - waited < 60
+        time.sleep(0.1)

@@ -1,0 +1,67 @@
+"""Several processes that encode: each loads the model, and takes one group of texts after another.
+
+Each GPU has a process of its own, as far as there are GPUs; on a CPU they share its cores.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.queues import SimpleQueue
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mixture.errors import MixtureError
+from trainers.batch.encoding import encode
+from trainers.model.encoder import load_encoder
+
+_encoder: SentenceTransformer | None = None  # of a worker
+
+
+class Workers:
+    """Processes that hold a model. They end with this object, or with the process that made it, however that ends."""
+
+    def __init__(self, model: str, count: int) -> None:
+        context = get_context("spawn")
+        gpus = torch.cuda.device_count()
+        devices: SimpleQueue[str | None] = context.SimpleQueue()
+        for number in range(count):
+            devices.put(f"cuda:{number % gpus}" if gpus else None)
+        threads = max(1, torch.get_num_threads() // count)
+        self._pool = ProcessPoolExecutor(count, context, _start, (model, threads, devices))
+
+    def encode(self, groups: Sequence[list[str]], prompt: str) -> Iterator[np.ndarray]:
+        """The embeddings of each group of texts, in order: (b, D) float32. A process that dies is a `MixtureError`."""
+        try:
+            yield from self._pool.map(_encoded, groups, [prompt] * len(groups))
+        except BrokenProcessPool as error:
+            raise MixtureError("a process that encodes ended before its time; its memory may not suffice") from error
+
+
+def _start(model: str, threads: int, devices: SimpleQueue[str | None]) -> None:
+    global _encoder
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _encoder = load_encoder(model)
+    device = devices.get()
+    if device is not None:
+        _encoder.to(device)
+
+
+def _end_with_parent() -> None:
+    # A killed parent closes no queue that a sibling holds too: its workers would wait for ever.
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _encoded(texts: list[str], prompt: str) -> np.ndarray:
+    assert _encoder is not None
+    return np.asarray(encode(_encoder, texts, prompt).cpu().numpy())

@@ -21,6 +21,8 @@ from mixture.console.options import (
     DryRunOption,
     EngineOption,
     JsonOption,
+    KeepOption,
+    PrecisionOption,
     StoreOption,
     UndoOption,
     assigned,
@@ -37,6 +39,7 @@ from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
+    from mixture.embeddings import Encode
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -88,14 +91,21 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _encoder(model: str) -> Encode:
+    import trainers
+
+    return trainers.encode_with(model)
+
+
 @app.callback()
 def main(
-    store: StoreOption = None, as_json: JsonOption = False,
+    ctx: typer.Context, store: StoreOption = None, as_json: JsonOption = False,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
                                           help="Show the version and leave")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
 ) -> None:  # fmt: skip
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
+    ctx.obj = _encoder  # for commands of the data side, which knows no model
 
 
 @app.command()
@@ -136,11 +146,7 @@ def mine(
         "--fill-random/--no-fill-random", help="Random passages where the miner finds too few")] = True,
     replace: Annotated[bool, typer.Option(
         "--replace", help="Every example anew, in place of what this miner found; so are named collections")] = False,
-    keep_embeddings: Annotated[bool, typer.Option(
-        "--keep-embeddings/--no-keep-embeddings", help="Keep a model's embeddings in the store's folder, for the next "
-        "call; a killed one goes on from them")] = True,
-    precision: Annotated[str, typer.Option(
-        "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")] = "float32",
+    keep_embeddings: KeepOption = True, precision: PrecisionOption = "float32",
     dry_run: DryRunOption = False, undo: UndoOption = False,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip

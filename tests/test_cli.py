@@ -203,7 +203,7 @@ MISTAKES = [
     (["dedup", "esay"], "did you mean 'easy'"),
     (["dedup", "--distance", "9"], "--distance is 9; allowed: whole numbers from 0 to 7"),
     (["dedup", "--distance", "three"], "three"),
-    (["dedup", "--method", "simhsh"], "--method is 'simhsh'; allowed: exact, minhash, simhash"),
+    (["dedup", "--method", "simhsh"], "--method is 'simhsh'; allowed: exact, minhash, semantic, simhash"),
     (["dedup", "--engine", "lokal"], "--engine is 'lokal'; allowed: local"),
     (["dedup", "--undo", "--dry-run"], "nothing to put back"),
     (["dedup", "easy", "--undo"], "leave the collections away"),
@@ -381,7 +381,7 @@ def test_help_lists_the_names_of_the_dictionaries(run: Run, monkeypatch: pytest.
 
     monkeypatch.setitem(METHODS, "added", METHODS["exact"])
     _, out, _ = run("dedup", "--help")
-    assert "exact, minhash, simhash, added" in out.decode()
+    assert "exact, minhash, semantic, simhash, added" in out.decode()
 
 
 def test_a_dry_run_of_ingest_stores_nothing_and_fails_where_ingest_would(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from mixture.console.options import (
     DryRunOption,
     EngineOption,
     JsonOption,
+    KeepOption,
     LimitOption,
+    PrecisionOption,
     StoreOption,
     UndoOption,
 )  # fmt: skip
@@ -118,13 +120,19 @@ def cards(
 
 @app.command()
 def dedup(
+    ctx: typer.Context,
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all; their order is the priority", autocompletion=completion.collections)] = None,
     method: Annotated[str, typer.Option("--method", help="{mixture.dedup.methods:METHODS}")] = "simhash",
     distance: Annotated[int, typer.Option("--distance", help="Bits that may differ, 0 to 7; --verify decides")] = 3,
     key: Annotated[str, typer.Option("--key", help="pair (query and positive), query, or positive")] = "pair",
     verify: Annotated[float, typer.Option("--verify", help="Least n-gram Jaccard similarity; 0 for none")] = 0.8,
+    model: Annotated[str | None, typer.Option(
+        "--model", help="With semantic: a sentence-transformers model [BAAI/bge-large-en-v1.5]")] = None,
+    similarity: Annotated[float | None, typer.Option(
+        "--similarity", help="With semantic: least cosine of the embeddings [0.95]")] = None,
     across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,
+    keep_embeddings: KeepOption = True, precision: PrecisionOption = "float32",
     dry_run: DryRunOption = False, undo: UndoOption = False, limit: LimitOption = 5, engine: EngineOption = "local",
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -139,8 +147,9 @@ def dedup(
             results = jobs.undo(lake, "dedup", dry_run=dry_run)
         else:
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
-                                 verify=verify or None, across=across, dry_run=dry_run, engine=engine,
-                                 progress=progress)  # fmt: skip
+                                 verify=verify or None, model=model, encoder=ctx.obj, similarity=similarity,
+                                 across=across, dry_run=dry_run, engine=engine, progress=progress,
+                                 keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
     show_removals(results, ["duplicate"], dry_run=dry_run, undo=undo, limit=limit, as_json=as_json)
 
 

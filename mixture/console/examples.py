@@ -24,6 +24,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "dedup": {
         "mixture dedup --dry-run": "what would go",
         "mixture dedup nq msmarco --across": "also what the two share; nq keeps it",
+        "mixture dedup nq --method semantic --model all-MiniLM-L6-v2": "also paraphrases, by a model's embeddings",
         "mixture dedup --undo": "put back what the last one took out",
     },
     "decontaminate": {"mixture decontaminate --against eval/": "a folder of suites in BEIR layout"},

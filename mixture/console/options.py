@@ -18,6 +18,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
 EngineOption = Annotated[str, typer.Option("--engine", help="What runs the tasks: {mixture.engine:ENGINES}")]
+KeepOption = Annotated[bool, typer.Option(
+    "--keep-embeddings/--no-keep-embeddings", help="Keep a model's embeddings in the store's folder, for the next "
+    "call; a killed one goes on from them")]  # fmt: skip
+PrecisionOption = Annotated[str, typer.Option(
+    "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")]  # fmt: skip
 UndoOption = Annotated[bool, typer.Option("--undo", help="Take back what the newest such command did")]
 LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dry-run shows with their texts; 0: all")]
 

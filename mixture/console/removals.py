@@ -56,7 +56,8 @@ def _examples(results: Sequence[RemovalResult], limit: int) -> Iterator[str]:
 
 def _why(row: dict[str, Any]) -> str:
     if row["reason"] == "duplicate":
-        return f"duplicate of {row['kept_collection']} {row['kept_id']}, {row['distance']} bits apart"
+        far = f"similarity {row['similarity']:.3f}" if "similarity" in row else f"{row['distance']} bits apart"
+        return f"duplicate of {row['kept_collection']} {row['kept_id']}, {far}"
     if row["reason"] == "test query":
         return f"test query {row['query_id']} of {row['suite']}, {row['distance']} edits apart"
     return f"holds {100 * row['similarity']:.0f} % of test passage {row['doc_id']} of {row['suite']}"

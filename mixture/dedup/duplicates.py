@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from mixture.arguments import named
 from mixture.dedup.methods import METHODS, Settings
-from mixture.dedup.methods.base import DEFAULT_VERIFY
+from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY
 from mixture.dedup.simhash import simhash_fingerprints
+from mixture.embeddings import Encode, Kind, source_of
 from mixture.errors import UsageError
 from mixture.text.form import Texts, text_list
 
@@ -43,14 +45,17 @@ def id_array(ids: Sequence[str] | pa.Array | pa.ChunkedArray, num_texts: int) ->
 
 
 def duplicate_groups(
-    texts: Texts, *, method: str = "simhash", distance: int = 3, verify: float | None = DEFAULT_VERIFY
-) -> NDArray[np.int64]:
+    texts: Texts, *, method: str = "simhash", distance: int = 3, verify: float | None = DEFAULT_VERIFY,
+    similarity: float = DEFAULT_SIMILARITY, encode: Encode | None = None, kind: Kind = "query",
+) -> NDArray[np.int64]:  # fmt: skip
     """For each text the first row of its group of near-equal texts; shape (n,).
 
     method: a name of `METHODS`, whose modules say what links two texts. Links chain. distance: 0 to 7; verify: above 0
-    to 1, or None. A wrong value is a UsageError, also where the method does not read it.
+    to 1, or None; similarity: above 0 to 1. A wrong value is a UsageError, also where the method does not read it.
+    encode: from texts of this kind to embeddings, for a method that needs them
     """
-    chosen, settings = named("method", method, METHODS), Settings(distance, verify)
+    vectors = None if encode is None else partial(source_of(encode).vectors, kind=kind, again=True)
+    chosen, settings = named("method", method, METHODS), Settings(distance, verify, similarity, vectors=vectors)
     chosen.check(settings)
     return chosen.groups_of(texts, settings)
 
@@ -62,6 +67,9 @@ def find_duplicates(
     method: str = "simhash",
     distance: int = 3,
     verify: float | None = DEFAULT_VERIFY,
+    similarity: float = DEFAULT_SIMILARITY,
+    encode: Encode | None = None,
+    kind: Kind = "query",
 ) -> pa.Table:
     """The rows to remove so that no near-equal ones remain: a table (removed, kept, distance), ordered by `removed`.
 
@@ -78,7 +86,9 @@ def find_duplicates(
     id_column = id_array(ids, len(texts))
     order = pc.sort_indices(id_column)  # by code point, like Python's comparison of str
     id_column, column = id_column.take(order), pa.array(texts, pa.large_string()).take(order)
-    kept = duplicate_groups(column, method=method, distance=distance, verify=verify)
+    kept = duplicate_groups(
+        column, method=method, distance=distance, verify=verify, similarity=similarity, encode=encode, kind=kind
+    )
     removed = np.flatnonzero(kept != np.arange(len(kept)))
     bits = fingerprint_distances(column, removed, kept[removed])
     return pa.table([id_column.take(removed), id_column.take(kept[removed]), bits], names=REMOVED.names).cast(REMOVED)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixture.dedup.blocks import search
+from mixture.dedup.links import Links, Rows
 from mixture.errors import MixtureError, UsageError
 from mixture.text.kernels import compiled
 
@@ -25,7 +26,6 @@ _ACCEPT_ROWS = 2**20  # pairs that `accept` gets at a time
 
 Fingerprints: TypeAlias = NDArray[np.uint64]
 Pairs: TypeAlias = NDArray[np.int64]
-Rows: TypeAlias = NDArray[np.int64]
 Accept: TypeAlias = Callable[[Pairs], NDArray[np.bool_]]
 
 
@@ -172,45 +172,13 @@ def cross_pairs(left: ArrayLike, right: ArrayLike, distance: int) -> Pairs:
     return listed((part - np.uint64(split) for part in parts), first, second, same=False)
 
 
-@compiled
-def _root(parent: Rows, row: int) -> int:
-    while parent[row] != row:
-        parent[row] = parent[parent[row]]
-        row = parent[row]
-    return row
-
-
-@compiled
-def _link(parent: Rows, left: Rows, right: Rows) -> None:
-    """Join the groups of left[k] and right[k]. No parent is above its row, so a group's root is its smallest row."""
-    for place in range(len(left)):
-        a, b = _root(parent, left[place]), _root(parent, right[place])
-        parent[max(a, b)] = min(a, b)
-
-
-@compiled
-def _apart(parent: Rows, pairs: Rows) -> NDArray[np.bool_]:
-    """Which pairs are not yet in one group. pairs: (p, 2); returns (p,)."""
-    out = np.empty(len(pairs), dtype=np.bool_)
-    for place in range(len(pairs)):
-        out[place] = _root(parent, pairs[place, 0]) != _root(parent, pairs[place, 1])
-    return out
-
-
-@compiled
-def _flatten(parent: Rows) -> None:
-    """Point every row at its root; one pass in ascending order does, since parents come first."""
-    for row in range(len(parent)):
-        parent[row] = parent[parent[row]]
-
-
-def _link_accepted(parent: Rows, packed: Fingerprints, accept: Accept) -> None:
+def _link_accepted(links: Links, packed: Fingerprints, accept: Accept) -> None:
     for start in range(0, len(packed), _ACCEPT_ROWS):
         pairs = _unpacked(packed[start : start + _ACCEPT_ROWS])
-        pairs = pairs[_apart(parent, pairs)]
+        pairs = pairs[links.apart(pairs[:, 0], pairs[:, 1])]
         if len(pairs):
             pairs = pairs[accept(pairs)]
-            _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+            links.join(pairs[:, 0], pairs[:, 1])
 
 
 def near_duplicate_groups(fingerprints: ArrayLike, distance: int, accept: Accept | None = None) -> NDArray[np.int64]:
@@ -228,27 +196,27 @@ def near_duplicate_groups(fingerprints: ArrayLike, distance: int, accept: Accept
     array([0, 0, 2, 0, 0, 2])
     """
     distinct = Distinct(_checked(fingerprints, distance))
-    parent = np.arange(len(distinct.rows), dtype=np.int64)
-    smallest = np.minimum.reduceat(distinct.rows, distinct.starts[:-1]) if len(parent) else parent
+    first = np.arange(len(distinct.rows), dtype=np.int64)
+    smallest = np.minimum.reduceat(distinct.rows, distinct.starts[:-1]) if len(first) else first
     if accept is None:
-        parent[distinct.rows] = np.repeat(smallest, distinct.sizes)
-    else:
+        first[distinct.rows] = np.repeat(smallest, distinct.sizes)
+    links = Links(first)
+    if accept is not None:
         equal = int((distinct.sizes * (distinct.sizes - 1) // 2).sum())
         _refuse_flood(equal)
         packed = np.empty(equal, dtype=np.uint64)
         _equal_pairs(distinct.rows, distinct.starts, packed)
-        _link_accepted(parent, packed, accept)
+        _link_accepted(links, packed, accept)
     for found in search(distinct.values, int(distance)):
         if accept is None:
-            _link(parent, smallest[found >> np.uint64(32)], smallest[found & np.uint64(0xFFFFFFFF)])
+            links.join(smallest[found >> np.uint64(32)], smallest[found & np.uint64(0xFFFFFFFF)])
             continue
         total = _sizes(found, distinct, distinct)
         _refuse_flood(total)
         packed = np.empty(total, dtype=np.uint64)
         _expand(found, distinct.rows, distinct.starts, distinct.rows, distinct.starts, True, packed)
-        _link_accepted(parent, packed, accept)
-    _flatten(parent)
-    return parent
+        _link_accepted(links, packed, accept)
+    return links.groups()
 
 
 def joined(group: Rows, parts: Iterable[Fingerprints], accept: Accept | None = None) -> Rows:
@@ -256,20 +224,11 @@ def joined(group: Rows, parts: Iterable[Fingerprints], accept: Accept | None = N
 
     accept: which pairs of rows, shape (p, 2), count; it is not asked about pairs of one group. Returns (n,).
     """
-    parent = group.copy()
+    links = Links(group.copy())
     for packed in parts:
         if accept is None:
             pairs = _unpacked(packed)
-            _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+            links.join(pairs[:, 0], pairs[:, 1])
         else:
-            _link_accepted(parent, packed, accept)
-    _flatten(parent)
-    return parent
-
-
-def connected(pairs: Pairs, n: int) -> NDArray[np.int64]:
-    """For each of n rows the smallest row that it hangs together with through the pairs, shape (p, 2); returns (n,)."""
-    parent = np.arange(n, dtype=np.int64)
-    _link(parent, np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
-    _flatten(parent)
-    return parent
+            _link_accepted(links, packed, accept)
+    return links.groups()

@@ -24,6 +24,8 @@ from mixture.text.strings import Strings, arrow_texts
 Kind: TypeAlias = Literal["query", "passage"]
 Encode: TypeAlias = Callable[[list[str], Kind], NDArray[np.floating[Any]]]
 """Texts and what they are to embeddings, shape (len(texts), d). The score is the dot product of what it returns."""
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
 
 IN_MEMORY = 2**28
 """Bytes of vectors that are gone over again and again which are held rather than read each time."""
@@ -51,10 +53,14 @@ class Source(ABC):
         self._dimensions: int | None = None
 
     @abstractmethod
-    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
-        """The vectors of n texts. again: whether they will be gone over more than once, as a search does with queries.
+    def vectors(
+        self, texts: Strings, kind: Kind, *, again: bool = False, progress: Progress | None = None
+    ) -> Vectors:  # fmt: skip
+        """The vectors of n texts. again: whether they will be gone over more than once, as a search does with queries;
+        their blocks then come in the same order each time.
 
-        Without `again` texts are encoded as their blocks are asked for. A broken encoder is a UsageError, then or now.
+        Without `again` texts are encoded as their blocks are asked for. With it they are encoded now; progress is
+        called with texts encoded and their number. A broken encoder is a UsageError, then or now.
         """
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.float32]:
@@ -82,9 +88,11 @@ class Passing(Source):
         super().__init__(encode)
         self._size = size
 
-    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
+    def vectors(
+        self, texts: Strings, kind: Kind, *, again: bool = False, progress: Progress | None = None
+    ) -> Vectors:  # fmt: skip
         passing = _Passing(self, texts, kind, self._size)
-        return InMemory(_gathered(passing)) if again else passing
+        return InMemory(_gathered(passing, progress)) if again else passing
 
 
 class _Passing:
@@ -115,7 +123,9 @@ class Keeping(Source):
         self._encoder, self._folder_of, self._precision = encode, folder_of, precision
         self._opened: dict[Space, KeptEmbeddings] = {}
 
-    def vectors(self, texts: Strings, kind: Kind, *, again: bool = False) -> Vectors:
+    def vectors(
+        self, texts: Strings, kind: Kind, *, again: bool = False, progress: Progress | None = None
+    ) -> Vectors:  # fmt: skip
         space = replace(self._encoder.space(kind), precision=self._precision)
         if space not in self._opened:
             self._opened[space] = KeptEmbeddings(self._folder_of(space.id), space)
@@ -125,7 +135,7 @@ class Keeping(Source):
         found = _Kept(self, kept, texts, np.concatenate([digests_of(b""), *parts]), kind)
         if not again:
             return found
-        found.encode_missing()
+        found.encode_missing(progress)
         small = 4 * len(texts) * (kept.dimensions or 0) <= IN_MEMORY
         return InMemory(_gathered(found)) if small else found
 
@@ -148,10 +158,13 @@ class _Kept:
             yield Block(there[numbers], vectors)
         yield from self._encoded(np.flatnonzero(places < 0))
 
-    def encode_missing(self) -> None:
+    def encode_missing(self, progress: Progress | None) -> None:
         """Have all of them kept."""
-        for _ in self._encoded(np.flatnonzero(self._kept.find(self._keys) < 0)):
-            pass
+        missing, done = np.flatnonzero(self._kept.find(self._keys) < 0), 0
+        for numbers, _ in self._encoded(missing):
+            done += len(numbers)
+            if progress is not None:
+                progress(done, len(missing))
 
     def _encoded(self, missing: NDArray[np.int64]) -> Iterator[Block]:
         """The vectors of texts that are not kept, given by their numbers; each block is kept before it is given."""
@@ -172,10 +185,14 @@ def source_of(encode: Encode, size: int = AT_ONCE) -> Source:
     return encode if isinstance(encode, Source) else Passing(encode, size)
 
 
-def _gathered(vectors: Vectors) -> NDArray[np.float32]:
+def _gathered(vectors: Vectors, progress: Progress | None = None) -> NDArray[np.float32]:
     found: NDArray[np.float32] | None = None
+    done = 0
     for numbers, part in vectors.blocks():
         if found is None:
             found = np.empty((len(vectors), part.shape[1]), np.float32)
         found[numbers] = part
+        done += len(numbers)
+        if progress is not None:
+            progress(done, len(vectors))
     return np.empty((0, 0), np.float32) if found is None else found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,23 +14,32 @@ from numpy.typing import NDArray
 
 from mixture.arguments import Names, listed, named
 from mixture.dedup import simhash_fingerprints
+from mixture.dedup.cosines import cosines
 from mixture.dedup.duplicates import fingerprint_distances
 from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
-from mixture.dedup.methods.base import DEFAULT_VERIFY, Groups
+from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY, Groups
+from mixture.embeddings import Encode, Encoder, Keeping, Kind, Source, source_of
+from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
+from mixture.errors import UsageError
 from mixture.jobs.removals import DUPLICATE, RemovalResult, take_out
-from mixture.jobs.tasks import Snapshot
+from mixture.jobs.tasks import ProgressHere, Snapshot
 from mixture.progress import Progress, silent
-from mixture.store import Store, read
+from mixture.store import Store, layout, read
 
 KEYS = ("pair", "query", "positive")
 SEPARATOR = "\x1f"
+ENCODED_AS: dict[str, Kind] = {"query": "query", "positive": "passage"}
+PLURALS = {"query": "queries", "positive": "positives"}
+PAIRS = 16_384  # whose vectors are in memory at a time
 
 
 def dedup(
     store: Store, collections: Names = (), *, method: str = "simhash", distance: int = 3, key: str = "pair",
-    verify: float | None = DEFAULT_VERIFY, across: bool = False, dry_run: bool = False, engine: str | Engine = "local",
-    progress: Progress = silent,
+    verify: float | None = DEFAULT_VERIFY, model: str | None = None, encode: Encode | None = None,
+    encoder: Callable[[str], Encode] | None = None, similarity: float | None = None, across: bool = False,
+    dry_run: bool = False, engine: str | Engine = "local", progress: Progress = silent, keep_embeddings: bool = True,
+    precision: str = "float32",
 ) -> list[RemovalResult]:  # fmt: skip
     """Take near-equal examples out, all at once at the end.
 
@@ -40,40 +51,146 @@ def dedup(
     key:      what is compared. "query", "positive", or "pair" for both, so that one question with two different answers
               stays twice
     verify:   least Jaccard similarity of the n-grams of near-equal texts, above 0 to 1; None for none (minhash:
-              0.8). exact does not read it
+              0.8). exact and semantic do not read it
+    model:    for semantic, whose embeddings are compared; by default BGE-large-en-1.5, as for the dense miner
+    encode:   the model as a function, `trainers.encode_with("…")`
+    encoder:  in its place, what makes that function of a model's name, `trainers.encode_with`; called when there is
+              something to compare
+    similarity: for semantic, least cosine of the embeddings of near-equal texts, above 0 to 1 (0.95)
     across:   also compare the collections with each other
     dry_run:  only say which examples would go
     engine:   what runs the tasks, one a collection, or one in all with `across`: a name of `ENGINES`, or an `Engine`
+    keep_embeddings, precision: as of `mine`, which shares what is kept
+
+    With a model, `removals` has the cosine of the two queries; with the key "positive" of the two first positives.
     """
-    settings = Settings(distance, verify)
+    settings = Settings(distance, verify, DEFAULT_SIMILARITY if similarity is None else similarity)
     named("key", key, dict.fromkeys(KEYS))
     chosen = named("method", method, METHODS)
     chosen.check(settings)
+    check_precision(precision)
+    encoding = _encoding(method, model, encode, encoder, similarity)
     runs = engine_of(engine)
     with store.reading() as snapshot:
         infos = read.collections(store, listed(collections))
         groups = [infos] if across else [[info] for info in infos]
 
-        def tasks() -> Iterator[list[str]]:
+        def tasks() -> Iterator[_Task]:
             for done, group in enumerate(groups):
-                names = [info.collection for info in group]
-                progress(done, len(groups), ", ".join(names[:3]))
-                yield names
+                task = _Task([info.collection for info in group], (done, len(groups)))
+                progress(*task.place, task.label)
+                yield task
 
-        work = partial(_duplicates, Snapshot(store.catalog, snapshot, store), method=chosen, settings=settings, key=key)
+        keep = partial(layout.space, store.work) if keep_embeddings else None
+        work = partial(_duplicates, Snapshot(store.catalog, snapshot, store), method=chosen, settings=settings, key=key,
+                       encode=encoding() if infos else None, keep=keep, precision=precision,
+                       progress=ProgressHere(progress))  # fmt: skip
         duplicates = list(runs.map(work, tasks()))
     results = take_out(store, infos, duplicates, snapshot, dry_run)
     progress(len(groups), len(groups), "done")
     return results
 
 
-def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings: Settings, key: str) -> pa.Table:
+def _encoding(
+    method: str, model: str | None, encode: Encode | None, encoder: Callable[[str], Encode] | None,
+    similarity: float | None,
+) -> Callable[[], Encode | None]:  # fmt: skip
+    """What makes the encoder of a method that needs one."""
+    chosen = METHODS[method]
+    if not chosen.needs_encoder:
+        for name, value in (("model", model), ("encode", encode), ("similarity", similarity)):
+            if value is not None:
+                able = ", ".join(known for known, other in METHODS.items() if other.needs_encoder)
+                raise UsageError(f"the method {method} compares no embeddings; leave away `{name}` (for {able})")
+        return lambda: None
+    if encode is not None:
+        if model is not None:
+            raise UsageError("`encode` is the model; leave away `model`")
+        return lambda: encode
+    wanted = chosen.model if model is None else model
+    if not wanted:
+        raise UsageError(f"the method {method} needs a `model`")
+    if encoder is None:
+        raise UsageError(f"the method {method} needs a model; hand it over as encode=trainers.encode_with({wanted!r})")
+    return lambda: encoder(wanted)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Collections that are compared with each other. place: number of the task, of how many."""
+
+    names: list[str]
+    place: tuple[int, int]
+
+    @property
+    def label(self) -> str:
+        return ", ".join(self.names[:3])
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """How the texts of one task are compared: queries, and positives.
+
+    source: of the vectors, for a method that needs an encoder
+    """
+
+    store: Store
+    method: Method
+    settings: Settings
+    source: Source | None
+    report: Callable[[str, int, int], None]
+
+    def groups(self, kind: str, rows: pa.Table) -> Groups:
+        """For each row the first row of its group of near-equal texts; (n,)."""
+
+        def prints() -> NDArray[np.uint64]:
+            if rows["simhash"].null_count:  # stored by other means than ingest
+                return simhash_fingerprints(read.texts_of(self.store, kind, rows))
+            stored: NDArray[np.uint64] = rows["simhash"].to_numpy()
+            return stored
+
+        def texts_of(wanted: NDArray[np.int64]) -> pa.Array:
+            return read.texts_of(self.store, kind, rows.take(pa.array(wanted)))
+
+        return self.method.groups(StoredTexts(rows.num_rows, prints, texts_of), self._settings(kind))
+
+    def _settings(self, kind: str) -> Settings:
+        if self.source is None:
+            return self.settings
+        encoded, compared = (partial(self.report, f"{PLURALS[kind]} {done}") for done in ("encoded", "compared"))
+        vectors = partial(self.source.vectors, kind=ENCODED_AS[kind], again=True, progress=encoded)
+        return replace(self.settings, vectors=vectors, progress=compared)
+
+    def similarities(self, kind: str, left: pa.Array, right: pa.Array) -> pa.Array:
+        """The cosine of left[k] and right[k], texts, (p,); nulls for a method that knows no vectors."""
+        if self.source is None:
+            return pa.nulls(len(left), pa.float64())
+        parts = [
+            cosines(*(self.source(texts[start : start + PAIRS], ENCODED_AS[kind]) for texts in (left, right)))
+            for start in range(0, len(left), PAIRS)
+        ]
+        return pa.array(np.concatenate([np.empty(0), *parts]))
+
+
+def _duplicates(
+    source: Snapshot, task: _Task, *, method: Method, settings: Settings, key: str, encode: Encode | None,
+    keep: Callable[[str], Path] | None, precision: str, progress: ProgressHere,
+) -> pa.Table:  # fmt: skip
+    """keep: from a space of embeddings to its folder; None to keep none."""
+
+    def report(what: str, done: int, total: int) -> None:
+        progress(*task.place, f"{task.label}: {done:,}/{total:,} {what}")
+
+    names = task.names
+    if keep is not None and isinstance(encode, Encoder):
+        encode = Keeping(encode, keep, precision)
     with source.opened() as store:
+        sides = _Sides(store, method, settings, None if encode is None else source_of(encode), report)
         rows = read.query_prints(store, names)
-        keys = [] if key == "positive" else [_groups(store, "query", rows, method, settings)]
+        keys = [] if key == "positive" else [sides.groups("query", rows)]
         if key != "query":
             passages = read.positive_prints(store, names)
-            label = _groups(store, "positive", passages, method, settings)
+            label = sides.groups("positive", passages)
             keys.append(_positive_keys(store, names, rows, passages, label))
         # Rows come in the order of the keeper's rule, so the first of equal keys is kept.
         _, first, inverse = np.unique(np.stack(keys), axis=1, return_index=True, return_inverse=True)
@@ -81,10 +198,14 @@ def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings:
         gone = np.flatnonzero(kept != np.arange(rows.num_rows))
         removed, keepers = rows.take(pa.array(gone)), rows.take(pa.array(kept[gone]))
         texts = pa.concat_arrays([read.texts_of(store, "query", part) for part in (removed, keepers)])
-        positives = {}
+        shown = {"query": texts.slice(0, len(gone)), "kept_query": texts.slice(len(gone))}
+        compared = ("query", *shown.values())
         if key == "positive":  # the queries then say nothing
             names_of = {"positive": removed, "kept_positive": keepers}
             positives = {name: read.texts_of(store, "first positive", part) for name, part in names_of.items()}
+            shown |= positives
+            compared = ("positive", *positives.values())
+        similarity = sides.similarities(*compared)
     left, right = np.arange(len(gone)), np.arange(len(gone), 2 * len(gone))
     return pa.table(
         {
@@ -93,27 +214,11 @@ def _duplicates(source: Snapshot, names: list[str], *, method: Method, settings:
             "reason": pa.repeat(DUPLICATE, len(gone)),
             "kept_collection": keepers["collection"],
             "kept_id": keepers["id"],
-            "kept_query": texts.slice(len(gone)),
             "distance": pa.array(fingerprint_distances(texts, left, right), pa.int32()),
-            "query": texts.slice(0, len(gone)),
+            "similarity": similarity,
         }
-        | positives
+        | shown
     )
-
-
-def _groups(store: Store, kind: str, rows: pa.Table, method: Method, settings: Settings) -> Groups:
-    """For each row the first row of its group of near-equal texts; (n,)."""
-
-    def prints() -> NDArray[np.uint64]:
-        if rows["simhash"].null_count:  # stored by other means than ingest
-            return simhash_fingerprints(read.texts_of(store, kind, rows))
-        stored: NDArray[np.uint64] = rows["simhash"].to_numpy()
-        return stored
-
-    def texts_of(wanted: NDArray[np.int64]) -> pa.Array:
-        return read.texts_of(store, kind, rows.take(pa.array(wanted)))
-
-    return method.groups(StoredTexts(rows.num_rows, prints, texts_of), settings)
 
 
 def _positive_keys(

@@ -34,8 +34,8 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
     Kept: the collections themselves, what belongs to any saved mixture (a tag always means one), the run folders of
     runs that made a mixture, of the runs these rest on, and of runs that are not finished and can go on. A reference's
     embeddings and the branches of learners towards a target are kept for runs that are not finished alone: these must
-    find their own to end with the same bits. Embeddings that mining keeps go by space, those that no command has read
-    or written for a day.
+    find their own to end with the same bits. Embeddings that mining and dedup keep go by space, those that no command
+    has read or written for a day.
     """
     root = store.work
     found = [

@@ -148,7 +148,7 @@ def kept_embeddings(root: Path) -> list[Path]:
 
 
 def space(root: Path, name: str) -> Path:
-    """The embeddings of texts that mining keeps, of one model, prompt, length and precision (`embeddings.Space.id`)."""
+    """The embeddings of texts that jobs keep, of one model, prompt, length and precision (`embeddings.Space.id`)."""
     return root / "embeddings" / name
 
 

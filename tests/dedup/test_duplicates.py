@@ -143,7 +143,7 @@ def test_arrow_input_and_empty_input():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "lsh"}, "exact, minhash, simhash"),
+        ({"method": "lsh"}, "exact, minhash, semantic, simhash"),
         *(
             ({"method": method} | wrong, message)
             for method in METHODS
@@ -154,8 +154,13 @@ def test_arrow_input_and_empty_input():
                 ({"verify": 0}, "`verify` is 0; allowed: above 0 to 1, or none"),
                 ({"verify": True}, "`verify` is True; allowed"),
                 ({"verify": math.nan}, "`verify` is nan; allowed"),
+                ({"similarity": 0}, "`similarity` is 0; allowed: above 0 to 1"),
+                ({"similarity": 1.01}, "`similarity` is 1.01; allowed"),
+                ({"similarity": math.nan}, "`similarity` is nan; allowed"),
+                ({"similarity": True}, "`similarity` is True; allowed"),
             )
         ),
+        ({"method": "semantic"}, "the method semantic needs `encode`"),
         ({"ids": ["a"]}, "one id for each"),
         ({"ids": ["a", "a"]}, "'a' occurs more than once"),
         ({"keys": ["a", None]}, "row 1 is NoneType"),

@@ -1,6 +1,8 @@
 """Dedup methods over texts that stay in the store: only the needed ones are read, in parts, with the same outcome."""
 
 import random
+from dataclasses import replace
+from string import ascii_lowercase
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +11,7 @@ import pytest
 from mixture.dedup import simhash_fingerprints
 from mixture.dedup.duplicates import duplicate_groups
 from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts, base
+from mixture.embeddings import InMemory
 from mixture.errors import UsageError
 
 
@@ -24,6 +27,11 @@ def sample():
 TEXTS = sample()
 
 
+def letters(texts, kind):
+    """Counts of letters, less what all texts have."""
+    return np.array([[text.lower().count(letter) for letter in ascii_lowercase] for text in texts], "f4") - 6
+
+
 def stored(texts, asked):
     def texts_of(rows):
         asked.append(rows.tolist())
@@ -37,7 +45,9 @@ def stored(texts, asked):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_stays_in_the_store_is_grouped_as_texts_in_memory_are(monkeypatch, name, settings, part_rows):
     monkeypatch.setattr(base, "PART_ROWS", part_rows)
-    expected = duplicate_groups(TEXTS, method=name, distance=settings.distance, verify=settings.verify)
+    encode = letters if METHODS[name].needs_encoder else None
+    expected = duplicate_groups(TEXTS, method=name, distance=settings.distance, verify=settings.verify, encode=encode)
+    settings = replace(settings, vectors=lambda texts: InMemory(letters(list(texts), "query")))
     assert METHODS[name].groups(stored(TEXTS, []), settings).tolist() == expected.tolist()
     assert 20 <= (expected != np.arange(len(TEXTS))).sum() <= 40
 
@@ -83,6 +93,21 @@ def test_a_method_needs_a_name_and_a_function():
     texts = pa.array(["Abc", "abc!", "xyz", "Ant", "xyz"])
     assert method.groups(stored(texts, []), Settings()).tolist() == [0, 0, 2, 0, 2]
     assert seen == ["abc", "xyz", "ant"]
+
+
+def test_a_method_with_an_encoder_gets_texts_as_they_are_written():
+    """Equal normal forms are in one group whatever it finds: here texts of one length, so that two groups meet."""
+    seen = []
+
+    def link(texts, settings):
+        seen.extend(texts.to_pylist())
+        first = {}
+        return np.array([first.setdefault(len(text), row) for row, text in enumerate(texts.to_pylist())])
+
+    texts = pa.array(["xyz", "Abc", "abc!", "four", "elephant", "Abc"])
+    method = Method(link=link, needs_encoder=True)
+    assert method.groups(stored(texts, []), Settings()).tolist() == [0, 0, 0, 0, 4, 0]
+    assert seen == ["xyz", "Abc", "abc!", "four", "elephant"]
 
 
 @pytest.mark.parametrize(

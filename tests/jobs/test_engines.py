@@ -6,8 +6,10 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mixture import Store, jobs
@@ -48,8 +50,16 @@ def store(small_store: Store, tmp_path: Path) -> Store:
     return small_store
 
 
+def letters(texts: list[str], kind: str) -> Any:
+    """An encoder that can be pickled: counts of letters."""
+    return np.array([[text.lower().count(letter) for letter in ascii_lowercase] for text in texts], np.float32)
+
+
 JOBS: dict[str, Callable[..., Any]] = {
     "dedup": lambda store, engine: jobs.dedup(store, engine=engine, dry_run=True),
+    "semantic dedup": lambda store, engine: jobs.dedup(
+        store, method="semantic", encode=letters, similarity=0.999, engine=engine, dry_run=True
+    ),
     "decontaminate": lambda store, engine: jobs.decontaminate(
         store, store.root.parent / "tests.txt", engine=engine, dry_run=True
     ),

@@ -1,4 +1,4 @@
-"""An encoder as the function that `mixture.mining` searches with."""
+"""An encoder as the function that mining and dedup search with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainers.model.template import RECORD
 class TextEncoder:
     """`encode(texts, kind)` -> (n, D) float32, unit length; kind is "query" or "passage".
 
-    It says what its embeddings depend on (`space`), so that mining can keep them.
+    It says what its embeddings depend on (`space`), so that they can be kept.
     """
 
     def __init__(self, model: str, processes: int = 1) -> None:

@@ -13,13 +13,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixture.dedup.links import Links
 from mixture.dedup.neighbours import checked_distance
 from mixture.dedup.second_look import checked_threshold
+from mixture.embeddings.search import Vectors
+from mixture.errors import UsageError
 from mixture.text.columns import normalise_texts
 from mixture.text.form import Texts
+from mixture.text.strings import Strings, arrow_texts
 
 PART_ROWS = 200_000  # texts in memory at a time
 DEFAULT_VERIFY = 0.8
+DEFAULT_SIMILARITY = 0.95
 
 Groups: TypeAlias = NDArray[np.int64]
 
@@ -30,14 +35,23 @@ class Settings:
 
     distance: bits in which two fingerprints may differ, 0 to 7
     verify: least Jaccard similarity of the n-grams of two texts, above 0 to 1; None: the method's own choice
+    similarity: least cosine of the embeddings of two texts, above 0 to 1
+    vectors: from texts to their embeddings, which can be gone over again; for a method that needs an encoder
+    progress: called with texts compared and their number
     """
 
     distance: int = 3
     verify: float | None = DEFAULT_VERIFY
+    similarity: float = DEFAULT_SIMILARITY
+    vectors: Callable[[Strings], Vectors] | None = None
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         checked_distance(self.distance)
         checked_threshold(self.verify)
+        number = isinstance(self.similarity, int | float) and not isinstance(self.similarity, bool)
+        if not (number and 0 < self.similarity <= 1):
+            raise UsageError(f"`similarity` is {self.similarity!r}; allowed: above 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -71,21 +85,26 @@ class Method:
     check: raises a UsageError for settings that are right in themselves and that the method does not allow
     lazily: groups of texts that stay in the store, for a method that need not read them all; it must find what `link`
         finds. Without it all texts of a collection are read at once.
+    needs_encoder: `link` gets the distinct texts as they are written, as a model must see them, and
+        `settings.vectors`; equal normal forms are linked beside what it finds
+    model: the model where none is named
     """
 
     link: Callable[[pa.Array, Settings], Groups]
     check: Callable[[Settings], None] = anything
     lazily: Callable[[StoredTexts, Settings], Groups] | None = None
+    needs_encoder: bool = False
+    model: str | None = None
 
     def groups_of(self, texts: Texts, settings: Settings) -> Groups:
         """The groups of n texts, (n,). Equal ones count once: a million of them cost no more than reading them."""
-        # Numbers texts as they first appear, so a smaller number stands for an earlier row.
-        encoded = normalise_texts(texts).combine_chunks().dictionary_encode()
-        code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        first = np.full(len(encoded.dictionary), -1, np.int64)
-        first[code[::-1]] = np.arange(len(code))[::-1]
-        groups: Groups = first[self.link(encoded.dictionary, settings)[code]]
-        return groups
+        forms = normalise_texts(texts)
+        if not self.needs_encoder:
+            return _of_distinct(forms, lambda distinct: self.link(distinct, settings))
+        links = Links(_of_distinct(forms, lambda distinct: np.arange(len(distinct))))
+        near = _of_distinct(arrow_texts(texts), lambda distinct: self.link(distinct, settings))
+        links.join(near, np.arange(len(near)))
+        return links.groups()
 
     def groups(self, stored: StoredTexts, settings: Settings) -> Groups:
         """The groups of n texts of a store, (n,)."""
@@ -106,6 +125,17 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 """Filled by the modules of this package."""
+
+
+def _of_distinct(texts: pa.ChunkedArray, link: Callable[[pa.Array], Groups]) -> Groups:
+    """The groups of n texts, (n,), from those of the distinct ones among them."""
+    # Numbers texts as they first appear, so a smaller number stands for an earlier row.
+    encoded = texts.combine_chunks().dictionary_encode()
+    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    first = np.full(len(encoded.dictionary), -1, np.int64)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    groups: Groups = first[link(encoded.dictionary)[code]]
+    return groups
 
 
 def _parts(group: Groups) -> Iterator[NDArray[np.int64]]:

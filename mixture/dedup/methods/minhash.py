@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from mixture.dedup.links import connected
 from mixture.dedup.methods.base import DEFAULT_VERIFY, METHODS, Groups, Method, Settings
-from mixture.dedup.neighbours import connected
 from mixture.errors import UsageError
 
 

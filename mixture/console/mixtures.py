@@ -146,6 +146,8 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="The file; default: standard output")] = None,
     materialised: Annotated[Path | None, typer.Option("--materialised", help="A folder to train from")] = None,
     hf_dataset: Annotated[Path | None, typer.Option("--hf-dataset", help="A folder for a DatasetDict")] = None,
+    flagembedding: Annotated[Path | None, typer.Option(
+        "--flagembedding", help="A folder of JSON lines with scores, a file a collection")] = None,
     batches: Annotated[int | None, typer.Option("--batches", help="The rows of so many batches, to --out")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="With --batches: examples in a step")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="With --batches: the training's seed")] = 42,
@@ -156,11 +158,12 @@ def export(
 
     with open_store(store) as lake:
         written = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
-                           batches=batches, batch_size=batch_size, seed=seed)  # fmt: skip
+                           flagembedding=flagembedding, batches=batches, batch_size=batch_size, seed=seed)  # fmt: skip
     if written.text is not None:
         sys.stdout.write(written.text)
         return
-    what = "folder" if materialised or hf_dataset else "file"
+    sys.stderr.writelines(f"note: {remark}\n" for remark in written.remarks)
+    what = "folder" if materialised or hf_dataset or flagembedding else "file"
     print_rows([{"mixture": written.mixture, what: str(written.path), **written.counts}], as_json=as_json)
 
 

@@ -80,14 +80,28 @@ def _component(store: Store, component: Component, root: Path, symmetric: bool |
         if symmetric is not None:
             _keep_symmetric(target / "component.json", symmetric)
         return True
-    try:
+    version = version_of(store, component)
+    if version is None:
         with store.reading():
             _write_component(store, component, _checked(store, component), target)
         return True
+    with at_version(store, version, component.selection) as old:
+        _write_component(old, component, _held(old, component), target)
+    return False
+
+
+def version_of(store: Store, component: Component) -> int | None:
+    """The newest version of the store that holds the content that a component pins; None for today's. Raises
+    `UsageError` where none does."""
+    try:
+        with store.reading():
+            _checked(store, component)
+        return None
     except UsageError:
-        if not any(_written_from(store, component, version, target) for version in versions(store, component)):
-            raise
-        return False
+        for version in versions(store, component):
+            if _holds(store, component, version):
+                return version
+        raise
 
 
 def versions(store: Store, component: Component) -> list[int]:
@@ -101,14 +115,10 @@ def versions(store: Store, component: Component) -> list[int]:
     return [row["snapshot"] for row in rows]
 
 
-def _written_from(store: Store, component: Component, version: int, target: Path) -> bool:
-    """Write a component from an older version of the store, if that has the content; whether it does."""
+def _holds(store: Store, component: Component, version: int) -> bool:
     try:
         with at_version(store, version, component.selection) as old:
-            if digest(old, component.part) != component.digest:
-                return False
-            _write_component(old, component, _held(old, component), target)
-            return True
+            return digest(old, component.part) == component.digest
     except StoreError:
         return False
 

@@ -131,6 +131,9 @@ def mine(
         "call; a killed one goes on from them")] = True,
     precision: Annotated[str, typer.Option(
         "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")] = "float32",
+    index: Annotated[str, typer.Option(
+        "--index", help="Search of a model's embeddings: {mixture.embeddings:INDEXES}; "
+        "faiss:FACTORY, as faiss:IVF1024,Flat")] = "exact",
     dry_run: DryRunOption = False, undo: UndoOption = False,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -155,12 +158,14 @@ def mine(
                             rescorer=lambda model: trainers.rescore_with(model),
                             fill_random=fill_random, seed=42 if seed is None else seed, replace=replace,
                             dry_run=dry_run, engine=engine, progress=progress,
-                            keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
+                            keep_embeddings=keep_embeddings, precision=precision, index=index)  # fmt: skip
     rows = [asdict(result) for result in results]
     if not (as_json or dry_run):
         say(sentences.mined(rows, miner, had_none=not collections))
     if not as_json:
         rows = [row | {"dropped": ", ".join(f"{n} {c:,}" for n, c in row["dropped"].items() if c)} for row in rows]
+        if all(row["recall"] is None for row in rows):
+            rows = [{name: value for name, value in row.items() if name != "recall"} for row in rows]
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
     sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
-from mixture.embeddings import Encoder, Keeping, source_of
+from mixture.embeddings import Encoder, Keeping, index_of, source_of
+from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
@@ -28,6 +29,8 @@ from mixture.rows import whole_texts
 from mixture.store import Store, layout, read
 from mixture.store.negatives import TakenBack, add_negatives
 from mixture.store.negatives import undo_mining as take_back
+
+GOOD_RECALL = 0.95  # of an approximate index; with less a remark says what to do
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class MiningResult:
     snapshot:  of the store that was read
     encoded:   texts that the model encoded
     reused:    texts whose embeddings were kept by an earlier call
+    recall:    of an approximate `index`, the share of the candidates of an exact search that it found, for a sample of
+               the queries; None where the search was exact
     """
 
     collection: str
@@ -59,6 +64,7 @@ class MiningResult:
     snapshot: int
     encoded: int = 0
     reused: int = 0
+    recall: float | None = None
 
 
 def mine(
@@ -68,6 +74,7 @@ def mine(
     rescore: Rescore | str | None = None, rescorer: Callable[[str], Rescore] | None = None, fill_random: bool = True,
     seed: int = 42, replace: bool = False, dry_run: bool = False, engine: str | Engine = "local",
     progress: Progress = silent, keep_embeddings: bool = True, precision: str = "float32",
+    index: str = EXACT,
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
@@ -98,6 +105,7 @@ def mine(
                there: a second call, or a killed one, encodes what is missing. Those of a plain function are not kept,
                for it does not say what they depend on; an `embeddings.Encoder` does
     precision: of kept embeddings, of `embeddings.PRECISIONS`: float32, or float16 in half the room
+    index:     how a model's embeddings are searched: a name of `embeddings.INDEXES`. An approximate one says its recall
 
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
@@ -107,6 +115,9 @@ def mine(
     values = {**chosen.filters, **(filters or {})}
     settings = MiningSettings(**asked, filters=filters_of(values))
     check_precision(precision)
+    if index != EXACT and not chosen.needs_encoder:
+        raise UsageError(f"the miner {recorded} searches no embeddings; leave away `index`")
+    index_of(index)
     recorded, anew = _rescoring(recorded, rescore, rescorer)
     runs, names = engine_of(engine), listed(collections)
     infos = read.collections(store, names)
@@ -122,18 +133,20 @@ def mine(
 
     work = partial(_mined, miner=chosen, settings=settings, encode=encoding(), rescore=anew(), recorded=recorded,
                    progress=ProgressHere(progress), keep=partial(layout.space, store.work) if keep_embeddings else None,
-                   precision=precision)  # fmt: skip
+                   precision=precision, index=index)  # fmt: skip
     results, command = [], uuid.uuid4().hex
     for task, negatives in runs.map(work, tasks()):
+        searched = {} if index == EXACT else {"index": index, "recall": task.recall}
         added = add_negatives(
             store, task.collection, negatives, replace=[recorded, RANDOM] if whole else [], dry_run=dry_run,
-            miner=recorded, command=command, snapshot=task.snapshot, settings=asked | {"filters": values},
+            miner=recorded, command=command, snapshot=task.snapshot, settings=asked | {"filters": values} | searched,
             dropped=task.dropped,
         )  # fmt: skip
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
                 added.replaced, task.dropped, task.snapshot, task.encoded, task.reused,
+                task.recall,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
@@ -152,6 +165,11 @@ def remarks(results: Sequence[MiningResult], per_query: int) -> list[str]:
         + "; lower `per_query` or raise `depth`"
         for r in results
         if r.short
+    ] + [
+        f"{r.collection}: `index` found {100 * r.recall:.1f} % of the candidates of an exact search; raise what it"
+        " looks at, as faiss:IVF1024,Flat:nprobe=256 or faiss:HNSW32:efSearch=800, or leave `index` away"
+        for r in results
+        if r.recall is not None and r.recall < GOOD_RECALL
     ]
 
 
@@ -239,7 +257,7 @@ def _read(store: Store, collection: str, *, whole: bool, place: tuple[int, int])
 
 @dataclass(frozen=True)
 class _Mined:
-    """short: examples for which the miner found fewer than were asked for. dropped, encoded, reused: as in
+    """short: examples for which the miner found fewer than were asked for. dropped, encoded, reused, recall: as in
     `MiningResult`."""
 
     collection: str
@@ -249,11 +267,13 @@ class _Mined:
     snapshot: int
     encoded: int
     reused: int
+    recall: float | None
 
 
 def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, rescore: Rescore | None,
     recorded: str, progress: ProgressHere, keep: Callable[[str], Path] | None, precision: str,
+    index: str,
 ) -> tuple[_Mined, pa.Table]:  # fmt: skip
     """keep: from a space of embeddings to its folder; None to keep none."""
     pool = MiningPool.build(
@@ -271,6 +291,8 @@ def _mined(
     if keep is not None and isinstance(encode, Encoder):
         encode = Keeping(encode, keep, precision)
     source = None if encode is None else source_of(encode)
+    if source is not None:
+        source.index = index
     mined = miner.mine(pool, settings, encode=source, rescore=rescore, recorded=recorded, progress=report)
     negatives = mined.table()
     found = (
@@ -278,5 +300,5 @@ def _mined(
     )
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
     short = len(pool.example_ids) - full
-    counts = (0, 0) if source is None else (source.encoded, source.reused)
+    counts = (0, 0, None) if source is None else (source.encoded, source.reused, source.recall)
     return _Mined(task.collection, len(pool.example_ids), short, mined.dropped, task.snapshot, *counts), negatives

@@ -1,4 +1,5 @@
-"""Hard negatives by a dense retriever, over one collection; exact search in bounded memory.
+"""Hard negatives by a dense retriever, over one collection; exact search in bounded memory, unless `source.index` names
+an approximate one (`mixture.embeddings.indexes`).
 
 Shapes: n queries, m distinct passages, d dimensions, k = depth. Passages are embedded block by block, or read where
 they are kept (`mixture.embeddings`), and searched at once; of each block only the best k so far of every query are
@@ -14,7 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mixture.embeddings import source_of, top_k
+from mixture.embeddings import Held, Vectors, index_of, source_of
+from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.search import QUERY_TILE
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
@@ -33,8 +35,12 @@ def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progr
         return
     source = source_of(encode, _PASSAGES)
     queries = source.vectors(pool.queries, "query", again=True)
-    passages = source.vectors(pool.passages, "passage")
-    best = top_k(queries, passages, depth, pairs=pool.positives.pairs(), tile=_QUERIES, progress=progress)
+    passages: Vectors = source.vectors(pool.passages, "passage")
+    if source.index != EXACT and not source.keeps:
+        passages = Held(passages)
+    search = index_of(source.index)
+    best = search(queries, passages, depth, pairs=pool.positives.pairs(), tile=_QUERIES, progress=progress)
+    source.recall = best.recall
     positive = np.full(len(pool.queries), np.inf, np.float32)
     np.minimum.at(positive, pool.positives.pairs()[0], best.pair_scores)
     for example in range(len(best)):

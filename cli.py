@@ -147,6 +147,9 @@ def mine(
     replace: Annotated[bool, typer.Option(
         "--replace", help="Every example anew, in place of what this miner found; so are named collections")] = False,
     keep_embeddings: KeepOption = True, precision: PrecisionOption = "float32",
+    index: Annotated[str, typer.Option(
+        "--index", help="Search of a model's embeddings: {mixture.embeddings:INDEXES}; "
+        "faiss:FACTORY, as faiss:IVF1024,Flat")] = "exact",
     dry_run: DryRunOption = False, undo: UndoOption = False,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -171,12 +174,14 @@ def mine(
                             rescorer=lambda model: trainers.rescore_with(model), judge=judge,
                             pool=pool or (), name=name, fill_random=fill_random, seed=42 if seed is None else seed,
                             replace=replace, dry_run=dry_run, engine=engine, progress=progress,
-                            keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
+                            keep_embeddings=keep_embeddings, precision=precision, index=index)  # fmt: skip
     rows = [result.row for result in results]
     if not (as_json or dry_run):
         say(sentences.mined(rows, name or miner, had_none=not collections))
     if not as_json:
         rows = [row | {"dropped": ", ".join(f"{n} {c:,}" for n, c in row["dropped"].items() if c)} for row in rows]
+        if all(row["recall"] is None for row in rows):
+            rows = [{name: value for name, value in row.items() if name != "recall"} for row in rows]
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
     sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))

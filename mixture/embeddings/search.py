@@ -17,6 +17,7 @@ from mixture.errors import UsageError
 QUERY_TILE = 256
 """Queries whose scores are computed at a time. With a block of 8,192 passages a tile has 8 MB of scores."""
 
+_PAIRS_AT_ONCE = 2048  # whose vectors are put side by side
 _LOW_BITS = np.int64(0xFFFFFFFF)
 _NONE = np.iinfo(np.int64).min  # the key of a place that nothing has taken
 
@@ -53,6 +54,29 @@ class InMemory:
             yield Block(np.arange(start, start + len(part)), part)
 
 
+class Held:
+    """Vectors that are held in memory once they were gone over, in one array of their own."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors, self._held = vectors, False
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def blocks(self) -> Iterator[Block]:
+        if self._held:
+            yield from self._vectors.blocks()
+            return
+        found: NDArray[np.float32] | None = None
+        for block in self._vectors.blocks():
+            if found is None:
+                found = np.empty((len(self), block.vectors.shape[1]), np.float32)
+            found[block.numbers] = block.vectors
+            yield block
+        if found is not None:
+            self._vectors, self._held = InMemory(found), True
+
+
 Pairs: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 """(query, passage) of p pairs, as two arrays (p,)."""
 
@@ -61,10 +85,13 @@ class Best:
     """The best passages of each of n queries: at most k, best first, of equal scores the lower number first.
 
     pair_scores: (p,) float32, the scores of the pairs that were asked for
+    recall:      of an approximate search, the share of the best that it found, as it measured; None for an exact one
     """
 
-    def __init__(self, keys: NDArray[np.int64], pair_scores: NDArray[np.float32]) -> None:
-        self._keys, self.pair_scores = keys, pair_scores
+    def __init__(
+        self, keys: NDArray[np.int64], pair_scores: NDArray[np.float32], recall: float | None = None
+    ) -> None:  # fmt: skip
+        self._keys, self.pair_scores, self.recall = keys, pair_scores, recall
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -109,10 +136,8 @@ def top_k(
     done = 0
     for numbers, block in passages.blocks():
         here = asked.of(numbers)
-        for tile_numbers, tile_vectors in _tiles(queries, tile):
-            if tile_vectors.shape[1] != block.shape[1]:
-                sizes = f"{tile_vectors.shape[1]} dimensions and passages {block.shape[1]}"
-                raise UsageError(f"queries have {sizes}; one model gives both")
+        for tile_numbers, tile_vectors in tiles(queries, tile):
+            check_sizes(tile_vectors, block)
             scores = tile_vectors @ block.T
             here.note(tile_numbers, scores)
             keys[tile_numbers] = _merged(keys[tile_numbers], scores, numbers)
@@ -122,10 +147,42 @@ def top_k(
     return Best(keys, asked.scores)
 
 
-def _tiles(queries: Vectors, size: int) -> Iterator[Block]:
+def pair_scores(queries: Vectors, passages: Vectors, pairs: Pairs) -> NDArray[np.float32]:
+    """The inner products of pairs alone, (p,). Both are gone over as by `top_k`; a pair's score is always the same.
+
+    >>> found = InMemory(np.array([[1, 0], [0, 2]], np.float32)), InMemory(np.array([[3, 1]], np.float32))
+    >>> pair_scores(*found, (np.array([1, 0]), np.array([0, 0]))).tolist()
+    [2.0, 3.0]
+    """
+    asked = _Pairs(pairs, len(queries), len(passages))
+    for numbers, block in passages.blocks():
+        here = asked.of(numbers)
+        if not len(here.chosen):
+            continue
+        for query_numbers, vectors in queries.blocks():
+            check_sizes(vectors, block)
+            here.compute(query_numbers, vectors, block)
+    return asked.scores
+
+
+def check_sizes(queries: NDArray[np.float32], passages: NDArray[np.float32]) -> None:
+    """Raise a `UsageError` for vectors of different lengths."""
+    if queries.shape[1] != passages.shape[1]:
+        sizes = f"{queries.shape[1]} dimensions and passages {passages.shape[1]}"
+        raise UsageError(f"queries have {sizes}; one model gives both")
+
+
+def tiles(queries: Vectors, size: int) -> Iterator[Block]:
+    """The vectors in blocks of at most `size`."""
     for numbers, vectors in queries.blocks():
         for start in range(0, len(numbers), size):
             yield Block(numbers[start : start + size], vectors[start : start + size])
+
+
+def best_keys(scores: NDArray[np.float32], numbers: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The best k of some passages of each of q queries, (q, c) with c ≥ k, as `Best` holds them; -inf is no passage."""
+    keys = np.where(np.isneginf(scores), _NONE, _pack(scores, numbers))
+    return np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
 
 
 def _merged(keys: NDArray[np.int64], scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -206,8 +263,21 @@ class _PairsHere(NamedTuple):
         """Take the scores of the pairs whose query is in the tile."""
         if not len(self.chosen):
             return
+        inside, rows = self._inside(tile)
+        self.all.scores[self.chosen[inside]] = scores[rows, self.columns[inside]]
+
+    def compute(self, tile: NDArray[np.int64], queries: NDArray[np.float32], block: NDArray[np.float32]) -> None:
+        """The same, from the vectors of the tile and of the block."""
+        inside, rows = self._inside(tile)
+        for start in range(0, len(inside), _PAIRS_AT_ONCE):
+            some, part = inside[start : start + _PAIRS_AT_ONCE], rows[start : start + _PAIRS_AT_ONCE]
+            products = np.einsum("ij,ij->i", queries[part], block[self.columns[some]])
+            self.all.scores[self.chosen[some]] = products
+
+    def _inside(self, tile: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of the pairs have their query in the tile, and its row there."""
         self.row[tile] = np.arange(len(tile))
         rows = self.row[self.queries]
-        inside = rows >= 0
-        self.all.scores[self.chosen[inside]] = scores[rows[inside], self.columns[inside]]
         self.row[tile] = -1
+        inside = np.flatnonzero(rows >= 0)
+        return inside, rows[inside]

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.kept import AT_ONCE, KeptEmbeddings
 from mixture.embeddings.search import Block, InMemory, Vectors
 from mixture.embeddings.space import Space
@@ -45,10 +46,21 @@ class Encoder(Protocol):
 
 
 class Source(ABC):
-    """Vectors for texts. encoded: texts that the encoder was given; reused: texts whose embeddings were kept before."""
+    """Vectors for texts.
+
+    encoded: texts that the encoder was given
+    reused:  texts whose embeddings were kept before
+    keeps:   whether vectors are read, not encoded, when they are gone over again
+    index:   how they are to be searched, a name of `INDEXES`
+    recall:  of the last search, where it was approximate
+    """
+
+    keeps = False
 
     def __init__(self, encode: Encode) -> None:
         self.encoded, self.reused = 0, 0
+        self.index = EXACT
+        self.recall: float | None = None
         self._encode = encode
         self._dimensions: int | None = None
 
@@ -117,6 +129,8 @@ class Keeping(Source):
     folder_of: from a space's id to its folder
     precision: of `space.PRECISIONS`
     """
+
+    keeps = True
 
     def __init__(self, encode: Encoder, folder_of: Callable[[str], Path], precision: str = "float32") -> None:
         super().__init__(encode)

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
-from mixture.embeddings import Encoder, Keeping, source_of
+from mixture.embeddings import Encoder, Keeping, index_of, source_of
+from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
@@ -33,6 +34,8 @@ from mixture.store import Store, layout, read
 from mixture.store.negatives import TakenBack, add_negatives
 from mixture.store.negatives import undo_mining as take_back
 
+GOOD_RECALL = 0.95  # of an approximate index; with less a remark says what to do
+
 
 @dataclass(frozen=True)
 class MiningResult:
@@ -51,6 +54,8 @@ class MiningResult:
     reused:    texts whose embeddings were kept by an earlier call
     answers:   passages that the judge calls answers of their queries; they become positives
     relabelled: examples that got another positive so
+    recall:    of an approximate `index`, the share of the candidates of an exact search that it found, for a sample of
+               the queries; None where the search was exact
     miner:     under whose name the negatives are
     evidence:  scores by rank, and some of what filters dropped, to read (`report`)
     """
@@ -69,6 +74,7 @@ class MiningResult:
     reused: int = 0
     answers: int = 0
     relabelled: int = 0
+    recall: float | None = None
     miner: str = ""
     evidence: Seen | None = field(default=None, repr=False, compare=False)
 
@@ -86,6 +92,7 @@ def mine(
     judge: Judge | str | None = None, pool: Names = (), name: str | None = None, fill_random: bool = True,
     seed: int = 42, replace: bool = False, dry_run: bool = False, engine: str | Engine = "local",
     progress: Progress = silent, keep_embeddings: bool = True, precision: str = "float32",
+    index: str = EXACT,
 ) -> list[MiningResult]:  # fmt: skip
     """Find hard negatives within each collection.
 
@@ -123,6 +130,7 @@ def mine(
                there: a second call, or a killed one, encodes what is missing. Those of a plain function are not kept,
                for it does not say what they depend on; an `embeddings.Encoder` does
     precision: of kept embeddings, of `embeddings.PRECISIONS`: float32, or float16 in half the room
+    index:     how a model's embeddings are searched: a name of `embeddings.INDEXES`. An approximate one says its recall
 
     Each collection is stored when it is mined. `undo_mining` takes all of a call back.
     """
@@ -132,6 +140,9 @@ def mine(
     values = {**found.filters, **(filters or {})}
     settings = MiningSettings(**asked, filters=filters_of(values))
     check_precision(precision)
+    if index != EXACT and not found.needs_encoder:
+        raise UsageError(f"the miner {recorded} searches no embeddings; leave away `index`")
+    index_of(index)
     recorded, anew = rescoring(recorded, rescore, rescorer)
     asked |= {"filters": values, "miner": recorded, "pool": listed(pool), "judge": judge}
     random = RANDOM if name is None else checked(name)
@@ -151,19 +162,20 @@ def mine(
 
     work = partial(_mined, miner=found, settings=settings, encode=encoding(), rescore=anew(),
                    judge=judging(store, judge), names=(recorded, random), progress=ProgressHere(progress), keep=keep,
-                   precision=precision)  # fmt: skip
+                   precision=precision, index=index)  # fmt: skip
     results, command = [], uuid.uuid4().hex
     for task, negatives, positives, answers in runs.map(work, tasks()):
+        searched = {} if index == EXACT else {"index": index, "recall": task.recall}
         added = add_negatives(
             store, task.collection, negatives, replace=[recorded, random] if whole else [], dry_run=dry_run,
-            miner=recorded, command=command, snapshot=task.snapshot, settings=asked, dropped=task.dropped,
+            miner=recorded, command=command, snapshot=task.snapshot, settings=asked | searched, dropped=task.dropped,
             positives=positives, passages=brought_in(others, negatives, answers), answers=answers,
         )  # fmt: skip
         results.append(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
                 added.replaced, task.dropped, task.snapshot, task.encoded, task.reused, answers.num_rows,
-                added.relabelled, recorded, task.seen,
+                added.relabelled, task.recall, recorded, task.seen,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")
@@ -190,6 +202,11 @@ def remarks(results: Sequence[MiningResult], per_query: int) -> list[str]:
         + "; lower `per_query` or raise `depth`"
         for r in results
         if r.short
+    ] + [
+        f"{r.collection}: `index` found {100 * r.recall:.1f} % of the candidates of an exact search; raise what it"
+        " looks at, as faiss:IVF1024,Flat:nprobe=256 or faiss:HNSW32:efSearch=800, or leave `index` away"
+        for r in results
+        if r.recall is not None and r.recall < GOOD_RECALL
     ]
 
 
@@ -238,13 +255,14 @@ class _Mined:
     snapshot: int
     encoded: int
     reused: int
+    recall: float | None
     seen: Seen
 
 
 def _mined(
     task: _Task, *, miner: Miner, settings: MiningSettings, encode: Encode | None, rescore: Rescore | None,
     judge: Judge | None, names: tuple[str, str], progress: ProgressHere, keep: Callable[[str], Path] | None,
-    precision: str,
+    precision: str, index: str,
 ) -> tuple[_Mined, pa.Table, pa.Table, pa.Table]:  # fmt: skip
     """The negatives, the scores of positives, and what the judge calls a positive. names: to record. keep: from a space
     of embeddings to its folder; None to keep none."""
@@ -263,13 +281,15 @@ def _mined(
     if keep is not None and isinstance(encode, Encoder):
         encode = Keeping(encode, keep, precision)
     source = None if encode is None else source_of(encode)
+    if source is not None:
+        source.index = index
     mined = miner.mine(pool, settings, encode=source, rescore=rescore, judge=judge, recorded=names[0], random=names[1],
                        progress=report)  # fmt: skip
     negatives = mined.table()
     found = negatives.filter(pc.is_valid(negatives["score"])).group_by("example_id").aggregate([([], "count_all")])
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0
     short = len(pool.example_ids) - full
-    counts = (0, 0) if source is None else (source.encoded, source.reused)
+    counts = (0, 0, None) if source is None else (source.encoded, source.reused, source.recall)
     facts = _Mined(task.collection, len(pool.example_ids), short, mined.dropped, task.snapshot, *counts,
                    mined.evidence.seen())  # fmt: skip
     return facts, negatives, mined.positive_scores(), mined.answers()

@@ -1,4 +1,5 @@
-"""Hard negatives by a dense retriever, over one collection; exact search in bounded memory.
+"""Hard negatives by a dense retriever, over one collection; exact search in bounded memory, unless `source.index` names
+an approximate one (`mixture.embeddings.indexes`).
 
 Shapes: n queries, m distinct passages, d dimensions, k = depth. Passages are embedded block by block, or read where
 they are kept (`mixture.embeddings`), and searched at once; of each block only the best k so far of every query are
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mixture.embeddings import Best, source_of, top_k
+from mixture.embeddings import Best, Held, Vectors, index_of, source_of
+from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.search import QUERY_TILE, Pairs
 from mixture.errors import UsageError
 from mixture.mining.filters import Candidates
@@ -35,9 +37,14 @@ def searched(
         return None
     source = source_of(encode, _PASSAGES)
     queries = source.vectors(pool.queries, "query", again=True)
-    passages = source.vectors(pool.passages, "passage")
+    passages: Vectors = source.vectors(pool.passages, "passage")
+    if source.index != EXACT and not source.keeps:
+        passages = Held(passages)
+    search = index_of(source.index)
     pairs = pool.positives.pairs() if pairs is None else pairs
-    return top_k(queries, passages, depth, pairs=pairs, tile=_QUERIES, progress=progress)
+    best = search(queries, passages, depth, pairs=pairs, tile=_QUERIES, progress=progress)
+    source.recall = best.recall
+    return best
 
 
 def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:

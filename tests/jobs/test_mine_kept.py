@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from mixture import Store, jobs
 from mixture.embeddings import Space
 from mixture.errors import UsageError
+from mixture.jobs.mine import remarks
 from mixture.registry.gc import LEFTOVER_SECONDS, gc
 
 
@@ -117,6 +119,43 @@ def test_half_precision_is_a_choice(small_store: Store) -> None:
     assert sorted("halffloat" in kind for kind in kinds) == [False, False, True, True]
     with pytest.raises(UsageError, match="`precision` is 'int8'; allowed: float32, float16"):
         mine(small_store, Model(), "easy", precision="int8")
+
+
+def test_an_index_is_used_and_says_its_recall(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    monkeypatch.setattr("mixture.embeddings.indexes.faiss.WORTH", 1)
+    (exact,) = mine(small_store, Model(), "easy")
+    ranked = "SELECT example_id, rank, score FROM negatives WHERE miner = 'letters' ORDER BY ALL"
+    found = small_store.rows(ranked)
+    (flat,) = mine(small_store, Model(), "easy", index="faiss:Flat")
+    same = small_store.rows(ranked)  # by score: of nearly equal ones either product may be the larger by a bit
+    assert [row["example_id"] for row in same] == [row["example_id"] for row in found]
+    np.testing.assert_allclose([row["score"] for row in same], [row["score"] for row in found], rtol=1e-5)
+    (few,) = mine(small_store, Model(), "easy", index="faiss:IVF1,Flat:nprobe=1")
+    (plain,) = mine(small_store, lambda texts, kind: Model()(texts, kind), "easy", index="faiss:HNSW2:efSearch=1")
+    assert (exact.recall, flat.recall, few.recall) == (None, 1.0, 1.0)
+    assert plain.recall is not None and plain.recall <= 1
+    told = store_settings(small_store)
+    assert [("index" in one, one.get("recall")) for one in told] == [
+        (False, None), (True, 1.0), (True, 1.0), (True, plain.recall),
+    ]  # fmt: skip
+    flat = replace(flat, short=0)
+    assert remarks([flat], 3) == []
+    (line,) = remarks([replace(flat, recall=0.9)], 3)
+    assert line.startswith("easy: `index` found 90.0 % of the candidates of an exact search; raise")
+
+
+def store_settings(store: Store) -> list[dict[str, Any]]:
+    return [json.loads(row["settings"]) for row in store.rows("SELECT settings FROM minings ORDER BY mined_at")]
+
+
+def test_a_wrong_index_is_said_before_anything_is_encoded(small_store: Store) -> None:
+    model = Model()
+    with pytest.raises(UsageError, match="`index` is 'fais'; allowed: exact, faiss"):
+        mine(small_store, model, "easy", index="fais")
+    with pytest.raises(UsageError, match="the miner bm25 searches no embeddings; leave away `index`"):
+        jobs.mine(small_store, "easy", index="faiss")
+    assert model.given == []
 
 
 def test_what_gc_frees_comes_back(small_store: Store) -> None:

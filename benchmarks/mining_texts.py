@@ -83,14 +83,15 @@ def real_texts(data: Path, count: int) -> list[str]:
     """Distinct passages of real collections, in a mixed order."""
     from mixture import Store, jobs
 
-    texts: list[str] = []
+    texts: dict[str, None] = {}
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "store", create=True) as store:
         for name, share in SHARES.items():
             jobs.ingest(store, str(data / "raw" / name), name=name)
-            rows = store.rows("SELECT DISTINCT passage_id, text FROM passages ORDER BY passage_id")
-            found = [row["text"] for row in rows if row["text"] not in set(texts)]
-            texts += found[: share * count // sum(SHARES.values())]
-    return [texts[place] for place in np.random.default_rng(0).permutation(len(texts))]
+            rows = store.rows("SELECT text FROM passages ORDER BY passage_id")
+            new = [row["text"] for row in rows if row["text"] not in texts]
+            texts |= dict.fromkeys(new[: share * count // sum(SHARES.values())])
+    found = list(texts)
+    return [found[place] for place in np.random.default_rng(0).permutation(len(texts))]
 
 
 def encode(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
     python benchmarks/mining.py search [--queries 10000] [--passages 200000] [--size 384] [--no-theirs]
     python benchmarks/mining.py rows [--rows 1000000] [--mined 20000] [--size 32]
+    python benchmarks/mining.py bm25 [--queries 20000] [--passages 200000] [--no-theirs]
+    python benchmarks/mining.py encode --data DIR [--texts 3000] [--rounds 3]
 
 `search`: n queries, each with one positive among m passages; generated embeddings. `ours` is the pool, embeddings
 written to files, the search and the table of negatives; `again` the same call with all embeddings kept; `theirs` is
@@ -13,6 +15,14 @@ negatives in the same order.
 `rows`: a store of so many generated rows in one collection, of which `--mined` have no negatives; `jobs.mine` for these
 with an encoder that costs nothing (`first`), again after 5 % new rows without negatives (`grown`), and once more for
 nothing new (`same`). `encoded` must be what is new.
+
+`bm25`: 100 candidates of each query by mining's BM25 and by bm25s as its own documentation uses it, with its numpy and
+its numba backend; generated texts, tokenised within the measured time. Each is a process of its own. `held_mb` is what
+it held once texts were made. `same` is the share of the first 1,000 queries for which a side has our scores to the bit.
+
+`encode`: texts a second by mining's encoding (`ours`), by the same with its files (`kept`), and by
+`SentenceTransformer.encode` with its defaults, one after the other in each round, in one process. `thrice` has each
+text three times. Ratios, of the rounds, are of processor time.
 """
 
 from __future__ import annotations
@@ -31,6 +41,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mining_texts
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
@@ -182,6 +193,20 @@ def mine(size: int, depth: int, folder: Path) -> None:
     measured(before, time.perf_counter() - started, given=model.encoded, **counts)
 
 
+def bm25_side(side: int, queries: int, passages: int, folder: Path) -> None:
+    steps = list(mining_texts.SIDES.values())[side](queries, passages)
+    next(steps)
+    held, found = resident(), {}
+    for part in ("index", "search"):
+        started, before = time.perf_counter(), time.process_time()
+        next(steps)
+        found[f"{part}_s"] = round(time.perf_counter() - started, 1)
+        found[f"{part}_processor_s"] = round(time.process_time() - before, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    scores = [row.astype(np.float32).tobytes().hex() for row in next(steps)]
+    print(json.dumps({"peak_mb": round(peak / 1e6), "held_mb": round(held / 1e6)} | found | {"chosen": scores}))
+
+
 def child(*arguments: Any) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
@@ -202,13 +227,17 @@ def search(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     assert chosen["ours"] == chosen["again"]
     pairs = list(zip(chosen["ours"], chosen.get("theirs", []), strict=False))
     same = round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None
-    return {
-        "queries": options.queries,
-        "passages": options.passages,
-        "dimensions": options.size,
-        "same": same,
-        **points,
-    }
+    return {"queries": options.queries, "passages": options.passages, "dimensions": options.size, "same": same} | points
+
+
+def bm25(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    shape = (options.queries, options.passages, folder)
+    sides = list(mining_texts.SIDES)[: None if options.theirs else 1]
+    points = {name: child("bm25_side", side, *shape) for side, name in enumerate(sides)}
+    chosen = {name: point.pop("chosen") for name, point in points.items()}
+    for name, point in points.items():
+        point["same"] = round(np.mean([a == b for a, b in zip(chosen["ours"], chosen[name], strict=True)]), 4)
+    return {"queries": options.queries, "passages": options.passages, "candidates": mining_texts.DEPTH} | points
 
 
 def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -231,8 +260,11 @@ def main() -> None:
         globals()[name](*map(int, numbers), Path(folder))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["search", "rows"])
-    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("part", choices=["search", "rows", "bm25", "encode"])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--texts", type=int, default=3_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--queries", type=int, help="[10000 for search, 20000 for bm25]")
     parser.add_argument("--passages", type=int, default=200_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--mined", type=int, default=20_000)
@@ -241,14 +273,18 @@ def main() -> None:
     parser.add_argument("--theirs", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="[benchmarks/results/mining_PART.json]")
     options = parser.parse_args()
+    options.queries = options.queries or (10_000 if options.part == "search" else 20_000)
     options.size = options.size or (384 if options.part == "search" else 32)
     with tempfile.TemporaryDirectory() as folder:
-        found = {"search": search, "rows": rows}[options.part](options, Path(folder))
+        found = {"search": search, "rows": rows, "bm25": bm25, "encode": mining_texts.encode}[options.part](
+            options, Path(folder)
+        )
     result = {
         "command": f"python benchmarks/mining.py {' '.join(sys.argv[1:])}", **found,
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("numpy", "pyarrow", "sentence-transformers")},
+        "versions": {name: version(name) for name in ("numpy", "numba", "pyarrow", "bm25s", "torch",
+                                                   "sentence-transformers")},
     }  # fmt: skip
     out = options.out or HERE / "results" / f"mining_{options.part}.json"
     out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")

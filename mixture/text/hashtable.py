@@ -27,9 +27,12 @@ def _fill(keys: NDArray[np.uint64], numbers: NDArray[np.int32], given: NDArray[n
             numbers[slot] = number
 
 
-def hash_table(given: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Keys and numbers of an open hash table that gives for each key its place in `given` (the first one)."""
-    slots = 1 << max(4, (2 * len(given)).bit_length())
+def hash_table(given: NDArray[np.uint64], *, room: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Keys and numbers of an open hash table that gives for each key its place in `given` (the first one).
+
+    room: as many keys as it is made for, where more than the given ones will be in it. Half of its slots stay empty.
+    """
+    slots = 1 << max(4, (2 * max(room, len(given))).bit_length())
     keys, numbers = np.zeros(slots, dtype=np.uint64), np.full(slots, -1, dtype=np.int32)
     _fill(keys, numbers, given)
     return keys, numbers

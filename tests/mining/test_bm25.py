@@ -2,15 +2,16 @@ import gzip
 import json
 import math
 import random
-import sys
 import time
 
+import bm25s
+import numpy as np
 import pytest
 
-from mixture.errors import UsageError
 from mixture.mining import MINERS, MiningPool, MiningSettings
-from mixture.mining.bm25 import tokenize
+from mixture.mining.bm25 import _Index, ranked
 from mixture.mining.filters.max_ratio import MaxRatio
+from mixture.mining.words import tokenize
 from mixture.rows import NEGATIVES
 
 PASSAGES = {
@@ -156,10 +157,53 @@ def test_nothing_to_mine():
     assert mine_bm25(pool(["a"], [["p"]], {"p": ""})).num_rows == 0
 
 
-def test_missing_package_is_said_plainly(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(UsageError, match=r"pip install 'retrieval-mixture\[mine\]'"):
-        mine_bm25(pool(["a"], [["a"]]))
+def reference(passages, queries, depth):
+    """Places and scores by bm25s, and a stable sort of all scores."""
+    vocabulary = {}
+    documents = [[vocabulary.setdefault(token, len(vocabulary)) for token in tokenize(text)] for text in passages]
+    index = bm25s.BM25(method="lucene")
+    index.index((documents, vocabulary), show_progress=False)
+    for query in queries:
+        tokens = [vocabulary[token] for token in tokenize(query) if token in vocabulary]
+        scores = index.get_scores_from_ids(tokens) if tokens else np.zeros(len(passages), np.float32)
+        best = np.argsort(-scores, kind="stable")[:depth]
+        yield best[scores[best] > 0], scores
+
+
+def same_as_reference(passages, queries, depth):
+    wanted = list(reference(passages, queries, depth))
+    found = [(best, scores.copy()) for best, scores in _Index(passages).search(queries, depth)]
+    assert len(found) == len(wanted) == len(queries)
+    for (best, scores), (places, expected) in zip(found, wanted, strict=True):
+        assert scores.tobytes() == expected.tobytes()
+        assert best.tolist() == places.tolist()
+    assert [best.tolist() for best in ranked(passages, queries, depth)] == [best.tolist() for best, _ in wanted]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7, 100, 1_000])
+def test_scores_are_those_of_bm25s_to_the_bit(depth):
+    """Words that nearly all passages hold and words that few do, twice in a passage or a query, and empty texts."""
+    rng = random.Random(depth)
+    words = [f"w{number}" for number in range(60)] + ["红楼梦", "ทีม", "ひらがな"]
+    weights = [1 / (number + 1) for number in range(len(words))]
+    passages = [" ".join(rng.choices(words, weights, k=rng.randrange(30))) for _ in range(300)]
+    queries = [" ".join(rng.choices([*words, "unknown"], [*weights, 0.2], k=rng.randrange(6))) for _ in range(60)]
+    same_as_reference(passages, [*queries, "", "?", "unknown"], depth)
+
+
+def test_many_ties():
+    same_as_reference(["red", "blue", "red", "red apple", "blue", "red"] * 50, ["red", "blue red", "apple apple"], 120)
+
+
+@pytest.mark.parametrize("passages", [["red"], ["red", "red"], ["red", ""], ["red", "blue", "blue"]])
+def test_few_passages(passages):
+    same_as_reference(passages, ["red", "blue", "red red blue"], 5)
+
+
+def test_nothing_to_rank():
+    assert [best.tolist() for best in ranked([], ["red"], 3)] == [[]]
+    assert [best.tolist() for best in ranked(["", "  "], ["red", ""], 3)] == [[], []]
+    assert ranked(["red"], [], 3) == []
 
 
 def test_real_collection(real_data):
@@ -173,3 +217,11 @@ def test_real_collection(real_data):
     assert table.num_rows == 2000 * 8
     own = {f"e{row}": f"p{row}" for row in range(2000)}
     assert all(own[row["example_id"]] != row["passage_id"] for row in table.to_pylist())
+
+
+@pytest.mark.parametrize("language", ["en", "th", "zh"])
+def test_real_scores_are_those_of_bm25s(real_data, language):
+    with (real_data / "raw" / "xquad" / f"xquad.{language}.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    passages = list({row["positive_passages"][0]["text"]: None for row in rows})
+    same_as_reference(passages, [row["query"] for row in rows][::5], 10)

@@ -1,7 +1,7 @@
 """Texts to embeddings without gradients, as `SentenceTransformer.encode` gives them, in micro-batches of many tokens.
 
 `encode` of sentence-transformers takes a fixed number of texts at a time, 32 unless told otherwise, which leaves a GPU
-waiting; here a micro-batch has as many texts as fill the device.
+waiting; here a micro-batch has as many texts as fill the device. Equal texts are encoded once.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
         )
         return found.float()
     encoder.eval()
-    order = by_length(texts)
+    distinct = by_length(texts)
+    place = {text: i for i, text in enumerate(distinct)}
     per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
     # Tokenizers without a limit say 10^30, which their own code does not take.
     limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, UNCUT)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(order), AT_ONCE):
-            some = [(prompt + texts[i], limit) for i in order[start : start + AT_ONCE]]
+        for start in range(0, len(distinct), AT_ONCE):
+            some = [(prompt + text, limit) for text in distinct[start : start + AT_ONCE]]
             parts.append(
                 embed_within_budget(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass))
             )
-        back = torch.empty(len(order), dtype=torch.long)
-        back[order] = torch.arange(len(order))
+        back = torch.tensor([place[text] for text in texts])
         return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))
 
 
-def by_length(texts: Sequence[str]) -> list[int]:
-    """The places of the texts, the longest first, equally long ones as they came."""
-    return sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+def by_length(texts: Sequence[str]) -> list[str]:
+    """The different texts, the longest first, equally long ones as they came."""
+    return sorted(dict.fromkeys(texts), key=len, reverse=True)
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:

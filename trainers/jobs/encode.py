@@ -40,12 +40,11 @@ class TextEncoder:
         if self._workers is None or len(texts) <= AT_ONCE:
             return np.asarray(encode(self._encoder, texts, prompt).cpu().numpy())
         # The groups in which `encode` tokenises, so that a text gets the same numbers whoever encodes it.
-        order = by_length(texts)
-        groups = [[texts[i] for i in order[start : start + AT_ONCE]] for start in range(0, len(order), AT_ONCE)]
-        sorted_ = np.concatenate(list(self._workers.encode(groups, prompt)))
-        found = np.empty_like(sorted_)
-        found[order] = sorted_
-        return found
+        distinct = by_length(texts)
+        groups = [distinct[start : start + AT_ONCE] for start in range(0, len(distinct), AT_ONCE)]
+        found = np.concatenate(list(self._workers.encode(groups, prompt)))
+        place = {text: number for number, text in enumerate(distinct)}
+        return np.asarray(found[[place[text] for text in texts]])
 
     def space(self, kind: Kind) -> Space:
         """The space of the embeddings of queries, or of passages."""

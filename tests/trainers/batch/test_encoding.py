@@ -45,13 +45,24 @@ def test_a_micro_batch_has_as_many_texts_as_have_the_tokens(tiny_model: Path, mo
     encoder = load_encoder(str(tiny_model))
     seen: list[tuple[int, ...]] = []
     encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0]["input_ids"].shape)))
-    encode(encoder, ["the king"] * 100)
+    texts = [f"the king {number:02d}" for number in range(100)]
+    encode(encoder, texts)
     assert [count for count, _ in seen] == [100]
     seen.clear()
     monkeypatch.setitem(memory.PER_PASS, "cpu", 40)
-    encode(encoder, ["the king"] * 100)
+    encode(encoder, texts)
     assert sum(count for count, _ in seen) == 100
     assert max(count * width for count, width in seen) <= 40
+
+
+def test_equal_texts_are_encoded_once(tiny_model: Path) -> None:
+    encoder = load_encoder(str(tiny_model))
+    seen: list[int] = []
+    encoder[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]["input_ids"])))
+    got = encode(encoder, ["the king", "y", "the king", "y", "the king"]).numpy()
+    assert sum(seen) == 2
+    assert (got[[0, 0, 1]] == got[[2, 4, 3]]).all()
+    np.testing.assert_allclose(got[:2], encoder.encode(["the king", "y"], normalize_embeddings=True), atol=1e-6)
 
 
 def test_static_models_and_no_texts(tiny_model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from trainers.finetune import FinetuneSettings
 from trainers.jobs.folder import asked_for, open_folder, train_on_folder
 from trainers.model.names import known_model
 
-ABSENT = ("duckdb", "_duckdb", "datasets", "zstandard", "datasketch", "vl_convert", "prompt_toolkit", "bm25s", "faiss")
+ABSENT = ("duckdb", "_duckdb", "datasets", "zstandard", "datasketch", "vl_convert", "prompt_toolkit", "faiss")
 SETTINGS = ["steps=2", "batch_size=6", "negatives=1", "max_query_tokens=40", "max_passage_tokens=24", "tracker=none"]
 
 

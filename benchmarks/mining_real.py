@@ -1,12 +1,14 @@
 """Negatives for every real collection that has none, by BM25 and by all-MiniLM-L6-v2: the same table after a kill at
 half and a resume, and with one process and two.
 
-    python benchmarks/mining_real.py [--data DIR] [--only bm25]
+    python benchmarks/mining_real.py [--data DIR] [--only bm25] [--most 1500]
 
 Every run is the command `mixture mine` on a copy of one store. A run is killed with SIGKILL, all its processes, when
 half of what the first run wrote is there: collections with BM25, files of embeddings with a model. Then the same
-command goes on. Prints one line for each run, writes `benchmarks/results/mining_real.json`, and ends with exit code 1
-where two tables differ.
+command goes on. With `--most` larger collections are taken out before.
+
+Prints one line for each run, writes `benchmarks/results/mining_real.json`, and ends with exit code 1 where two tables
+differ.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MIXTURE_REAL_DATA") or "../shared/data"))
     parser.add_argument("--only", choices=list(RUNS))
+    parser.add_argument("--most", type=int, help="examples that a collection may have")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     results: dict[str, dict[str, Any]] = {}
@@ -87,6 +90,11 @@ def main() -> int:
         with Store.open(plain, create=True) as store:
             jobs.ingest(store, [options.data / "raw"], cards=HERE / "cards")
             jobs.dedup(store)
+            sizes = {row["collection"]: row["n"] for row in store.rows(
+                "SELECT collection, count(*) AS n FROM examples GROUP BY ALL ORDER BY ALL")}  # fmt: skip
+            large = [name for name, n in sizes.items() if options.most is not None and n > options.most]
+            if large:
+                jobs.remove(store, large)
         for miner, runs in RUNS.items():
             if options.only not in (None, miner):
                 continue
@@ -99,8 +107,14 @@ def main() -> int:
                 shutil.rmtree(work)
                 results.setdefault(miner, {})[name] = result
                 print(miner, name, result, flush=True)
-    report = {"command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).date().isoformat(), "runs": results}
-    (HERE / "results" / "mining_real.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    facts = {"sizes": sizes, "taken out": large}
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "runs": results,
+    } | facts
+    name = f"mining_real_{options.only.split('-')[-1]}" if options.only else "mining_real"
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return int(any(len({run["sha256"] for run in runs.values()}) > 1 for runs in results.values()))
 
 

@@ -116,9 +116,9 @@ class MixtureSpec:
         parts = [
             {"collection": c.collection, "digest": c.digest, "loss_weight": float(c.loss_weight),
              "weight": float(c.weight)}
-            # Keys that only slices have: a mixture of whole collections keeps the id that it always had. Miners are not
-            # among them, for the digest says which negatives these are.
+            # Keys that only some have: a mixture of whole collections, with all negatives, keeps the id it always had.
             | ({} if c.slice is None else {"slice": c.slice, "selection": c.selection})
+            | ({} if c.miners is None else {"miners": list(c.miners)})
             for c in self.components
         ]  # fmt: skip
         return json.dumps({"components": parts}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -126,8 +126,6 @@ class MixtureSpec:
     def to_json(self) -> str:
         """Readable JSON with the schema version and the id; `from_json` checks both."""
         body = json.loads(self._canonical())
-        for part, c in zip(body["components"], self.components, strict=True):
-            part.update({} if c.miners is None else {"miners": list(c.miners)})
         return json.dumps({"schema_version": SCHEMA_VERSION, "id": self.id} | body, ensure_ascii=False, indent=1)
 
     @classmethod
@@ -155,4 +153,6 @@ class MixtureSpec:
 
 def _component(part: Mapping[str, Any]) -> Component:
     miners = part.get("miners")
+    if miners is not None and not isinstance(miners, list):
+        raise TypeError(f"miners are {miners!r}; allowed: a list of names")
     return Component(**{**part, "miners": None if miners is None else tuple(map(str, miners))})

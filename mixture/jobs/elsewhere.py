@@ -62,4 +62,8 @@ def _once(passages: pa.Table) -> pa.Table:
     encoded = passages["passage_id"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
-    return passages.take(pa.array(np.sort(first))) if len(first) < len(codes) else passages
+    if len(first) == len(codes):
+        return passages
+    kept = np.zeros(len(codes), np.bool_)
+    kept[first] = True
+    return passages.filter(pa.array(kept))  # `take` joins chunks, which more than 2 GB of text cannot be

@@ -52,8 +52,7 @@ class MiningResult:
     snapshot:  of the store that was read
     encoded:   texts that the model encoded
     reused:    texts whose embeddings were kept by an earlier call
-    answers:   passages that the judge calls answers of their queries; they become positives
-    relabelled: examples that got another positive so
+    answers:   passages that the judge calls answers of their queries; they are positives from now on
     recall:    of an approximate `index`, the share of the candidates of an exact search that it found, for a sample of
                the queries; None where the search was exact
     miner:     under whose name the negatives are
@@ -73,7 +72,6 @@ class MiningResult:
     encoded: int = 0
     reused: int = 0
     answers: int = 0
-    relabelled: int = 0
     recall: float | None = None
     miner: str = ""
     evidence: Seen | None = field(default=None, repr=False, compare=False)
@@ -144,7 +142,12 @@ def mine(
         raise UsageError(f"the miner {recorded} searches no embeddings; leave away `index`")
     index_of(index)
     recorded, anew = rescoring(recorded, rescore, rescorer)
-    asked |= {"filters": values, "miner": recorded, "pool": listed(pool), "judge": judge}
+    asked |= {
+        "filters": values,
+        "miner": recorded,
+        "pool": listed(pool),
+        "judge": judge if judge is None or isinstance(judge, str) else getattr(judge, "__name__", "judge"),
+    }
     random = RANDOM if name is None else checked(name)
     recorded = name or recorded
     runs, names = engine_of(engine), listed(collections)
@@ -175,7 +178,7 @@ def mine(
             MiningResult(
                 task.collection, task.examples, added.stored, added.new, added.random, task.short, added.known,
                 added.replaced, task.dropped, task.snapshot, task.encoded, task.reused, answers.num_rows,
-                added.relabelled, task.recall, recorded, task.seen,
+                task.recall, recorded, task.seen,
             )
         )  # fmt: skip
     progress(len(todo), len(todo), "done")

@@ -19,6 +19,7 @@ from mixture.errors import UsageError
 
 KEEP, DROP, POSITIVE = "keep", "drop", "positive"
 LABELS = (KEEP, DROP, POSITIVE)
+_KEPT_AT_ONCE = 16_384  # pairs that a kill may lose
 
 Pairs: TypeAlias = list[tuple[str, str]]
 Judge: TypeAlias = Callable[[Pairs], Sequence[str]]
@@ -38,7 +39,10 @@ def judged(judge: Judge, pairs: Pairs) -> list[str]:
 
 def program(command: str) -> Judge:
     """A program as a judge; it is started once for each list of pairs. What it writes to standard error is shown."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"`judge` is {command!r}: {error}") from error
     if not words:
         raise UsageError("`judge` is empty; give a command that reads JSON lines of query and passage")
 
@@ -50,7 +54,9 @@ def program(command: str) -> Judge:
             raise UsageError(f"`judge` {command!r} cannot be started: {error.strerror}") from error
         if ended.returncode:
             raise UsageError(f"`judge` {command!r} ended with exit code {ended.returncode}")
-        return [_label(line) for line in ended.stdout.decode("utf-8", "replace").splitlines() if line.strip()]
+        # Not splitlines: a text inside a line may hold other separators.
+        lines = ended.stdout.decode("utf-8-sig", "replace").split("\n")
+        return [_label(line) for line in lines if line.strip()]
 
     return judge
 
@@ -79,11 +85,12 @@ class Remembering:
     def __call__(self, pairs: Pairs) -> list[str]:
         keys = [_key(*pair) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
-        if new:
-            labels = judged(self._judge, list(new.values()))
+        for start in range(0, len(new), _KEPT_AT_ONCE):
+            some = list(new)[start : start + _KEPT_AT_ONCE]
+            labels = judged(self._judge, [new[key] for key in some])
             with self._file.open("a", encoding="utf-8") as stream:
-                stream.writelines(f"{key} {label}\n" for key, label in zip(new, labels, strict=True))
-            self._known.update(zip(new, labels, strict=True))
+                stream.writelines(f"{key} {label}\n" for key, label in zip(some, labels, strict=True))
+            self._known.update(zip(some, labels, strict=True))
         return [self._known[key] for key in keys]
 
 

@@ -132,7 +132,7 @@ class NegativeTable:
         self._positives: list[NDArray[np.float32]] = []
         self._outside: dict[int, list[int]] = {}  # of the ranks; until the example is added
         self._open: list[_Open] = []
-        self._answers: list[tuple[int, int]] = []  # (example, passage)
+        self._answers: list[tuple[int, int, float]] = []  # (example, passage, score)
         self.evidence = Evidence(pool)
         others = [RANKS] * (settings.ranks is not None) + [JUDGE] * (judge is not None)
         self.dropped = dict.fromkeys(others + list(settings.filters), 0)
@@ -196,7 +196,8 @@ class NegativeTable:
                 self.evidence.note_dropped(JUDGE, one.example, one.candidates, only)
                 one.excluded.add(one.passage(rank))
                 if label == POSITIVE:
-                    self._answers.append((one.example, one.passage(rank)))
+                    score = float(one.candidates.scores[rank])
+                    self._answers.append((one.example, one.passage(rank), score))
         for one in self._open:
             self._choose(one, np.array(one.kept, np.int64))
         self._open.clear()
@@ -235,24 +236,28 @@ class NegativeTable:
 
     def positive_scores(self) -> pa.Table:
         """example_id, passage_id, score and miner of the positives of the examples added so far, as far as the miner
-        says what they score."""
+        says what they score, and of the judge's answers."""
         counts = np.array([len(scores) for scores in self._positives], np.int64)
         known = np.flatnonzero(counts)
-        scores = np.concatenate([np.empty(0, np.float32), *self._positives])
-        return pa.table(
-            {
-                "example_id": self._pool.example_ids.take(np.repeat(known, counts[known])).arrow,
-                "passage_id": self._pool.passage_ids.take(self._pool.positives.take(known).pairs()[1]).arrow,
-                "score": pa.array(scores, pa.float32()),
-                "miner": pa.repeat(self._names[0], len(scores)),
-            }
-        )
+        examples, passages, scores = self._answered()
+        examples = np.concatenate([np.repeat(known, counts[known]), examples])
+        passages = np.concatenate([self._pool.positives.take(known).pairs()[1], passages])
+        scores = np.concatenate([np.empty(0, np.float32), *self._positives, scores])
+        columns = self._ids(examples, passages) | {"score": pa.array(scores, pa.float32())}
+        return pa.table(columns | {"miner": pa.repeat(self._names[0], len(scores))})
 
     def answers(self) -> pa.Table:
         """example_id, passage_id of what the judge calls an answer."""
-        examples, passages = np.array(self._answers, np.int64).reshape(-1, 2).T
-        columns = [self._pool.example_ids.take(examples).arrow, self._pool.passage_ids.take(passages).arrow]
-        names = ["example_id", "passage_id"]
-        return pa.table(
-            [column.cast(NEGATIVES.field(name).type) for column, name in zip(columns, names, strict=True)], names
-        )
+        examples, passages, _ = self._answered()
+        return pa.table(self._ids(examples, passages))
+
+    def _answered(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        examples, passages = np.array([pair[:2] for pair in self._answers], np.int64).reshape(-1, 2).T
+        return examples, passages, np.array([score for _, _, score in self._answers], np.float32)
+
+    def _ids(self, examples: NDArray[np.int64], passages: NDArray[np.int64]) -> dict[str, pa.ChunkedArray]:
+        found = (self._pool.example_ids.take(examples).arrow, self._pool.passage_ids.take(passages).arrow)
+        return {
+            name: column.cast(NEGATIVES.field(name).type)
+            for name, column in zip(("example_id", "passage_id"), found, strict=True)
+        }

@@ -2,7 +2,8 @@
 
 A file of JSON lines for each component: query, pos, neg, pos_scores, neg_scores, prompt. A passage is its title and its
 text. Scores are written where they are of one scale: those of the one miner whose negatives have any, with what the
-example's positives score with it (`positive_scores`), or those of the files, whose positives have them as grades.
+example's positives score with it (`positive_scores`), or those of the files, whose positives have them as grades. A
+side of a row has them where each of its passages has one: a random negative has none.
 """
 
 from __future__ import annotations
@@ -114,6 +115,6 @@ def _line(row: dict[str, Any], prompts: list[str] | None) -> dict[str, Any]:
         line[side] = [passage["text"] for passage in row[side]]
     for side in ("pos", "neg"):
         scores = [passage["score"] for passage in row[side]]
-        if any(score is not None for score in scores):
+        if scores and None not in scores:
             line[f"{side}_scores"] = scores
     return line | ({"prompt": prompts[0]} if prompts else {})

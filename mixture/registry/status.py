@@ -20,7 +20,7 @@ class CollectionStatus:
     languages:      examples by language, the most first
     with_negatives: examples that have some
     files:          those that it was read from
-    taken_out:      examples by reason: duplicate, test query, test passage, replaced, relabelled
+    taken_out:      examples by reason: duplicate, test query, test passage, replaced
     """
 
     collection: str

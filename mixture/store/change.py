@@ -24,6 +24,7 @@ TABLES = (
     "removals",
     "minings",
     "positive_scores",
+    "answers",
     "collections",
 )
 

@@ -138,6 +138,14 @@ def digest(store: Store, part: Part) -> str | None:
         return None
 
 
+# Tables that contents are read from and that older versions of a store lack.
+SINCE = {
+    "answers": pa.schema([(name, pa.string()) for name in ("collection", "example_id", "passage_id", "command")]),
+    "positive_scores": pa.schema([(name, pa.string()) for name in ("collection", "example_id", "passage_id", "miner")]
+                                 + [("score", pa.float32())]),
+}  # fmt: skip
+
+
 @contextmanager
 def at_version(store: Store, snapshot: int, selection: str | None = None) -> Iterator[Store]:
     """The store as it was at a snapshot, to read. Raises `StoreError` for a snapshot that is not there.
@@ -150,6 +158,11 @@ def at_version(store: Store, snapshot: int, selection: str | None = None) -> Ite
     with store.at(snapshot) as old:
         try:
             connection = old.connection
+            for name, columns in SINCE.items():
+                try:
+                    connection.execute(f"SELECT 1 FROM {name} LIMIT 0")
+                except duckdb.CatalogException:
+                    connection.register(name, columns.empty_table())
             if chosen is not None:
                 connection.register("selected_examples", chosen)
             yield old

@@ -24,7 +24,7 @@ import pyarrow as pa
 from mixture.errors import UsageError
 from mixture.rows import Batch
 
-REPLACED, RELABELLED = "replaced", "relabelled"
+REPLACED = "replaced"
 UNKNOWN = ""  # the place of rows of an older store that several files may have given
 LINKS = """(example_id VARCHAR, part INTEGER,
             negatives STRUCT(passage_id VARCHAR, "rank" INTEGER, score FLOAT)[])"""
@@ -147,16 +147,11 @@ def link(connection: duckdb.DuckDBPyConnection, collection: str, place: str, tur
 
 def take_back(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
     """Take out what a file gave before and no file gives now; how many examples that were."""
-    # What was relabelled goes with the example that the file gave.
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE gone_examples AS
-           WITH RECURSIVE gone AS (
-               SELECT id FROM temp.given_before
-               ANTI JOIN (SELECT example_id AS id FROM file_examples WHERE collection = $c) USING (id)
-               UNION SELECT r.kept_id FROM removals r JOIN gone ON gone.id = r.example_id
-               WHERE r.collection = $c AND r.reason = $relabelled)
-           SELECT id FROM gone SEMI JOIN (SELECT example_id AS id FROM examples WHERE collection = $c) USING (id)""",
-        {"c": collection, "relabelled": RELABELLED},
+        """CREATE OR REPLACE TEMP TABLE gone_examples AS SELECT id FROM temp.given_before
+           SEMI JOIN (SELECT example_id AS id FROM examples WHERE collection = $c) USING (id)
+           ANTI JOIN (SELECT example_id AS id FROM file_examples WHERE collection = $c) USING (id)""",
+        {"c": collection},
     )
     (count,) = _one(connection.execute("SELECT count(*) FROM temp.gone_examples").fetchone())
     if not count:

@@ -21,7 +21,7 @@ from mixture.refusals import Reasons
 from mixture.rows import Batch
 from mixture.store import givers
 from mixture.store.connect import Store
-from mixture.store.givers import RELABELLED, REPLACED
+from mixture.store.givers import REPLACED
 from mixture.store.write import restore_copies
 
 logger = logging.getLogger(__name__)
@@ -302,13 +302,11 @@ def _merged(stored: Mapping[str, Any], facts: CollectionFacts, prompts: Iterable
 
 def _remember(connection: duckdb.DuckDBPyConnection, collection: str) -> None:
     """The ids that the collection holds, in memory: to look them up in the lake costs a scan of its files a batch."""
-    # What was replaced may come back, and what was relabelled where its new example is gone.
+    # What was replaced may come back.
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE known_examples AS SELECT example_id AS id FROM examples WHERE collection = $c
-           UNION ALL SELECT example_id FROM removals WHERE collection = $c AND reason <> $replaced
-           AND (reason <> $relabelled OR kept_id NOT IN (
-               SELECT example_id FROM removals WHERE collection = $c AND reason = $replaced))""",
-        {"c": collection, "replaced": REPLACED, "relabelled": RELABELLED},
+           UNION ALL SELECT example_id FROM removals WHERE collection = $c AND reason <> $replaced""",
+        {"c": collection, "replaced": REPLACED},
     )
     passages = "SELECT passage_id FROM passages WHERE collection = $c"
     connection.execute(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from typing import Any
 
 import duckdb
@@ -13,8 +12,15 @@ import pyarrow as pa
 
 from mixture.store.change import earlier_names
 from mixture.store.connect import Store
-from mixture.store.relabel import labels_before, relabel, take_back_labels
 from mixture.store.write import append
+
+
+class _DryRun(Exception):
+    """Ends a transaction that is to change nothing; found: what it came to."""
+
+    def __init__(self, found: Any) -> None:
+        super().__init__()
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,6 @@ class Added:
     random:   of these, random passages
     known:    found, but negatives of the file already, and left as they are
     replaced: negatives of this miner's earlier calls that are its own no more
-    relabelled: examples that got another positive
     """
 
     stored: int
@@ -34,7 +39,6 @@ class Added:
     random: int
     known: int
     replaced: int
-    relabelled: int = 0
 
 
 # own: what the call takes the place of. wanted: what was found, of what is still there. stored: without what the file
@@ -72,7 +76,7 @@ def add_negatives(
     positives: example_id, passage_id, score, miner of the examples' own positives; they take the place of what this
         miner said of these examples
     passages: passage_id, title, text, simhash of passages of elsewhere that become negatives, or positives
-    answers: example_id, passage_id of what becomes a positive (`store.relabel`)
+    answers: example_id, passage_id of what is a positive of its example from now on, and no negative
     """
     values = {"c": collection, "replace": list(replace)}
 
@@ -83,13 +87,19 @@ def add_negatives(
         counted = connection.execute(COUNTED, values).fetchone()
         added = Added(*(counted or (0,) * 5))
         if dry_run:
-            return added
+            raise _DryRun(added)
         connection.execute("DELETE FROM negatives WHERE collection = $c AND list_contains($replace, miner)", values)
         connection.execute(f"INSERT INTO negatives BY NAME {ROWS} SELECT $c AS collection, * FROM stored", values)
         if positives is not None:
             _keep_scores(connection, collection, positives)
-        if answers is not None and answers.num_rows:
-            added = changed(added, relabelled=relabel(connection, collection, answers, snapshot))
+        if answers is not None:
+            connection.register("new_answers", answers)
+            connection.execute(
+                """INSERT INTO answers BY NAME SELECT DISTINCT $c AS collection, a.*, $command AS command
+                   FROM new_answers a SEMI JOIN (SELECT example_id FROM examples WHERE collection = $c)
+                   USING (example_id)""",
+                {"c": collection, "command": command or ""},
+            )
         if command is not None:
             connection.execute(
                 "INSERT INTO minings VALUES (?, ?, ?, ?, ?, ?, now(), ?, ?)",
@@ -106,7 +116,10 @@ def add_negatives(
             )
         return added
 
-    return store.transaction(work)
+    try:
+        return store.transaction(work)
+    except _DryRun as ended:
+        return ended.found
 
 
 def _bring_in(connection: duckdb.DuckDBPyConnection, collection: str, passages: pa.Table) -> None:
@@ -156,7 +169,8 @@ def undo_mining(store: Store, *, dry_run: bool = False) -> list[TakenBack]:
         ).fetchall()
         found = [_take_back(connection, *call[:3]) for call in calls]
         if calls:
-            connection.execute("DELETE FROM minings WHERE command = ?", [calls[0][3]])
+            for table in ("minings", "answers"):
+                connection.execute(f"DELETE FROM {table} WHERE command = ?", [calls[0][3]])
         if dry_run:
             raise _DryRun(found)
         return found
@@ -167,14 +181,6 @@ def undo_mining(store: Store, *, dry_run: bool = False) -> list[TakenBack]:
         return ended.found
 
 
-class _DryRun(Exception):
-    """Ends a transaction that is to change nothing."""
-
-    def __init__(self, found: list[TakenBack]) -> None:
-        super().__init__()
-        self.found = found
-
-
 def _take_back(connection: duckdb.DuckDBPyConnection, collection: str, miner: str, before: int) -> TakenBack:
     then = earlier_names(connection, [collection], before)[collection]
     values = {"c": collection, "miner": miner}
@@ -183,7 +189,6 @@ def _take_back(connection: duckdb.DuckDBPyConnection, collection: str, miner: st
     columns = "example_id, passage_id, rank, score, miner"
     # All of the older version is read before anything is written: DuckLake shows what a transaction inserted in older
     # versions too, as long as it runs.
-    labels = labels_before(connection, collection, then, before)
     # A version of before this table came has it not.
     today = "SELECT 1 FROM positive_scores WHERE collection = $c AND miner = $miner LIMIT 1"
     scores = f"positive_scores {there}" if connection.execute(today, values).fetchone() else "positive_scores"
@@ -193,7 +198,6 @@ def _take_back(connection: duckdb.DuckDBPyConnection, collection: str, miner: st
         ("old_scores", f"SELECT * EXCLUDE (collection) FROM {scores} WHERE collection = ? AND miner = ?"),
     ):
         connection.register(name, connection.execute(query, [then, miner][: query.count("?")]).to_arrow_table())
-    take_back_labels(connection, collection, labels)
     gone = connection.execute(
         f"""SELECT {columns} FROM negatives {own} AND example_id IN (SELECT example_id FROM old_examples)
             EXCEPT SELECT {columns} FROM old_negatives""",

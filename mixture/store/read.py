@@ -54,18 +54,33 @@ def names(store: Store) -> set[str]:
 
 
 def part_examples(part: Part) -> str:
-    """Its rows of `examples`, to stand in FROM. `part_parameters` has the values of what it refers to."""
-    return f"(SELECT * FROM examples {_chosen(part)} WHERE collection = $c)"
+    """Its rows of `examples`, to stand in FROM; what a judge calls answers are positives too, without a grade.
+    `part_parameters` has the values of what it refers to."""
+    return f"""(SELECT e.* REPLACE (list_concat(positives, coalesce(a.more, [])) AS positives)
+                FROM (SELECT * FROM examples {_chosen(part)} WHERE collection = $c) e
+                LEFT JOIN ({ANSWERS}) a USING (example_id))"""
 
 
 def part_negatives(part: Part) -> str:
     """example_id, passage_id and `place`, by which an example's negatives are ordered, to stand in FROM. What several
-    miners found is there once, at its first place. `part_parameters` has the values of what it refers to."""
+    miners found is there once, at its first place; what a judge calls an answer is not. `part_parameters` has the
+    values of what it refers to."""
     miner, those = "miner", ""
     if part.miners is not None:
         miner, those = "list_position($m, miner)", "AND list_contains($m, miner)"
     return f"""(SELECT example_id, passage_id, min({{'miner': {miner}, 'rank': rank}}) AS place
-                FROM negatives {_chosen(part)} WHERE collection = $c {those} GROUP BY example_id, passage_id)"""
+                FROM negatives {_chosen(part)}
+                ANTI JOIN (SELECT example_id, passage_id FROM answers WHERE collection = $c)
+                     USING (example_id, passage_id)
+                WHERE collection = $c {those} GROUP BY example_id, passage_id)"""
+
+
+# Of each example the passages that a judge calls answers, and that its file does not have as positives.
+ANSWERS = """SELECT example_id, list({'passage_id': passage_id, 'grade': NULL::FLOAT} ORDER BY passage_id) AS more
+             FROM (SELECT DISTINCT example_id, passage_id FROM answers
+                   ANTI JOIN (SELECT example_id, unnest(positives).passage_id AS passage_id FROM examples
+                              WHERE collection = $c) USING (example_id, passage_id) WHERE collection = $c)
+             GROUP BY example_id"""
 
 
 def _chosen(part: Part) -> str:
@@ -80,7 +95,8 @@ def part_parameters(part: Part, *, negatives: bool = True) -> dict[str, Any]:
 
 
 def digest(store: Store, part: Part) -> str:
-    """SHA-256 of what training reads of a collection: prompts, example ids (query and positives), negatives in order.
+    """SHA-256 of what training reads of a collection: prompts, example ids (query and positives), negatives in order,
+    answers that a judge found.
 
     It depends on neither the order of ingestion nor the store.
     """
@@ -89,10 +105,13 @@ def digest(store: Store, part: Part) -> str:
         raise UsageError(f"no collection {part.collection!r} in the store")
     result = hashlib.sha256(json.dumps(prompts[0]["prompts"], ensure_ascii=False).encode())
     reader = store.connection.execute(
-        f"""SELECT e.example_id || coalesce(n.hash, '') AS line FROM {part_examples(part)} e LEFT JOIN (
-               SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY place, passage_id)) AS hash
-               FROM {part_negatives(part)} GROUP BY example_id) n USING (example_id)
-           ORDER BY e.example_id""",
+        f"""SELECT e.example_id || coalesce(n.hash, '') || coalesce('+' || a.hash, '') AS line
+            FROM (SELECT * FROM examples {_chosen(part)} WHERE collection = $c) e
+            LEFT JOIN (SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY place, passage_id)) AS hash
+                       FROM {part_negatives(part)} GROUP BY example_id) n USING (example_id)
+            LEFT JOIN (SELECT example_id, md5(list_transform(more, lambda p: p.passage_id)::VARCHAR) AS hash
+                       FROM ({ANSWERS})) a USING (example_id)
+            ORDER BY e.example_id""",
         part_parameters(part),
     ).to_arrow_reader(100_000)
     for batch in reader:
@@ -165,8 +184,8 @@ def queries(store: Store, collection: str) -> pa.Table:
 def pairs(store: Store, collection: str) -> pa.Table:
     """example_id, query, positives (list of passage ids) of a collection, in order of example_id."""
     return store.read(
-        """SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
-           FROM examples WHERE collection = $c ORDER BY example_id""",
+        f"""SELECT example_id, query, list_transform(positives, lambda p: p.passage_id) AS positives
+            FROM {part_examples(Part(collection))} ORDER BY example_id""",
         {"c": collection},
     )
 
@@ -191,6 +210,8 @@ def passages(store: Store, collection: str) -> pa.Table:
         """SELECT passage_id, title, text FROM passages SEMI JOIN (
                SELECT unnest(positives).passage_id AS passage_id FROM examples WHERE collection = $c
                UNION SELECT passage_id FROM negatives SEMI JOIN
+                   (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) WHERE collection = $c
+               UNION SELECT passage_id FROM answers SEMI JOIN
                    (SELECT example_id FROM examples WHERE collection = $c) USING (example_id) WHERE collection = $c
            ) USING (passage_id) WHERE collection = $c ORDER BY passage_id""",
         {"c": collection},

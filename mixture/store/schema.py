@@ -169,11 +169,14 @@ ALTER TABLE minings ADD COLUMN settings VARCHAR;
 ALTER TABLE minings ADD COLUMN dropped VARCHAR
 """
 
-# Whose negatives a component takes (NULL: all), and what examples' own positives scored with a miner.
+# Whose negatives a component takes (NULL: all); what examples' own positives scored with a miner; passages that a judge
+# calls answers of an example, which are read as positives of it (`read.part_examples`).
 V12 = """
 ALTER TABLE mixture_weights ADD COLUMN miners VARCHAR[];
 CREATE TABLE positive_scores (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, passage_id VARCHAR NOT NULL,
     score FLOAT NOT NULL, miner VARCHAR NOT NULL);
+CREATE TABLE answers (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, passage_id VARCHAR NOT NULL,
+    command VARCHAR NOT NULL);
 ALTER TABLE positive_scores SET PARTITIONED BY (collection)
 """
 

@@ -169,7 +169,8 @@ VIEWS: dict[str, View] = {
            FROM lake.main.collections c
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.examples GROUP BY ALL) e USING (collection)
            LEFT JOIN (SELECT collection, count(*) AS n FROM lake.main.passages GROUP BY ALL) p USING (collection)
-           LEFT JOIN (SELECT collection, count(*) AS n, count(DISTINCT example_id) AS with_some
+           LEFT JOIN (SELECT collection, count(DISTINCT (example_id, passage_id)) AS n,
+                             count(DISTINCT example_id) AS with_some
                       FROM lake.main.negatives GROUP BY ALL) g USING (collection)
            LEFT JOIN (SELECT collection, sum(rows_read) AS rows_read, sum(repeated) AS repeated
                       FROM lake.main.sources GROUP BY ALL) s USING (collection)
@@ -203,13 +204,20 @@ VIEWS: dict[str, View] = {
         """SELECT e.collection, e.example_id, e.query,
                   coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY place)
                             FROM (SELECT unnest(e.positives).passage_id AS passage_id,
-                                         generate_subscripts(e.positives, 1) AS place) one
+                                         generate_subscripts(e.positives, 1) AS place
+                                  UNION ALL SELECT DISTINCT passage_id, 1000000 AS place FROM lake.main.answers
+                                  WHERE collection = e.collection AND example_id = e.example_id
+                                  AND NOT list_contains(list_transform(e.positives, lambda x: x.passage_id),
+                                                        passage_id)) one
                             JOIN lake.main.passages p
                                  ON p.collection = e.collection AND p.passage_id = one.passage_id), []) AS positives,
                   coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY n.place, n.passage_id)
                             FROM (SELECT collection, passage_id, min({'miner': miner, 'rank': rank}) AS place
                                   FROM lake.main.negatives
-                                  WHERE collection = e.collection AND example_id = e.example_id GROUP BY ALL) n
+                                  WHERE collection = e.collection AND example_id = e.example_id
+                                  AND (collection, example_id, passage_id) NOT IN (
+                                      SELECT (collection, example_id, passage_id) FROM lake.main.answers)
+                                  GROUP BY ALL) n
                             JOIN lake.main.passages p USING (collection, passage_id)), []) AS negatives
            FROM lake.main.examples e""",
     ),

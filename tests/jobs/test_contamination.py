@@ -254,6 +254,7 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
             "DROP TABLE test_suites",
             "DROP TABLE minings",
             "DROP TABLE positive_scores",
+            "DROP TABLE answers",
             "ALTER TABLE mixture_weights DROP COLUMN miners",
             *(
                 f"DROP TABLE {table}"

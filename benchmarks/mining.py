@@ -1,6 +1,7 @@
 """Dense mining: peak memory and time, beside sentence-transformers' own; and what a second call encodes.
 
     python benchmarks/mining.py search [--queries 10000] [--passages 200000] [--size 384] [--no-theirs]
+    python benchmarks/mining.py index [--queries 10000] [--passages 200000] [--size 384] [--indexes exact faiss …]
     python benchmarks/mining.py rows [--rows 1000000] [--mined 20000] [--size 32]
     python benchmarks/mining.py bm25 [--queries 20000] [--passages 200000] [--no-theirs]
     python benchmarks/mining.py encode --data DIR [--texts 3000] [--rounds 3]
@@ -11,6 +12,11 @@ written to files, the search and the table of negatives; `again` the same call w
 above 0.95 of the positive's score. Each is a process of its own. Beside its peak of resident memory stands what the
 process held once all was imported. `same` is the share of queries, of the first 1,000, for which both chose the same
 negatives in the same order.
+
+`index`: the search alone, exactly and by indexes of faiss, each in a process of its own, over kept embeddings of
+passages in clusters within clusters (`Clustered`). `recall` is that of all queries at depth 100, beside `said`, which
+the index measured on its sample. `cpu_seconds` are the processor's, and
+`built` those of them until all passages are added.
 
 `rows`: a store of so many generated rows in one collection, of which `--mined` have no negatives; `jobs.mine` for these
 with an encoder that costs nothing (`first`), again after 5 % new rows without negatives (`grown`), and once more for
@@ -70,6 +76,31 @@ class Generated:
         from mixture.embeddings import Space
 
         return Space(model=f"generated {self.size}", prompt=f"{kind}: ")
+
+
+class Clustered(Generated):
+    """Passages around one of 4,096 centres, some directions wider than others; a query lies near the passage of its
+    number."""
+
+    def __init__(self, size: int) -> None:
+        rng = np.random.default_rng(0)
+        self.size, self.encoded = size, 0
+        self._width = (np.arange(1, size + 1) ** -0.5).astype(np.float32)
+        self._base = rng.standard_normal((4_096, size)).astype(np.float32)
+        self._noise = rng.standard_normal(2**20 + size).astype(np.float32)
+
+    def __call__(self, texts: Any, kind: str) -> np.ndarray:
+        self.encoded += len(texts)
+        numbers = np.array([int(text.rsplit(" ", 1)[1]) for text in texts], np.uint64)
+        vectors = self._base[numbers * np.uint64(2654435761) % 4_093] + self._shifted(numbers, 0)
+        if kind == "query":
+            vectors += self._shifted(numbers, 1) * 0.5
+        vectors *= self._width
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def _shifted(self, numbers: np.ndarray, turn: int) -> np.ndarray:
+        starts = (numbers * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20 + 7 * turn)) % np.uint64(2**20)
+        return self._noise[starts[:, None].astype(np.int64) + np.arange(self.size)]
 
 
 def measured(before: float, seconds: float, **more: Any) -> None:
@@ -157,6 +188,40 @@ def _columns(row: dict[str, Any]) -> tuple[list[str], list[int]]:
     return texts, row["labels"]
 
 
+def indexed(number: int, queries: int, passages: int, size: int, folder: Path) -> None:
+    """The search by the index of this number in `indexes.json`; what the first one finds is what the others should."""
+    import pyarrow as pa
+
+    from mixture.embeddings import Keeping, index_of
+    from mixture.text.strings import Strings
+
+    name = json.loads((folder / "indexes.json").read_text())[number]
+    source = Keeping(Clustered(size), lambda space: folder / space)
+    asked, texts = (Strings(pa.chunked_array([[f"{kind} {n}" for n in range(count)]], pa.large_string()))
+                    for kind, count in (("query", queries), ("passage", passages)))  # fmt: skip
+    search = index_of(name)
+    before, started, cpu, steps = resident(), time.perf_counter(), time.process_time(), []
+    vectors = source.vectors(asked, "query", again=True)
+    best = search(vectors, source.vectors(texts, "passage"), DEPTH,
+                  progress=lambda done, total: steps.append((total - done, time.process_time() - cpu)))  # fmt: skip
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    numbers = best.arrays()[1]
+    if not number:
+        np.save(folder / "exact.npy", numbers)
+    exact = np.load(folder / "exact.npy")
+    found = [len(np.intersect1d(*pair)) for pair in zip(numbers, exact, strict=True)]
+    more = {} if best.recall is None else {"built": round(next(at for left, at in steps if left <= queries), 1),
+                                           "said": round(best.recall, 4)}  # fmt: skip
+    measured(
+        before,
+        seconds,
+        cpu_seconds=round(cpu, 1),
+        encoded=source.encoded,
+        recall=round(sum(found) / exact.size, 4),
+        **more,
+    )
+
+
 def _rows_file(file: Path, first: int, count: int, mined: int) -> None:
     """Rows of a query and a positive, and of a negative (another row's positive) where nothing is to be mined."""
     import pyarrow as pa
@@ -240,6 +305,20 @@ def bm25(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"queries": options.queries, "passages": options.passages, "candidates": mining_texts.DEPTH} | points
 
 
+def index(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    names = ["exact", "exact", *options.indexes]  # the first one encodes
+    (folder / "indexes.json").write_text(json.dumps(names))
+    shape = (options.queries, options.passages, options.size, folder)
+    points = [{"index": name} | child("indexed", number, *shape) for number, name in enumerate(names)]
+    return {
+        "queries": options.queries,
+        "passages": options.passages,
+        "dimensions": options.size,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "points": points[1:],
+    }
+
+
 def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     new = options.rows // 20
     result: dict[str, Any] = {"rows": options.rows, "mined": options.mined, "dimensions": options.size}
@@ -260,30 +339,30 @@ def main() -> None:
         globals()[name](*map(int, numbers), Path(folder))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["search", "rows", "bm25", "encode"])
+    parser.add_argument("part", choices=["search", "index", "rows", "bm25", "encode"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--texts", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--queries", type=int, help="[10000 for search, 20000 for bm25]")
+    parser.add_argument("--queries", type=int, help="[10000; 20000 for bm25]")
     parser.add_argument("--passages", type=int, default=200_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--mined", type=int, default=20_000)
     parser.add_argument("--depth", type=int, default=DEPTH)
     parser.add_argument("--size", type=int, help="Dimensions [384 for search, 32 for rows]")
+    parser.add_argument("--indexes", nargs="+", default=["faiss", "faiss:IVF1024,Flat:nprobe=256", "faiss:HNSW32"])
     parser.add_argument("--theirs", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="[benchmarks/results/mining_PART.json]")
     options = parser.parse_args()
-    options.queries = options.queries or (10_000 if options.part == "search" else 20_000)
-    options.size = options.size or (384 if options.part == "search" else 32)
+    options.queries = options.queries or (20_000 if options.part == "bm25" else 10_000)
+    options.size = options.size or (32 if options.part == "rows" else 384)
+    parts = {"search": search, "index": index, "rows": rows, "bm25": bm25, "encode": mining_texts.encode}
     with tempfile.TemporaryDirectory() as folder:
-        found = {"search": search, "rows": rows, "bm25": bm25, "encode": mining_texts.encode}[options.part](
-            options, Path(folder)
-        )
+        found = parts[options.part](options, Path(folder))
     result = {
         "command": f"python benchmarks/mining.py {' '.join(sys.argv[1:])}", **found,
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("numpy", "numba", "pyarrow", "bm25s", "torch",
+        "versions": {name: version(name) for name in ("faiss-cpu", "numpy", "numba", "pyarrow", "bm25s", "torch",
                                                    "sentence-transformers")},
     }  # fmt: skip
     out = options.out or HERE / "results" / f"mining_{options.part}.json"

@@ -342,7 +342,8 @@ def test_a_program_that_does_not_exist() -> None:
 
 def test_a_line_of_a_judge_is_a_line_whatever_is_in_it() -> None:
     answer = json.dumps({"label": "drop", "why": "one\u2028line\u0085only"}, ensure_ascii=False)
-    code = f"import sys; sys.stdin.read(); sys.stdout.buffer.write({('\ufeff' + answer + chr(10)).encode()!r})"
+    written = f"\ufeff{answer}\n".encode()
+    code = f"import sys; sys.stdin.read(); sys.stdout.buffer.write({written!r})"
     assert program(shlex.join([sys.executable, "-c", code]))([("q", "p")]) == ["drop"]
 
 

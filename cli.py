@@ -21,6 +21,7 @@ from mixture.console.options import (
     DryRunOption,
     EngineOption,
     JsonOption,
+    ReportOption,
     StoreOption,
     UndoOption,
     assigned,
@@ -57,7 +58,6 @@ HalfOption = Annotated[str | None, typer.Option(
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 ShowOption = Annotated[bool, typer.Option("--settings", help="Show all settings with --config and --set applied")]
-
 
 app.add_typer(data_commands)
 app.add_typer(collection_commands)
@@ -141,7 +141,7 @@ def mine(
         "call; a killed one goes on from them")] = True,
     precision: Annotated[str, typer.Option(
         "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")] = "float32",
-    dry_run: DryRunOption = False, undo: UndoOption = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False, page: ReportOption = None,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
@@ -149,7 +149,7 @@ def mine(
     from mixture import jobs
     from mixture.jobs.mine import remarks
 
-    if undo and (collections or replace):
+    if undo and (collections or replace or page):
         raise UsageError("--undo takes back all of the newest mine; it goes with --dry-run alone")
     with _open(store) as lake, bar("mine") as progress:
         if undo:
@@ -173,6 +173,8 @@ def mine(
         rows = [row | {"dropped": ", ".join(f"{n} {c:,}" for n, c in row["dropped"].items() if c)} for row in rows]
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
+    if page is not None:
+        (sys.stderr if as_json else sys.stdout).write(f"report {jobs.mining_report(results, page, dry_run=dry_run)}\n")
     sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))
 
 

@@ -16,6 +16,7 @@ from mixture.console.options import (
     JsonOption,
     KeepOption,
     PrecisionOption,
+    ReportOption,
     SeedOption,
     StoreOption,
     UndoOption,
@@ -75,14 +76,14 @@ def mine(
     index: Annotated[str, typer.Option(
         "--index", help="Search of a model's embeddings: {mixture.embeddings:INDEXES}; "
         "faiss:FACTORY, as faiss:IVF1024,Flat")] = "exact",
-    dry_run: DryRunOption = False, undo: UndoOption = False,
+    dry_run: DryRunOption = False, undo: UndoOption = False, page: ReportOption = None,
     seed: SeedOption = None, engine: EngineOption = "local", store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Find hard negatives, with BM25 or with an encoder."""
     from mixture import jobs
     from mixture.jobs.mine import remarks
 
-    if undo and (collections or replace):
+    if undo and (collections or replace or page):
         raise UsageError("--undo takes back all of the newest mine; it goes with --dry-run alone")
     with open_store(store) as lake, bar("mine") as progress:
         if undo:
@@ -108,4 +109,6 @@ def mine(
             rows = [{name: value for name, value in row.items() if name != "recall"} for row in rows]
     if rows or as_json:
         print_rows(rows, as_json=as_json, title="would be mined" if dry_run else None)
+    if page is not None:
+        (sys.stderr if as_json else sys.stdout).write(f"report {jobs.mining_report(results, page, dry_run=dry_run)}\n")
     sys.stderr.writelines(f"{in_options(line)}\n" for line in remarks(results, per_query))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,17 @@ PrecisionOption = Annotated[str, typer.Option(
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 UndoOption = Annotated[bool, typer.Option("--undo", help="Take back what the newest such command did")]
 LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dry-run shows with their texts; 0: all")]
+
+
+def _page(file: Path | None) -> Path | None:
+    """A wrong place is refused before the work, not after it."""
+    from mixture.report.build import checked_place
+
+    return None if file is None else checked_place(file.expanduser())
+
+
+ReportOption = Annotated[Path | None, typer.Option(
+    "--report", metavar="FILE.html", help="Write a page on what was found and dropped", callback=_page)]  # fmt: skip
 
 
 def open_store(store: str | None, *, create: bool = False) -> Store:

@@ -10,7 +10,7 @@ from mixture.jobs.export import Exported, export
 from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview
 from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
-from mixture.jobs.report import report
+from mixture.jobs.report import mining_report, report
 from mixture.registry import tag
 from mixture.registry.diff import diff
 from mixture.registry.files import import_
@@ -46,6 +46,7 @@ __all__ = [
     "log",
     "matches",
     "mine",
+    "mining_report",
     "preview",
     "remove",
     "rename",

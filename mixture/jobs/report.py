@@ -1,13 +1,16 @@
-"""A mixture's report."""
+"""Reports: of a mixture, of a mining."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixture import registry
 from mixture.arguments import Name
+from mixture.jobs.mine import MiningResult
 from mixture.registry import Mixture
 from mixture.report.build import Report, write_report
+from mixture.report.mining import write_mining_report
 from mixture.store import Store
 
 
@@ -29,3 +32,15 @@ def report(
     return write_report(
         store, saved, file, against=other, steps=steps, batch_size=batch_size, chart=chart, format=format
     )
+
+
+def mining_report(results: Sequence[MiningResult], file: Name, *, dry_run: bool = False) -> Path:
+    """Write a page on what `mine` did: counts, scores by rank beside those of positives, and some of what each filter
+    dropped, to read.
+
+    file:    its folder must exist
+    dry_run: the results are of a dry run, and the page says so
+
+    Returns the file.
+    """
+    return write_mining_report(results, Path(file).expanduser(), dry_run=dry_run)

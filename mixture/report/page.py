@@ -50,7 +50,29 @@ def library() -> str:
 
 
 def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
-    """The page. Every text of the store goes through the template's escaping or through JSON, never into a script."""
+    """The page of a mixture."""
+    return filled(
+        "report.html",
+        charts,
+        named=f"{facts.mixture.name}-{facts.mixture.version}",
+        facts=facts,
+        summary=summary(facts),
+        figures=figures(facts),
+        findings=findings(facts),
+        tables=_tables(facts),
+        dimensions=DIMENSIONS,
+        settings=_settings(facts),
+        measured=_measured(facts),
+        without_folder=without_folder,
+    )
+
+
+def filled(template: str, charts: Mapping[str, Chart], *, named: str, **given: Any) -> str:
+    """A page of what is `given`. Every text of the store goes through the template's escaping or through JSON, never
+    into a script.
+
+    named: what the names of the page's CSV files begin with
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mixture.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -60,18 +82,11 @@ def render(facts: Facts, charts: Mapping[str, Chart]) -> str:
     environment.filters["csv_link"] = csv_link
     environment.filters["word_parts"] = lambda text: re.split(r"(?<=[_/-])", text)
     scripts = [library(), (TEMPLATES / "page.js").read_text("utf-8")]
-    return environment.get_template("report.html").render(
-        facts=facts,
+    return environment.get_template(template).render(
+        **given,
+        named=named,
         charts=charts,
         specs={name: chart.spec for name, chart in charts.items()},
-        summary=summary(facts),
-        figures=figures(facts),
-        findings=findings(facts),
-        tables=_tables(facts),
-        dimensions=DIMENSIONS,
-        settings=_settings(facts),
-        measured=_measured(facts),
-        without_folder=without_folder,
         light=LIGHT,
         dark=DARK,
         # Our own files, and the library: none of them holds a text of the store.

@@ -19,6 +19,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 FORMATS: dict[str, Callable[[Any], str]] = {
     "text": str,
+    "passage": str,
     "count": lambda value: f"{value:,}",
     "share": percent,
     "signed share": lambda value: ("+" if value > 0 else "") + percent(value),
@@ -31,7 +32,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """`name` heads the CSV, `title` the page; `kind` is one of `FORMATS`."""
+    """`name` heads the CSV, `title` the page; `kind` is one of `FORMATS`; a passage is a text of the data, folded."""
 
     name: str
     title: str
@@ -39,7 +40,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        return self.kind != "text"
+        return self.kind not in ("text", "passage")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Browser:
 
     @contextmanager
     def page(self, file: Path, *, width: int, dark: bool = False) -> Iterator[Page]:
-        """The file at `width` pixels, once all its charts are drawn."""
+        """The file at `width` pixels, once all its charts are drawn but those that are folded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -84,7 +84,8 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", session, features=[scheme])
         self.call("Page.navigate", session, url=file.as_uri())
         until = time.monotonic() + 60
-        drawn = "[...document.querySelectorAll('[data-chart]')].every(c => c.querySelector('svg.marks'))"
+        drawn = """[...document.querySelectorAll('[data-chart]')]
+            .every(c => c.querySelector('svg.marks') || c.closest('details:not([open])'))"""
         while not (page.value("document.readyState") == "complete" and page.value(drawn)):
             if time.monotonic() > until:
                 raise TimeoutError("the charts were not drawn within a minute")

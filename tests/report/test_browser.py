@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from mixture import Store, registry
+from mixture import Store, jobs, registry
 from mixture.report.build import write_report
 from tests.report.chromium import Browser
 from tests.report.conftest import FORMULA, IMAGE, SCRIPT, Page, spec_of
+from tests.report.test_mining import result
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
 
@@ -89,6 +90,22 @@ def test_long_names_are_told_apart_on_a_phone(running: Browser, tmp_path: Path) 
     with running.page(tmp_path / "long.html", width=390) as page:
         shown = [text for text in page.value(LABELS) if "%" not in text]
     assert len(set(shown)) == len(names) and all(len(text) <= 20 for text in shown), shown
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_folded_chart_of_a_mining_is_drawn_when_it_is_opened(running: Browser, tmp_path: Path, width: int) -> None:
+    file = jobs.mining_report([result(name) for name in (SCRIPT, IMAGE, "c", "d", "e")], tmp_path / "mining.html")
+    widths = "[...document.querySelectorAll('svg.marks')].map(chart => chart.getBoundingClientRect().width)"
+    with running.page(file, width=width) as page:
+        (first,) = page.value(widths)
+        page.value("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        assert page.console() == []
+        assert page.value(widths) == [first] * 5
+        assert first > 0.8 * width - 300
+        assert page.value("document.documentElement.scrollWidth") == width
+        assert page.value("document.documentElement.dataset.broken") is None
+        if width == 390:
+            assert all(dict(page.value(WIDE)).values())
 
 
 def test_the_console_is_heard(running: Browser, tmp_path: Path) -> None:

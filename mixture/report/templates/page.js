@@ -83,9 +83,17 @@
   }
 
   const elements = document.querySelectorAll("[data-chart]");
-  const drawAll = () => elements.forEach(draw);
-  drawAll();
-  narrow.addEventListener("change", drawAll);
+  const drawn = new Set();
+  // What is folded may have no width to be drawn in; it waits until it is opened.
+  function drawOpen() {
+    for (const element of elements) {
+      if (drawn.has(element) || element.closest("details:not([open])")) continue;
+      drawn.add(element);
+      draw(element);
+    }
+  }
+  drawOpen();
+  narrow.addEventListener("change", () => { drawn.clear(); drawOpen(); });
   document.querySelectorAll("select[data-for]").forEach((select) => {
     select.addEventListener("change", () => pick(select.dataset.for));
   });
@@ -93,6 +101,7 @@
   document.addEventListener("scroll", hide, { passive: true });
   hint();
   window.addEventListener("resize", hint);
-  document.addEventListener("toggle", hint, true);
+  // The window may have changed while a chart was folded: charts take their width anew on resize.
+  document.addEventListener("toggle", () => { drawOpen(); window.dispatchEvent(new Event("resize")); }, true);
   document.addEventListener("scroll", hint, { capture: true, passive: true });
 })();

@@ -113,7 +113,7 @@ def main() -> int:
         "date": datetime.now(UTC).date().isoformat(),
         "runs": results,
     } | facts
-    name = f"mining_real_{options.only.split('-')[-1]}" if options.only else "mining_real"
+    name = {None: "mining_real", "bm25": "mining_real_bm25"}.get(options.only, "mining_real_minilm")
     (HERE / "results" / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     return int(any(len({run["sha256"] for run in runs.values()}) > 1 for runs in results.values()))
 

@@ -34,7 +34,8 @@ def full(small_store: Store, tmp_path: Path) -> Store:
     (tmp_path / "more.jsonl").write_text("\n".join(lines) + "\n")
     jobs.ingest(small_store, str(tmp_path / "more.jsonl"), name="easy")
     assert sum(r.removed for r in jobs.dedup(small_store, "easy")) == 1
-    jobs.mine(small_store, "easy", per_query=1)
+    answer = iter(["positive"])
+    jobs.mine(small_store, "easy", per_query=1, judge=lambda pairs: [next(answer, "keep") for _ in pairs])
     assert all(rows for rows in everything(small_store, "easy").values())
     return small_store
 

@@ -448,3 +448,14 @@ def test_a_dry_run_with_a_pool_brings_nothing_in(bare: Store) -> None:
     assert (bare.snapshot(), bare.rows("SELECT count(*) AS n FROM passages")) == before
     (done,) = jobs.mine(bare, "easy", per_query=3, pool="hard")
     assert planned == done
+
+
+def test_an_index_serves_both_as_it_serves_the_model_alone(bare: Store) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    options: dict[str, Any] = {"miner": "both:bag", "encode": encode, "per_query": 4}
+    jobs.mine(bare, "easy", name="exactly", **options)
+    jobs.mine(bare, "easy", name="indexed", index="faiss:Flat", **options)
+    found, exact = of(bare, "indexed"), of(bare, "exactly")
+    assert len(found.keys() & exact.keys()) > 0.95 * len(exact)
+    with pytest.raises(UsageError, match="the miner bm25 searches no embeddings; leave away `index`"):
+        jobs.mine(bare, "easy", index="faiss")

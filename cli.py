@@ -34,6 +34,8 @@ from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
+    from mixture.embeddings import Encode
+    from mixture.mining.miners import Rescore
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -85,6 +87,22 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+class _Models:
+    """What loads models, for when one is asked for."""
+
+    @staticmethod
+    def encode_with(model: str, *, processes: int = 1) -> Encode:
+        import trainers
+
+        return trainers.encode_with(model, processes=processes)
+
+    @staticmethod
+    def rescore_with(model: str) -> Rescore:
+        import trainers
+
+        return trainers.rescore_with(model)
+
+
 @app.callback()
 def main(
     ctx: typer.Context, store: StoreOption = None, as_json: JsonOption = False,
@@ -93,9 +111,7 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
 ) -> None:  # fmt: skip
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
-    import trainers
-
-    ctx.obj = trainers  # for commands of the data side, which knows no model
+    ctx.obj = _Models  # for commands of the data side, which knows no model
 
 
 @app.command("learn-weights", cls=WithSettings)

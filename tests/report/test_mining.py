@@ -71,7 +71,7 @@ def test_the_page_has_the_numbers_of_the_results(made: Made) -> None:
     assert numbers(page, "counts") == [[1040, 8320, 8000, 77, 13, 5, 2001, 31, 3]] * 2
     head = [e.text for e in page.all("th", scope="col")]
     assert head[:10] == ["Collection", "Examples", "Negatives", "New", "Random", "Short", "Known", "Encoded", "Reused",
-                         "Relabelled"]  # fmt: skip
+                         "Answers"]  # fmt: skip
     assert head[10:15] == ["Collection", "ranks", "max_ratio", "near_copies", "margin"]
     assert numbers(page, "filters") == [[9, 1234, 2, 0], [7]]
     assert [cell.text for cell in page.table("filters")[1] if cell.tag == "td"] == ["–", "7", "–", "–"]

@@ -27,9 +27,14 @@ _PART = 8192  # pairs in one task
 
 def checked_threshold(verify: float | None) -> float | None:
     """The least similarity if it is None (no second look) or above 0 to 1; otherwise a UsageError."""
-    if verify is None or (isinstance(verify, int | float) and not isinstance(verify, bool) and 0 < verify <= 1):
+    if verify is None or is_share(verify):
         return verify
     raise UsageError(f"`verify` is {verify!r}; allowed: above 0 to 1, or none")
+
+
+def is_share(value: object) -> bool:
+    """Whether it is a number above 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
 @compiled

@@ -194,9 +194,16 @@ class _Kept:
                 yield Block(missing[mine], found[copies[mine] - start])
 
 
-def source_of(encode: Encode, size: int = AT_ONCE) -> Source:
-    """A source as it is, a plain function as one that keeps nothing and encodes `size` texts at a time."""
-    return encode if isinstance(encode, Source) else Passing(encode, size)
+def source_of(
+    encode: Encode, size: int = AT_ONCE, *, keep: Callable[[str], Path] | None = None, precision: str = "float32"
+) -> Source:
+    """A source as it is; an encoder that says its space as one that keeps, where `keep` leads from a space's id to its
+    folder; a plain function, or without `keep`, as one that keeps nothing and encodes `size` texts at a time."""
+    if isinstance(encode, Source):
+        return encode
+    if keep is not None and isinstance(encode, Encoder):
+        return Keeping(encode, keep, precision)
+    return Passing(encode, size)
 
 
 def _gathered(vectors: Vectors, progress: Progress | None = None) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from mixture.dedup.cosines import cosines
 from mixture.dedup.duplicates import fingerprint_distances
 from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
 from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY, Groups
-from mixture.embeddings import Encode, Encoder, Keeping, Kind, Source, source_of
+from mixture.embeddings import Encode, Kind, Source, source_of
 from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
 from mixture.errors import UsageError
@@ -182,10 +182,9 @@ def _duplicates(
         progress(*task.place, f"{task.label}: {done:,}/{total:,} {what}")
 
     names = task.names
-    if keep is not None and isinstance(encode, Encoder):
-        encode = Keeping(encode, keep, precision)
+    vectors = None if encode is None else source_of(encode, keep=keep, precision=precision)
     with source.opened() as store:
-        sides = _Sides(store, method, settings, None if encode is None else source_of(encode), report)
+        sides = _Sides(store, method, settings, vectors, report)
         rows = read.query_prints(store, names)
         keys = [] if key == "positive" else [sides.groups("query", rows)]
         if key != "query":

@@ -27,8 +27,7 @@ class Exported:
 def export(
     store: Store, mixture: Mixture, *, format: str | None = None, out: Name | None = None,
     materialised: Name | None = None, hf_dataset: Name | None = None, flagembedding: Name | None = None,
-    batches: int | None = None, batch_size: int = 64,
-    seed: int = 42,
+    batches: int | None = None, batch_size: int = 64, seed: int = 42,
 ) -> Exported:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store.
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
-from mixture.embeddings import Encoder, Keeping, index_of, source_of
+from mixture.embeddings import index_of, source_of
 from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.space import check_precision
 from mixture.engine import Engine, engine_of
@@ -152,7 +152,8 @@ def mine(
     recorded = name or recorded
     runs, names = engine_of(engine), listed(collections)
     whole = bool(names) or replace
-    todo = _todo(store, read.collections(store, names), whole, name)
+    spared = None if name is None else (name, PROVIDED)
+    todo = _todo(store, read.collections(store, names), whole, spared)
     if not todo:
         return []
     others = passages_of(store, listed(pool))
@@ -161,7 +162,7 @@ def mine(
     def tasks() -> Iterator[_Task]:
         for done, collection in enumerate(todo):
             progress(done, len(todo), collection)
-            yield _read(store, collection, others, whole=whole, name=name, place=(done, len(todo)))
+            yield _read(store, collection, others, whole=whole, spared=spared, place=(done, len(todo)))
 
     work = partial(_mined, miner=found, settings=settings, encode=encoding(), rescore=anew(),
                    judge=judging(store, judge), names=(recorded, random), progress=ProgressHere(progress), keep=keep,
@@ -185,12 +186,15 @@ def mine(
     return results
 
 
-def _todo(store: Store, infos: Sequence[read.CollectionInfo], whole: bool, name: str | None) -> list[str]:
-    """The collections that have something to mine for."""
-    if whole or name is not None:
-        those = [name or "", PROVIDED]
-        return [i.collection for i in infos if whole or len(read.without_negatives(store, i.collection, those))]
-    return [i.collection for i in infos if i.num_with_negatives < i.num_examples]
+def _todo(
+    store: Store, infos: Sequence[read.CollectionInfo], whole: bool, spared: tuple[str, ...] | None
+) -> list[str]:  # fmt: skip
+    """The collections that have something to mine for. spared: whose negatives an example must lack; None for all."""
+    if whole:
+        return [i.collection for i in infos]
+    if spared is None:
+        return [i.collection for i in infos if i.num_with_negatives < i.num_examples]
+    return [i.collection for i in infos if len(read.without_negatives(store, i.collection, spared))]
 
 
 def remarks(results: Sequence[MiningResult], per_query: int) -> list[str]:
@@ -237,12 +241,12 @@ class _Task:
 
 
 def _read(
-    store: Store, collection: str, others: pa.Table | None, *, whole: bool, name: str | None, place: tuple[int, int]
-) -> _Task:
+    store: Store, collection: str, others: pa.Table | None, *, whole: bool, spared: tuple[str, ...] | None,
+    place: tuple[int, int],
+) -> _Task:  # fmt: skip
     with store.reading() as snapshot:
         pairs = read.pairs(store, collection)
-        those = None if name is None else [name, PROVIDED]
-        wanted = None if whole else read.without_negatives(store, collection, those)
+        wanted = None if whole else read.without_negatives(store, collection, spared)
         texts = with_those(read.passages(store, collection), others)
         return _Task(collection, snapshot, pairs, texts, wanted, place)
 
@@ -281,9 +285,7 @@ def _mined(
     def report(done: int, total: int) -> None:
         progress(*task.place, f"{task.collection} {done:,}/{total:,}")
 
-    if keep is not None and isinstance(encode, Encoder):
-        encode = Keeping(encode, keep, precision)
-    source = None if encode is None else source_of(encode)
+    source = None if encode is None else source_of(encode, keep=keep, precision=precision)
     if source is not None:
         source.index = index
     mined = miner.mine(pool, settings, encode=source, rescore=rescore, judge=judge, recorded=names[0], random=names[1],

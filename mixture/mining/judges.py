@@ -2,7 +2,7 @@
 
 A program's command line is split as a shell splits it, and run without a shell. It reads JSON lines of `query` and
 `passage` to their end, and writes one line for each, in their order: a label, or a JSON object that has one. What it
-says is kept in a file, so that it is not asked twice, and a killed call loses one round at most.
+says is kept in a file, so that it is not asked twice, and a killed call loses one start of it at most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mixture.errors import UsageError
 
 KEEP, DROP, POSITIVE = "keep", "drop", "positive"
 LABELS = (KEEP, DROP, POSITIVE)
-_KEPT_AT_ONCE = 16_384  # pairs that a kill may lose
+_KEPT_AT_ONCE = 16_384  # pairs that a program is asked of in one start, and that a kill may lose
 
 Pairs: TypeAlias = list[tuple[str, str]]
 Judge: TypeAlias = Callable[[Pairs], Sequence[str]]
@@ -85,8 +85,9 @@ class Remembering:
     def __call__(self, pairs: Pairs) -> list[str]:
         keys = [_key(*pair) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
-        for start in range(0, len(new), _KEPT_AT_ONCE):
-            some = list(new)[start : start + _KEPT_AT_ONCE]
+        unknown = list(new)
+        for start in range(0, len(unknown), _KEPT_AT_ONCE):
+            some = unknown[start : start + _KEPT_AT_ONCE]
             labels = judged(self._judge, [new[key] for key in some])
             with self._file.open("a", encoding="utf-8") as stream:
                 stream.writelines(f"{key} {label}\n" for key, label in zip(some, labels, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from mixture.ingest.normalise import DEFAULT_GRADE, PROVIDED
 from mixture.registry.names import SavedMixture
 from mixture.specs import Component
 from mixture.store import Store, read
-from mixture.store.files import at_version
-from mixture.store.materialise import version_of
+from mixture.store.materialise import with_content
 
 ROWS_AT_ONCE = 4_096
 TEXT = "trim(p.title || ' ' || p.text)"
@@ -40,21 +40,17 @@ def export_flagembedding(store: Store, mixture: SavedMixture, folder: Path) -> t
         whole = Path(scratch) / folder.name
         whole.mkdir()
         for component in mixture.spec.components:
-            version = version_of(store, component)
-            file = whole / f"{component.name}.jsonl"
-            if version is None:
-                with store.reading():
-                    counts[component.name] = _write(store, component, file, remarks)
-            else:
-                with at_version(store, version, component.selection) as old:
-                    counts[component.name] = _write(old, component, file, remarks)
+            work = partial(_write, component=component, file=whole / f"{component.name}.jsonl")
+            (counts[component.name], found), _ = with_content(store, component, work)
+            remarks += found
         if folder.exists():
             folder.rmdir()
         whole.rename(folder)
     return counts, remarks
 
 
-def _write(store: Store, component: Component, file: Path, remarks: list[str]) -> int:
+def _write(store: Store, component: Component, file: Path) -> tuple[int, list[str]]:
+    """How many rows a component has, and what is worth knowing of them."""
     part, values = component.part, read.part_parameters(component.part)
     prompts = store.rows("SELECT prompts FROM collections WHERE collection = ?", [part.collection])[0]["prompts"]
     scored = store.rows(
@@ -64,9 +60,8 @@ def _write(store: Store, component: Component, file: Path, remarks: list[str]) -
         values | {"among": None if part.miners is None else list(part.miners)},
     )
     miners = [row["miner"] for row in scored]
-    if len(miners) > 1:
-        remarks.append(f"{component.name}: without scores, since negatives of {', '.join(miners)} have some, each on a "
-                       "scale of its own; a mixture of one of them has scores")  # fmt: skip
+    remarks = [f"{component.name}: without scores, since negatives of {', '.join(miners)} have some, each on a scale "
+               "of its own; a mixture of one of them has scores"] * (len(miners) > 1)  # fmt: skip
     (grades,) = store.rows(
         f"""SELECT count(*) AS n FROM (SELECT unnest(positives).grade AS grade FROM {read.part_examples(part)})
             WHERE grade <> {DEFAULT_GRADE}""",
@@ -85,7 +80,7 @@ def _write(store: Store, component: Component, file: Path, remarks: list[str]) -
             for row in batch.to_pylist():
                 stream.write(json.dumps(_line(row, prompts), ensure_ascii=False) + "\n")
             rows += batch.num_rows
-    return rows
+    return rows, remarks
 
 
 def _query(component: Component, score: str) -> str:

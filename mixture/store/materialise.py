@@ -7,8 +7,10 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,6 +21,7 @@ from mixture.store import layout, read
 from mixture.store.connect import Store
 from mixture.store.files import at_version, digest, sha256
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 16_384
 
@@ -80,27 +83,22 @@ def _component(store: Store, component: Component, root: Path, symmetric: bool |
         if symmetric is not None:
             _keep_symmetric(target / "component.json", symmetric)
         return True
-    version = version_of(store, component)
-    if version is None:
-        with store.reading():
-            _write_component(store, component, _checked(store, component), target)
-        return True
-    with at_version(store, version, component.selection) as old:
-        _write_component(old, component, _held(old, component), target)
-    return False
+    _, today = with_content(store, component, lambda held: _write_component(held, component, target))
+    return today
 
 
-def version_of(store: Store, component: Component) -> int | None:
-    """The newest version of the store that holds the content that a component pins; None for today's. Raises
-    `UsageError` where none does."""
+def with_content(store: Store, component: Component, work: Callable[[Store], T]) -> tuple[T, bool]:
+    """What `work` makes of the store that holds the content that a component pins, and whether that is today's; else it
+    is the newest version of which `work` can read all. Raises `UsageError` where there is none."""
     try:
         with store.reading():
-            _checked(store, component)
-        return None
+            _check(store, component)
+            return work(store), True
     except UsageError:
         for version in versions(store, component):
-            if _holds(store, component, version):
-                return version
+            with suppress(StoreError), at_version(store, version, component.selection) as old:
+                if digest(old, component.part) == component.digest:
+                    return work(old), False
         raise
 
 
@@ -115,14 +113,6 @@ def versions(store: Store, component: Component) -> list[int]:
     return [row["snapshot"] for row in rows]
 
 
-def _holds(store: Store, component: Component, version: int) -> bool:
-    try:
-        with at_version(store, version, component.selection) as old:
-            return digest(old, component.part) == component.digest
-    except StoreError:
-        return False
-
-
 def _require_held(store: Store, spec: MixtureSpec, root: Path) -> None:
     held = read.names(store)
     lacking = [c for c in spec.components if c.collection not in held]
@@ -131,7 +121,8 @@ def _require_held(store: Store, spec: MixtureSpec, root: Path) -> None:
         raise UsageError(f"the store lacks {len(missing)} collections of mixture {spec.id}: {', '.join(missing)}")
 
 
-def _write_component(store: Store, component: Component, num_examples: int, target: Path) -> None:
+def _write_component(store: Store, component: Component, target: Path) -> None:
+    num_examples = _held(store, component)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=target.parent))
     try:
@@ -175,9 +166,9 @@ def _held(store: Store, component: Component) -> int:
     return int(found["n"])
 
 
-def _checked(store: Store, component: Component) -> int:
-    """How many examples a component has. Raises `UsageError` where the store's content is not what it pins."""
-    kind, gone, held = "collection", "", _held(store, component)
+def _check(store: Store, component: Component) -> None:
+    """Raise a `UsageError` where the store's content is not what a component pins."""
+    kind, gone = "collection", ""
     if component.selection is not None:
         pinned = store.rows("SELECT num_examples AS n FROM selections WHERE selection = ?", [component.selection])
         if not pinned:
@@ -185,7 +176,7 @@ def _checked(store: Store, component: Component) -> int:
                 f"the store does not know which examples {component.name!r} holds: the mixture was imported without "
                 "them; export it in the format mixture where it was made, and import that"
             )
-        kind, lost = "slice", pinned[0]["n"] - held
+        kind, lost = "slice", pinned[0]["n"] - _held(store, component)
         gone = f"; {lost} of its {pinned[0]['n']} examples are gone" if lost else ""
     now = read.digest(store, component.part)
     if now != component.digest:
@@ -193,7 +184,6 @@ def _checked(store: Store, component: Component) -> int:
             f"{kind} {component.name!r} has changed since the mixture was made (pinned {component.digest[:12]}, now "
             f"{now[:12]}{gone}); create the mixture anew from today's store"
         )
-    return held
 
 
 def _write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:

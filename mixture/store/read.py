@@ -57,8 +57,7 @@ def part_examples(part: Part) -> str:
     """Its rows of `examples`, to stand in FROM; what a judge calls answers are positives too, without a grade.
     `part_parameters` has the values of what it refers to."""
     return f"""(SELECT e.* REPLACE (list_concat(positives, coalesce(a.more, [])) AS positives)
-                FROM (SELECT * FROM examples {_chosen(part)} WHERE collection = $c) e
-                LEFT JOIN ({ANSWERS}) a USING (example_id))"""
+                FROM {_as_given(part)} e LEFT JOIN ({ANSWERS}) a USING (example_id))"""
 
 
 def part_negatives(part: Part) -> str:
@@ -81,6 +80,11 @@ ANSWERS = """SELECT example_id, list({'passage_id': passage_id, 'grade': NULL::F
                    ANTI JOIN (SELECT example_id, unnest(positives).passage_id AS passage_id FROM examples
                               WHERE collection = $c) USING (example_id, passage_id) WHERE collection = $c)
              GROUP BY example_id"""
+
+
+def _as_given(part: Part) -> str:
+    """Its rows of `examples` as the files gave them, to stand in FROM."""
+    return f"(SELECT * FROM examples {_chosen(part)} WHERE collection = $c)"
 
 
 def _chosen(part: Part) -> str:
@@ -106,7 +110,7 @@ def digest(store: Store, part: Part) -> str:
     result = hashlib.sha256(json.dumps(prompts[0]["prompts"], ensure_ascii=False).encode())
     reader = store.connection.execute(
         f"""SELECT e.example_id || coalesce(n.hash, '') || coalesce('+' || a.hash, '') AS line
-            FROM (SELECT * FROM examples {_chosen(part)} WHERE collection = $c) e
+            FROM {_as_given(part)} e
             LEFT JOIN (SELECT example_id, md5(string_agg(passage_id, ',' ORDER BY place, passage_id)) AS hash
                        FROM {part_negatives(part)} GROUP BY example_id) n USING (example_id)
             LEFT JOIN (SELECT example_id, md5(list_transform(more, lambda p: p.passage_id)::VARCHAR) AS hash

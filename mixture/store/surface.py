@@ -202,10 +202,10 @@ VIEWS: dict[str, View] = {
     "pairs": View(
         "one row an example, with its texts: a title stands before its passage; negatives in order of miner and rank",
         """SELECT e.collection, e.example_id, e.query,
-                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY place)
+                  coalesce((SELECT list(trim(p.title || ' ' || p.text) ORDER BY place NULLS LAST, p.passage_id)
                             FROM (SELECT unnest(e.positives).passage_id AS passage_id,
                                          generate_subscripts(e.positives, 1) AS place
-                                  UNION ALL SELECT DISTINCT passage_id, 1000000 AS place FROM lake.main.answers
+                                  UNION ALL SELECT DISTINCT passage_id, NULL FROM lake.main.answers
                                   WHERE collection = e.collection AND example_id = e.example_id
                                   AND NOT list_contains(list_transform(e.positives, lambda x: x.passage_id),
                                                         passage_id)) one

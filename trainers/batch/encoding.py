@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
@@ -36,25 +38,28 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
         )
         return found.float()
     encoder.eval()
-    distinct = by_length(texts)
-    place = {text: i for i, text in enumerate(distinct)}
+    groups, places = in_groups(texts)
     per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
     # Tokenizers without a limit say 10^30, which their own code does not take.
     limit = min(encoder.max_seq_length or encoder.tokenizer.model_max_length, UNCUT)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(distinct), AT_ONCE):
-            some = [(prompt + text, limit) for text in distinct[start : start + AT_ONCE]]
+        for group in groups:
+            some = [(prompt + text, limit) for text in group]
             parts.append(
                 embed_within_budget(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass))
             )
-        back = torch.tensor([place[text] for text in texts])
-        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, to_device(back, encoder.device))
+        back = to_device(torch.from_numpy(places), encoder.device)
+        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, back)
 
 
-def by_length(texts: Sequence[str]) -> list[str]:
-    """The different texts, the longest first, equally long ones as they came."""
-    return sorted(dict.fromkeys(texts), key=len, reverse=True)
+def in_groups(texts: Sequence[str]) -> tuple[list[list[str]], NDArray[np.int64]]:
+    """The different texts in the groups in which `encode` takes them: up to `AT_ONCE`, the longest first, equally long
+    ones as they came. And where each of n texts stands in the groups one after the other, (n,)."""
+    distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)
+    place = {text: number for number, text in enumerate(distinct)}
+    groups = [distinct[start : start + AT_ONCE] for start in range(0, len(distinct), AT_ONCE)]
+    return groups, np.array([place[text] for text in texts], np.int64)
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind, Space
 from mixture.errors import UsageError
-from trainers.batch.encoding import AT_ONCE, by_length, encode
+from trainers.batch.encoding import AT_ONCE, encode, in_groups
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
 from trainers.jobs.workers import Workers
 from trainers.model.encoder import load_encoder
@@ -39,12 +39,8 @@ class TextEncoder:
         prompt = self._before(kind)
         if self._workers is None or len(texts) <= AT_ONCE:
             return np.asarray(encode(self._encoder, texts, prompt).cpu().numpy())
-        # The groups in which `encode` tokenises, so that a text gets the same numbers whoever encodes it.
-        distinct = by_length(texts)
-        groups = [distinct[start : start + AT_ONCE] for start in range(0, len(distinct), AT_ONCE)]
-        found = np.concatenate(list(self._workers.encode(groups, prompt)))
-        place = {text: number for number, text in enumerate(distinct)}
-        return np.asarray(found[[place[text] for text in texts]])
+        groups, places = in_groups(texts)  # so that a text gets the same numbers whoever encodes it
+        return np.asarray(np.concatenate(list(self._workers.encode(groups, prompt)))[places])
 
     def space(self, kind: Kind) -> Space:
         """The space of the embeddings of queries, or of passages."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mixture.dedup.links import Links
 from mixture.dedup.neighbours import checked_distance
-from mixture.dedup.second_look import checked_threshold
+from mixture.dedup.second_look import checked_threshold, is_share
 from mixture.embeddings.search import Vectors
 from mixture.errors import UsageError
 from mixture.text.columns import normalise_texts
@@ -49,8 +49,7 @@ class Settings:
     def __post_init__(self) -> None:
         checked_distance(self.distance)
         checked_threshold(self.verify)
-        number = isinstance(self.similarity, int | float) and not isinstance(self.similarity, bool)
-        if not (number and 0 < self.similarity <= 1):
+        if not is_share(self.similarity):
             raise UsageError(f"`similarity` is {self.similarity!r}; allowed: above 0 to 1")
 
 

@@ -7,7 +7,8 @@
     python benchmarks/mining.py encode --data DIR [--texts 3000] [--rounds 3]
 
 `search`: n queries, each with one positive among m passages; generated embeddings. `ours` is the pool, embeddings
-written to files, the search and the table of negatives; `again` the same call with all embeddings kept; `theirs` is
+written to files, the search and the table of negatives; `again` the same call with all embeddings kept, and `killed`
+the call that goes on after SIGKILL at half of the search; `theirs` is
 `sentence_transformers.util.mine_hard_negatives` (no faiss) with the same encoder: 8 negatives of 100 candidates, none
 above 0.95 of the positive's score. Each is a process of its own. Beside its peak of resident memory stands what the
 process held once all was imported. `same` is the share of queries, of the first 1,000, for which both chose the same
@@ -139,6 +140,30 @@ def ours(queries: int, passages: int, size: int, folder: Path) -> None:
         found.setdefault(int(row["example_id"]), []).append(int(row["passage_id"]))
     chosen = [found.get(number, []) for number in range(min(COMPARED, queries))]
     measured(before, seconds, negatives=table.num_rows, encoded=model.encoded, chosen=chosen)
+
+
+def noting(queries: int, passages: int, size: int, folder: Path) -> None:
+    """`ours`, noting each second how far it is."""
+    from mixture.embeddings import standing
+
+    standing.EVERY = 1.0
+    ours(queries, passages, size, folder)
+
+
+def killed(*arguments: Any) -> float:
+    """Kill a search when half of it is noted; the share that is."""
+    command = [sys.executable, __file__, "--child", "noting", *map(str, arguments)]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    share = 0.0
+    while share < 0.5:
+        if running.poll() is not None:
+            raise SystemExit("the search ended before it could be killed")
+        time.sleep(0.05)
+        for file in arguments[-1].glob("*/.search-*"):
+            share = float(np.load(file)["done"].mean())
+    running.kill()
+    running.wait()
+    return round(share, 2)
 
 
 def theirs(queries: int, passages: int, size: int, folder: Path) -> None:
@@ -286,10 +311,12 @@ def child(*arguments: Any) -> dict[str, Any]:
 def search(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shape = (options.queries, options.passages, options.size, folder)
     points = {"ours": child("ours", *shape), "again": child("ours", *shape)}
+    share = killed(*shape)
+    points["killed"] = child("ours", *shape) | {"noted before": share}
     if options.theirs:
         points["theirs"] = child("theirs", *shape)
     chosen = {name: point.pop("chosen") for name, point in points.items()}
-    assert chosen["ours"] == chosen["again"]
+    assert chosen["ours"] == chosen["again"] == chosen["killed"]
     pairs = list(zip(chosen["ours"], chosen.get("theirs", []), strict=False))
     same = round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None
     return {"queries": options.queries, "passages": options.passages, "dimensions": options.size, "same": same} | points

@@ -94,6 +94,8 @@ def _compare(
     for pair in range(len(pairs)):
         for side in range(2):
             row = pairs[pair, side]
+            if pair and row == pairs[pair - 1, side]:  # of one text and many others it is read once
+                continue
             count = normal_codes(data, offsets[row], offsets[row + 1], t, codes)
             sizes[side] = gram_hashes(codes, count, t, grams[side])
             if sizes[side] == 0:  # no n-gram: the text itself is the only element

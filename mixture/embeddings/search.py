@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mixture.embeddings.standing import Standing
 from mixture.errors import UsageError
 
 QUERY_TILE = 256
@@ -116,12 +117,14 @@ def top_k(
     pairs: Pairs | None = None,
     tile: int = QUERY_TILE,
     progress: Callable[[int, int], None] | None = None,
+    standing: Standing | None = None,
 ) -> Best:
     """The k passages with the largest inner product of each query.
 
     pairs: whose scores are wanted too, as the search computes them. progress: called with passages done and their
-    number. Scores are float32, as NumPy's matrix product of a tile and a block gives them; their last bits can depend
-    on how the vectors are cut into blocks. A UsageError for k below 1, too many passages, or dimensions that differ.
+    number. standing: where the search notes how far it is; passages that a killed one had searched are not searched
+    again. Scores are float32, as NumPy's matrix product of a tile and a block gives them; their last bits can depend on
+    how the vectors are cut into blocks. A UsageError for k below 1, too many passages, or dimensions that differ.
 
     >>> found = top_k(InMemory(np.eye(2, dtype="f4")), InMemory(np.array([[1, 5], [3, 0], [1, 2]], "f4")), 2)
     >>> [numbers.tolist() for numbers in found.arrays()]
@@ -133,17 +136,28 @@ def top_k(
         raise UsageError(f"at most {_LOW_BITS:,} passages fit one search, got {len(passages):,}")
     keys = np.full((len(queries), min(k, len(passages))), _NONE, np.int64)
     asked = _Pairs(pairs, len(queries), len(passages))
-    done = 0
+    done = np.zeros(len(passages), np.bool_)
+    if standing is not None:
+        standing.take_up(keys, asked.scores, done)
     for numbers, block in passages.blocks():
+        left = ~done[numbers]
+        if not left.any():
+            continue
+        if not left.all():
+            numbers, block = numbers[left], block[left]
         here = asked.of(numbers)
         for tile_numbers, tile_vectors in tiles(queries, tile):
             check_sizes(tile_vectors, block)
             scores = tile_vectors @ block.T
             here.note(tile_numbers, scores)
             keys[tile_numbers] = _merged(keys[tile_numbers], scores, numbers)
-        done += len(numbers)
+        done[numbers] = True
+        if standing is not None:
+            standing.note(keys, asked.scores, done)
         if progress is not None:
-            progress(done, len(passages))
+            progress(int(done.sum()), len(passages))
+    if standing is not None:
+        standing.note(keys, asked.scores, done, last=True)
     return Best(keys, asked.scores)
 
 

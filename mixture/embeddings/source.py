@@ -5,6 +5,8 @@ Shapes: n texts, d dimensions.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 
 from mixture.embeddings.indexes.base import EXACT
 from mixture.embeddings.kept import AT_ONCE, KeptEmbeddings
-from mixture.embeddings.search import Block, InMemory, Vectors
+from mixture.embeddings.search import Block, InMemory, Pairs, Vectors
 from mixture.embeddings.space import Space
+from mixture.embeddings.standing import Standing
 from mixture.errors import UsageError
 from mixture.text.digests import Digests, digests_of, numbered, text_digests
 from mixture.text.strings import Strings, arrow_texts
@@ -74,6 +77,13 @@ class Source(ABC):
         Without `again` texts are encoded as their blocks are asked for. With it they are encoded now; progress is
         called with texts encoded and their number. A broken encoder is a UsageError, then or now.
         """
+
+    def standing(self, queries: Strings, passages: Strings, k: int, pairs: Pairs) -> Standing | None:
+        """Where an exact search of these notes how far it is; None where embeddings are not kept."""
+        return None
+
+    def forget_searches(self) -> None:  # noqa: B027  what keeps nothing has nothing to forget
+        """Remove what searches noted: what they found is used."""
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.float32]:
         """The vectors as one array, (n, d)."""
@@ -136,22 +146,41 @@ class Keeping(Source):
         super().__init__(encode)
         self._encoder, self._folder_of, self._precision = encode, folder_of, precision
         self._opened: dict[Space, KeptEmbeddings] = {}
+        self._standings: list[Standing] = []
 
     def vectors(
         self, texts: Strings, kind: Kind, *, again: bool = False, progress: Progress | None = None
     ) -> Vectors:  # fmt: skip
-        space = replace(self._encoder.space(kind), precision=self._precision)
-        if space not in self._opened:
-            self._opened[space] = KeptEmbeddings(self._folder_of(space.id), space)
-        kept = self._opened[space]
+        kept = self._kept(kind)
         self._dimensions = self._dimensions or kept.dimensions
-        parts = [text_digests(part) for part in texts.parts(_DIGESTED)]
-        found = _Kept(self, kept, texts, np.concatenate([digests_of(b""), *parts]), kind)
+        found = _Kept(self, kept, texts, _keys(texts), kind)
         if not again:
             return found
         found.encode_missing(progress)
         small = 4 * len(texts) * (kept.dimensions or 0) <= IN_MEMORY
         return InMemory(_gathered(found)) if small else found
+
+    def standing(self, queries: Strings, passages: Strings, k: int, pairs: Pairs) -> Standing | None:
+        folder = self._kept("passage").folder
+        id = hashlib.sha256(json.dumps([self._kept("query").space.id, folder.name, k]).encode())
+        for array in (_keys(queries), _keys(passages), *pairs):
+            id.update(np.ascontiguousarray(array).data)
+        self._standings.append(Standing(folder, id.hexdigest()[:16]))
+        return self._standings[-1]
+
+    def forget_searches(self) -> None:
+        while self._standings:
+            self._standings.pop().drop()
+
+    def _kept(self, kind: Kind) -> KeptEmbeddings:
+        space = replace(self._encoder.space(kind), precision=self._precision)
+        if space not in self._opened:
+            self._opened[space] = KeptEmbeddings(self._folder_of(space.id), space)
+        return self._opened[space]
+
+
+def _keys(texts: Strings) -> Digests:
+    return np.concatenate([digests_of(b""), *(text_digests(part) for part in texts.parts(_DIGESTED))])
 
 
 class _Kept:

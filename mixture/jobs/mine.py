@@ -290,6 +290,8 @@ def _mined(
         source.index = index
     mined = miner.mine(pool, settings, encode=source, rescore=rescore, judge=judge, recorded=names[0], random=names[1],
                        progress=report)  # fmt: skip
+    if source is not None:
+        source.forget_searches()
     negatives = mined.table()
     found = negatives.filter(pc.is_valid(negatives["score"])).group_by("example_id").aggregate([([], "count_all")])
     full = pc.sum(pc.greater_equal(found["count_all"], settings.per_query)).as_py() or 0

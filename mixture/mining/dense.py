@@ -42,7 +42,8 @@ def searched(
         passages = Held(passages)
     search = index_of(source.index)
     pairs = pool.positives.pairs() if pairs is None else pairs
-    best = search(queries, passages, depth, pairs=pairs, tile=_QUERIES, progress=progress)
+    standing = source.standing(pool.queries, pool.passages, depth, pairs)
+    best = search(queries, passages, depth, pairs=pairs, tile=_QUERIES, progress=progress, standing=standing)
     source.recall = best.recall
     return best
 

@@ -15,7 +15,7 @@ from pathlib import Path
 WRITING = ".writing-"
 SCRATCH = ".tmp"
 LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}",
-             f"embeddings/*/{WRITING}*")  # fmt: skip
+             f"embeddings/*/{WRITING}*", "embeddings/*/.search-*")  # fmt: skip
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 BRANCHES = "branches"
 RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")

@@ -15,6 +15,7 @@ import pytest
 
 from mixture import Store, jobs
 from mixture.embeddings import Space
+from mixture.embeddings.search import tiles
 from mixture.errors import UsageError
 from mixture.jobs.mine import remarks
 from mixture.registry.gc import LEFTOVER_SECONDS, gc
@@ -99,6 +100,34 @@ def test_a_killed_call_goes_on(small_store: Store) -> None:
     assert 200 <= len(killed.given) < len(set(whole.given))
     assert set(killed.given) | set(again.given) == set(whole.given)
     assert not set(killed.given) & set(again.given)
+
+
+@pytest.mark.parametrize("miner", ["dense:letters", "both:letters"])
+def test_a_killed_search_goes_on(small_store: Store, monkeypatch: pytest.MonkeyPatch, miner: str) -> None:
+    """Killed by the encoder, when two of the blocks of passages are encoded, searched and noted."""
+    searched: list[int] = []
+
+    def counted(queries: Any, size: int) -> Any:
+        searched.append(size)
+        return tiles(queries, size)
+
+    monkeypatch.setattr("mixture.embeddings.source.AT_ONCE", 16)
+    monkeypatch.setattr("mixture.embeddings.standing.EVERY", 0.0)
+    monkeypatch.setattr("mixture.embeddings.search.tiles", counted)
+    whole = Model()
+    jobs.mine(small_store, "easy", miner=miner, encode=whole, keep_embeddings=False)
+    found = small_store.rows("SELECT * FROM negatives ORDER BY ALL")
+    jobs.undo_mining(small_store)
+    queries = sum(kind == "query" for kind, _ in set(whole.given))
+    with pytest.raises(InterruptedError):
+        jobs.mine(small_store, "easy", miner=miner, encode=Model(fails_after=queries + 32))
+    assert len(list(small_store.work.glob("embeddings/*/.search-*"))) == 1
+    searched.clear()
+    jobs.mine(small_store, "easy", miner=miner, encode=Model())
+    blocks = -(-sum(kind == "passage" for kind, _ in set(whole.given)) // 16)
+    assert len(searched) == blocks - 2 > 0
+    assert small_store.rows("SELECT * FROM negatives ORDER BY ALL") == found
+    assert not list(small_store.work.glob("embeddings/*/.search-*"))
 
 
 def test_a_dry_run_keeps_them_and_a_plain_function_does_not(small_store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mixture.arguments import named
 from mixture.embeddings.search import QUERY_TILE, Best, Pairs, Vectors
+from mixture.embeddings.standing import Standing
 
 EXACT = "exact"
 
@@ -23,12 +24,13 @@ class Index(Protocol):
         pairs: Pairs | None = None,
         tile: int = QUERY_TILE,
         progress: Callable[[int, int], None] | None = None,
+        standing: Standing | None = None,
     ) -> Best:
         """One that may miss some measures its `Best.recall`. Filters compare the scores of passages with those of
         pairs, so both are the same function of the vectors.
 
         passages: gone over as often as it likes. pairs: whose scores are wanted too. tile: queries at a time. progress:
-        called with what is done of how much.
+        called with what is done of how much. standing: where it may note how far it is.
         """
         ...
 

@@ -44,6 +44,7 @@ from mixture.embeddings.search import (
     tiles,
     top_k,
 )
+from mixture.embeddings.standing import Standing
 from mixture.errors import UsageError
 
 WORTH = 10_000
@@ -95,12 +96,14 @@ class Faiss:
         pairs: Pairs | None = None,
         tile: int = QUERY_TILE,
         progress: Callable[[int, int], None] | None = None,
+        standing: Standing | None = None,
     ) -> Best:
-        """As `Index` says. An index that these passages cannot have is a UsageError in faiss's words."""
+        """As `Index` says. An index that these passages cannot have is a UsageError in faiss's words. A killed search
+        by an index begins anew."""
         count = len(passages)
         factory = self._factory or usual(count)
         if not len(queries) or count < max(WORTH, POINTS * _lists(factory)):
-            return top_k(queries, passages, k, pairs=pairs, tile=tile, progress=progress)
+            return top_k(queries, passages, k, pairs=pairs, tile=tile, progress=progress, standing=standing)
         k, chosen = min(k, count), _spread(len(queries), SAMPLE)
         sample = _taken(queries, chosen)
         index = self._made(factory, sample.shape[1], k)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.dedup.second_look import Verifier
@@ -39,10 +40,10 @@ class NearCopies:
     def __call__(self, pool: MiningPool, example: int, candidates: Candidates) -> NDArray[np.bool_]:
         answers = sorted(pool.blocked[example])
         keep = np.ones(len(candidates.passages), np.bool_)
-        texts = [pool.passages[number] for number in (*answers, *candidates.passages.tolist())]
         count, found = len(answers), len(keep)
-        pairs = np.stack([np.tile(np.arange(count), found), np.repeat(np.arange(count, count + found), count)], axis=1)
-        lengths = np.sort(np.array([len(text) for text in texts], np.int64)[pairs], axis=1)
+        texts = pool.passages.take(np.concatenate([np.array(answers, np.int64), candidates.passages])).arrow
+        pairs = np.stack([np.repeat(np.arange(count), found), np.tile(np.arange(count, count + found), count)], axis=1)
+        lengths = np.sort(pc.utf8_length(texts).to_numpy().astype(np.int64)[pairs], axis=1)
         near = lengths[:, 0] > lengths[:, 1] * self.similarity / 2  # others cannot be alike, and need no look
         short = lengths[:, 0] < SHORT
         for some, least in ((~short, self.similarity), (short, max(self.similarity, NEARLY_EQUAL))):

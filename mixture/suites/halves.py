@@ -38,4 +38,6 @@ def halved(suite: Suite, half: str | None) -> Suite:
     qrels = {key: suite.qrels[key] for key in ids}
     there = set(suite.corpus_ids)
     missing = sum(document not in there for grades in qrels.values() for document in grades)
-    return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half)
+    answers = None if suite.answers is None else {key: suite.answers[key] for key in ids}
+    return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half,
+                   answers=answers)  # fmt: skip

@@ -38,6 +38,11 @@ class Suite:
     queries are kept, in the order of the queries file; `qrels[query_id][document_id]` is the grade (1 and more:
     relevant), with exactly the keys of `query_ids`. `missing_documents` counts judgements of documents that the corpus
     does not hold; they stay in `qrels`, as in BEIR, so a relevant one counts as not found.
+
+    answers: of each query the strings that answer it, where documents are judged by whether they hold one; `qrels` has
+             its keys and no grades then
+    metrics: names of the metrics that the suite is reported in; none: those that every suite is
+    language, prompt: of its queries, where the suite says so; the prompt is its text, for a model that has none for it
     """
 
     name: str
@@ -48,6 +53,10 @@ class Suite:
     qrels: dict[str, dict[str, int]]
     missing_documents: int = 0
     half: str | None = None
+    answers: dict[str, list[str]] | None = None
+    metrics: tuple[str, ...] = ()
+    language: str | None = None
+    prompt: str | None = None
 
     @property
     def title(self) -> str:
@@ -57,7 +66,11 @@ class Suite:
     @cached_property
     def digest(self) -> str:
         """A hash of all that decides a score, 16 hexadecimal digits."""
-        parts = (self.corpus_ids, self.corpus, self.query_ids, self.queries, sorted(self.qrels.items()))
+        parts: tuple[Any, ...] = (
+            self.corpus_ids, self.corpus, self.query_ids, self.queries, sorted(self.qrels.items())
+        )  # fmt: skip
+        if self.answers is not None:
+            parts += (sorted(self.answers.items()),)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -117,7 +117,7 @@ def _replace_least(heap: NDArray[np.uint64], item: np.uint64) -> None:
     heap[at] = item
 
 
-class _Index:
+class Index:
     """BM25 scores of all passages for a query. Lucene's formula."""
 
     def __init__(self, passages: Sequence[str]) -> None:
@@ -155,11 +155,11 @@ def _idf(holding: NDArray[np.int64], num_passages: int) -> NDArray[np.float32]:
 
 def ranked(passages: Sequence[str], queries: Sequence[str], depth: int) -> list[NDArray[np.int64]]:
     """Of each query the places of its best passages, at most `depth`, without those that share no token with it."""
-    return [best for best, _ in _Index(passages).search(queries, depth)]
+    return [best for best, _ in Index(passages).search(queries, depth)]
 
 
 def _search(pool: MiningPool, depth: int, encode: Encode | None, progress: Progress) -> Iterator[Candidates]:
-    index = _Index(pool.passages)
+    index = Index(pool.passages)
     total, example = len(pool.queries), 0
     for queries in pool.queries.parts(_QUERIES):
         for best, scores in index.search(queries, depth):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mixture.mining import MINERS, MiningPool, MiningSettings
-from mixture.mining.bm25 import _Index, ranked
+from mixture.mining.bm25 import Index, ranked
 from mixture.mining.filters.max_ratio import MaxRatio
 from mixture.mining.words import tokenize
 from mixture.rows import NEGATIVES
@@ -172,7 +172,7 @@ def reference(passages, queries, depth):
 
 def same_as_reference(passages, queries, depth):
     wanted = list(reference(passages, queries, depth))
-    found = [(best, scores.copy()) for best, scores in _Index(passages).search(queries, depth)]
+    found = [(best, scores.copy()) for best, scores in Index(passages).search(queries, depth)]
     assert len(found) == len(wanted) == len(queries)
     for (best, scores), (places, expected) in zip(found, wanted, strict=True):
         assert scores.tobytes() == expected.tobytes()

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mixture.embeddings import Kind
 from trainers.batch.embedding import UNCUT, token_ids
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
 from trainers.batch.memory import PER_PASS
@@ -26,16 +27,21 @@ from trainers.model.encoder import to_device
 AT_ONCE = 1_024
 
 
-def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "") -> Tensor:
-    """Embeddings of unit length (len(texts), D), float32, on the encoder's device.
+def encode(
+    encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, kind: Kind | None = None,
+    unit: bool = True, batch_size: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Embeddings (len(texts), D), float32, on the encoder's device.
 
-    prompt: what stands before every text. The encoder is left in evaluation mode. Models that are not tokens, layers
-    and pooling, nor a table of tokens (two towers, images) go through their own `encode`.
+    prompt: what stands before every text. The encoder is left in evaluation mode. unit: of unit length, or as the model
+    gives them. Models that are not tokens, layers and pooling, nor a table of tokens (two towers, images) go through
+    their own `encode`, two towers by the kind; so do all where batch_size says how many texts at once.
     """
-    if not texts or not _is_plain(encoder, prompt):
-        found = encoder.encode(
-            list(texts), prompt=prompt, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
-        )
+    if not texts or batch_size is not None or not _is_plain(encoder, prompt):
+        # Those of a kind differ from `encode` only by the task, which models with two towers need.
+        own = {None: encoder.encode, "query": encoder.encode_query, "passage": encoder.encode_document}[kind]
+        found = own(list(texts), prompt=prompt, normalize_embeddings=unit, show_progress_bar=False,
+                    convert_to_tensor=True, batch_size=batch_size or 32)  # fmt: skip
         return found.float()
     encoder.eval()
     groups, places = in_groups(texts)
@@ -50,7 +56,8 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "")
                 embed_within_budget(encoder, token_ids(encoder.tokenizer, some), TokenBudget(per_pass, per_pass))
             )
         back = to_device(torch.from_numpy(places), encoder.device)
-        return normalize(torch.cat(parts).float(), dim=-1).index_select(0, back)
+        found = torch.cat(parts).float()
+        return (normalize(found, dim=-1) if unit else found).index_select(0, back)
 
 
 def in_groups(texts: Sequence[str]) -> tuple[list[list[str]], NDArray[np.int64]]:

@@ -1,23 +1,33 @@
-"""Score a model on a suite: embed, search the whole corpus exactly, compute the metrics, and show a table."""
+"""Score a model on a suite: rank the whole corpus for each query, compute the metrics, and say what they depend on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from sentence_transformers import SentenceTransformer
+import numpy as np
+from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.suites.suite import Suite
-from trainers.evaluation.metrics import METRICS, deepest, mean_scores, require_pytrec_eval, score_run
-from trainers.evaluation.search import merge_top_k, top_k
+from trainers.evaluation.metrics import (
+    METRICS,
+    Metric,
+    accuracy_depth,
+    checked_metrics,
+    deepest,
+    mean_scores,
+    metric_of,
+    require_pytrec_eval,
+    score_run,
+)
+from trainers.evaluation.rankers import Best, Dense, Documents, Ranker
 from trainers.model.template import DOCUMENT_PROMPTS
 
-# Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus.
-CHUNK_DOCUMENTS = 16_384
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,8 @@ class SuiteResult:
     `metrics` are means over the judged queries, within 0 to 1. `corpus` says what was searched: scores on a corpus of
     judged passages only are far higher than on a full one, and must not be compared. A prompt of None means plain
     text. `missing_documents` is that of the suite. `own`: the model was trained on the suite's collection
-    (`mixture.suites.families`); False where that is not known.
+    (`mixture.suites.families`); False where that is not known. `max_tokens`: where the model cuts texts off;
+    `precision`: of the embeddings that were searched; both None for what is no model.
     """
 
     suite: str
@@ -42,6 +53,10 @@ class SuiteResult:
     missing_documents: int
     seconds: float
     own: bool = False
+    model: str = ""
+    language: str | None = None
+    max_tokens: int | None = None
+    precision: str | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -62,8 +77,9 @@ def evaluate_suite(
     *,
     prompt: str | None,
     document_prompt: str | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     top: int | None = None,
+    metrics: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> SuiteResult:
     """Rank the suite's whole corpus for each of its queries and score the `top` best, by default as many as the
@@ -71,7 +87,8 @@ def evaluate_suite(
 
     Queries are encoded with `prompt`, documents with `document_prompt`; None is plain text, also where the model has a
     default prompt. A document is its title and text joined by a space (one alone where the other is empty).
-    Similarity is the model's own: cosine or inner product. `progress(done, total)` is called with counts of texts.
+    Similarity is the model's own: cosine or inner product. `metrics`: more than every suite is scored by, as mrr@10.
+    `progress(done, total)` is called with counts of texts.
 
     A document with the id of the query is left out of that query's ranking, because in suites such as ArguAna and
     Quora it is the query itself (`ignore_identical_ids=True` in BEIR). Departs from BEIR: it stays where the qrels call
@@ -82,33 +99,82 @@ def evaluate_suite(
     Raises UsageError for `top` below that, another similarity, or a missing pytrec_eval; MixtureError where embeddings
     are not finite.
     """
-    needed, metric = deepest()
+    dense = Dense(model, lambda _: prompt, document_prompt, batch_size=batch_size)
+    return score_suite(dense, suite, top=top, metrics=metrics, progress=progress)
+
+
+def score_suite(
+    ranker: Ranker,
+    suite: Suite,
+    *,
+    top: int | None = None,
+    metrics: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> SuiteResult:
+    """`evaluate_suite` for any ranker."""
+    wanted, accuracies = _wanted(suite, metrics)
+    needed, metric = (
+        deepest(wanted) if wanted else (max(accuracies.values()), max(accuracies, key=accuracies.__getitem__))
+    )
     top = needed if top is None else top
     if top < needed:
         raise UsageError(f"top must be {needed} or more, because {metric} is reported; got {top}")
-    check_similarity(model)
-    require_pytrec_eval()
+    if wanted:
+        require_pytrec_eval()
     started = time.perf_counter()
-    per_query = score_run(suite.qrels, _rank(model, suite, prompt, document_prompt, batch_size, top, progress))
+    documents = Documents(suite)
+    # One more than asked for: the query's own document may take a place.
+    best = ranker(suite, documents, top + 1, progress or (lambda done, total: None))
+    rankings = _without_themselves(suite, documents, best, top)
+    if wanted:
+        per_query = score_run(suite.qrels, {query: dict(zip(ids, scores, strict=True))
+                                            for query, (ids, _, scores) in rankings.items()}, wanted)  # fmt: skip
+    else:
+        found = {query: numbers for query, (_, numbers, _) in rankings.items()}
+        per_query = _accuracies(suite, documents, found, accuracies)
+    facts = ranker.facts(suite)
     return SuiteResult(
         suite=suite.title,
         metrics=mean_scores(per_query),
         per_query=per_query,
         num_queries=len(suite.query_ids),
         num_documents=len(suite.corpus_ids),
-        prompt=prompt or None,
-        document_prompt=document_prompt or None,
-        similarity=model.similarity_fn_name,
+        prompt=facts.prompt,
+        document_prompt=facts.document_prompt,
+        similarity=facts.similarity,
         corpus="full corpus of the suite",
         missing_documents=suite.missing_documents,
         seconds=time.perf_counter() - started,
+        language=suite.language,
+        max_tokens=facts.max_tokens,
+        precision=facts.precision,
     )
 
 
+def _wanted(suite: Suite, asked: Sequence[str]) -> tuple[dict[str, Metric], dict[str, int]]:
+    """The metrics of a suite with judged documents, or the accuracies (name -> depth) of one with answers."""
+    names = [*suite.metrics, *checked_metrics(asked)]
+    depths = {name: depth for name in names if (depth := accuracy_depth(name)) is not None}
+    if suite.answers is not None:
+        return {}, depths or {"accuracy@10": 10, "accuracy@100": 100}
+    return METRICS | {name: metric_of(name) for name in names if name not in depths}, {}
+
+
 def evaluate_as_is(model: SentenceTransformer, suite: Suite) -> SuiteResult:
-    """`evaluate_suite` with the model's own prompts."""
-    prompt, document_prompt = prompt_for(model, suite.name)[1], document_prompt_for(model)[1]
+    """`evaluate_suite` with the model's own prompts, for a model that is trained here."""
+    prompt, document_prompt = prompt_of(model, suite, of_suite=True), document_prompt_for(model)[1]
     return evaluate_suite(model, suite, prompt=prompt, document_prompt=document_prompt)
+
+
+def prompt_of(model: SentenceTransformer, suite: Suite, *, of_suite: bool) -> str | None:
+    """The text of the prompt for the queries of a suite. of_suite: for a model that has prompts, and none for this
+    suite by name, the suite's own comes before the model's general one."""
+    named = prompt_for(model, suite.name, fallback=None)[1]
+    if named is not None:
+        return named
+    if of_suite and suite.prompt and any(model.prompts.values()):
+        return suite.prompt
+    return prompt_for(model, suite.name)[1]
 
 
 def prompt_for(
@@ -128,12 +194,6 @@ def prompt_for(
     if fallback is not None and prompts.get(fallback):
         return fallback, prompts[fallback]
     return None, None
-
-
-def check_similarity(model: SentenceTransformer) -> None:
-    """Raise `UsageError` for a model whose embeddings are compared in a way that `search` cannot."""
-    if model.similarity_fn_name not in ("cosine", "dot"):
-        raise UsageError(f"the model compares by {model.similarity_fn_name!r}; cosine and dot can be searched")
 
 
 def document_prompt_for(model: SentenceTransformer) -> tuple[str | None, str | None]:
@@ -157,54 +217,34 @@ def caption(results: Sequence[SuiteResult]) -> str:
     return "; ".join(notes)
 
 
-def _rank(
-    model: SentenceTransformer,
-    suite: Suite,
-    prompt: str | None,
-    document_prompt: str | None,
-    batch_size: int,
-    top: int,
-    progress: Callable[[int, int], None] | None,
+def _without_themselves(
+    suite: Suite, documents: Documents, best: Best, top: int
+) -> dict[str, tuple[list[str], NDArray[np.int64], list[float]]]:
+    """Query id -> ids, numbers and scores of at most `top` documents, the query itself left out."""
+    found = {}
+    for query_id, scores, numbers in zip(suite.query_ids, best.scores, best.numbers, strict=True):
+        there = numbers >= 0
+        numbers, scores = numbers[there], scores[there]
+        ids = documents.ids(numbers)
+        if query_id in ids and suite.qrels[query_id].get(query_id, 0) < 1:
+            own = ids.index(query_id)
+            del ids[own]
+            numbers, scores = np.delete(numbers, own), np.delete(scores, own)
+        found[query_id] = ids[:top], numbers[:top], scores[:top].tolist()
+    return found
+
+
+def _accuracies(
+    suite: Suite, documents: Documents, found: Mapping[str, NDArray[np.int64]], depths: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
-    """The run: query id -> document id -> score, at most `top` documents a query, the query itself left out."""
-    total = len(suite.queries) + len(suite.corpus)
-    report = progress or (lambda done, total: None)
-    encoding: dict[str, Any] = {
-        "batch_size": batch_size,
-        "show_progress_bar": False,
-        "convert_to_tensor": True,
-        "normalize_embeddings": model.similarity_fn_name == "cosine",
-    }
-    # An empty prompt, not None: with None sentence-transformers looks for a default one. encode_query and
-    # encode_document differ from encode only by the task, which models with two towers need.
-    query_emb = model.encode_query(suite.queries, prompt=prompt or "", **encoding).float()
-    report(len(suite.queries), total)
-    best: tuple[torch.Tensor, torch.Tensor] | None = None
-    for first, texts in _chunks(suite.corpus):
-        corpus_emb = model.encode_document(texts, prompt=document_prompt or "", **encoding).float()
-        # One more than asked for: the query's own document may take a place.
-        scores, indices = top_k(query_emb, corpus_emb, top + 1)
-        found = (scores, indices + first)
-        best = found if best is None else merge_top_k(best, found, top + 1)
-        report(len(suite.queries) + first + len(texts), total)
-    if best is None:
-        return {}
-    return _as_run(suite, best[0].cpu().tolist(), best[1].cpu().tolist(), top)
+    """Of each query whether one of its first documents holds an answer."""
+    from mixture.suites.answers import Passages
 
-
-def _chunks(corpus: Sequence[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:
-    for first in range(0, len(corpus), CHUNK_DOCUMENTS):
-        chunk = corpus[first : first + CHUNK_DOCUMENTS]
-        yield first, [" ".join(filter(None, (title, text))) for title, text in chunk]
-
-
-def _as_run(
-    suite: Suite, scores: Sequence[Sequence[float]], indices: Sequence[Sequence[int]], top: int
-) -> dict[str, dict[str, float]]:
-    run = {}
-    for query_id, row_scores, row_indices in zip(suite.query_ids, scores, indices, strict=True):
-        ranked = [(suite.corpus_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True)]
-        if suite.qrels[query_id].get(query_id, 0) < 1:
-            ranked = [(document_id, score) for document_id, score in ranked if document_id != query_id]
-        run[query_id] = dict(ranked[:top])
-    return run
+    assert suite.answers is not None
+    used = np.unique(np.concatenate([np.empty(0, np.int64), *found.values()]))
+    passages = Passages(documents.texts_of(used))
+    scores = {}
+    for query, numbers in found.items():
+        holding = passages.holding(suite.answers[query], np.searchsorted(used, numbers))
+        scores[query] = {name: float(holding[:depth].any()) for name, depth in depths.items()}
+    return scores

@@ -33,31 +33,81 @@ METRICS = {
     "ndcg@10": Metric("ndcg_cut_10", 10),
     "recall@100": Metric("recall_100", 100, ordered=False),
 }
+ACCURACY = "accuracy"
+"""Whether one of the first k documents holds an answer, for suites that say answers and not documents."""
+# Name before "@" -> trec_eval's name for the first k documents. Of a reciprocal rank it knows no cut; the ranking's is
+# one.
+_FAMILIES = {
+    "ndcg": "ndcg_cut_{k}",
+    "recall": "recall_{k}",
+    "mrr": "recip_rank",
+    "map": "map_cut_{k}",
+    "precision": "P_{k}",
+    "success": "success_{k}",
+}
+_UNORDERED = ("recall", "precision", "success")
+DEEPEST = 10_000
 
 
-def deepest() -> tuple[int, str]:
+def metric_of(name: str) -> Metric:
+    """The metric of a name: one of `METRICS`, or a family with any cut-off, as mrr@10; else a `UsageError`.
+
+    >>> metric_of("MAP@100").measure
+    'map_cut_100'
+    """
+    name = name.lower()
+    if name in METRICS:
+        return METRICS[name]
+    family, _, cut = name.partition("@")
+    known = cut.isdecimal() and 1 <= int(cut) <= DEEPEST and str(int(cut)) == cut
+    if family not in _FAMILIES or not known:
+        there = ", ".join(f"{family}@K" for family in _FAMILIES)
+        own = [name for name in METRICS if name.partition("@")[0] not in _FAMILIES]
+        raise UsageError(f"`metrics` has {name!r}; allowed: {', '.join([there, *own])}, K from 1 to {DEEPEST:,}")
+    return Metric(_FAMILIES[family].format(k=cut), int(cut), ordered=family not in _UNORDERED)
+
+
+def accuracy_depth(name: str) -> int | None:
+    """K of accuracy@K; None for another metric."""
+    family, _, cut = name.partition("@")
+    return int(cut) if family == ACCURACY and cut.isdecimal() and int(cut) else None
+
+
+def checked_metrics(names: Sequence[str]) -> list[str]:
+    """Names of metrics in small letters; one that is none is a `UsageError`."""
+    found = [name.lower() for name in names]
+    for name in found:
+        if accuracy_depth(name) is None:
+            metric_of(name)
+    return found
+
+
+def deepest(metrics: Mapping[str, Metric] | None = None) -> tuple[int, str]:
     """How many documents of a ranking the metrics need, and the first one that needs so many."""
-    name = max(METRICS, key=lambda name: METRICS[name].depth)
-    return METRICS[name].depth, name
+    metrics = METRICS if metrics is None else metrics
+    name = max(metrics, key=lambda name: metrics[name].depth)
+    return metrics[name].depth, name
 
 
 def score_run(
-    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]],
+    metrics: Mapping[str, Metric] | None = None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """The metrics of each judged query: `{query_id: {"ndcg@10": ..., "recall@100": ...}}`, all within 0 to 1.
 
     qrels: query id -> document id -> grade (1 and more: relevant). run: query id -> document id -> score, higher is
-    better. As in trec_eval, nDCG takes the grade itself as the gain and log2(rank + 1) as the discount, documents of
-    equal score rank by id, the larger id first, and a query without a relevant document scores 0. Departs from
-    trec_eval: a judged query with nothing retrieved, or absent from the run, scores 0 instead of being left out of the
-    mean. Queries of the run that nobody judged are ignored.
+    better. metrics: by name; `METRICS` unless told otherwise.
+
+    As in trec_eval, nDCG takes the grade itself as the gain and log2(rank + 1) as the discount, documents of equal score
+    rank by id, the larger id first, and a query without a relevant document scores 0. Departs from trec_eval: a judged
+    query with nothing retrieved, or absent from the run, scores 0 instead of being left out of the mean. Queries of the run that nobody judged are ignored.
 
     Raises UsageError where pytrec_eval is not installed.
     """
     package = _pytrec_eval()
     rankings = {query: _ranking(run[query]) for query in qrels if run.get(query)}
     scores: dict[str, dict[str, float]] = {query: {} for query in qrels}
-    for name, metric in METRICS.items():
+    for name, metric in (METRICS if metrics is None else metrics).items():
         best = {query: ranking[: metric.depth] for query, ranking in rankings.items()}
         if isinstance(metric.measure, str):
             evaluator = package.RelevanceEvaluator({q: dict(grades) for q, grades in qrels.items()}, {metric.measure})
@@ -92,7 +142,8 @@ def mean_scores(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float
     """
     if not per_query:
         raise UsageError("no judged query, so there is no mean")
-    return {name: sum(scores[name] for scores in per_query.values()) / len(per_query) for name in METRICS}
+    names = next(iter(per_query.values()))
+    return {name: sum(scores[name] for scores in per_query.values()) / len(per_query) for name in names}
 
 
 def require_pytrec_eval() -> None:

@@ -5,8 +5,14 @@ Shapes: Q queries, N documents, D dimensions of an embedding, k results for a qu
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixture.embeddings import Vectors
+from mixture.embeddings import top_k as top_k_on_cpu
 from mixture.errors import MixtureError, UsageError
 
 # 512 x 16,384 scores and their keys take about 130 MB, whatever the size of the corpus.
@@ -110,3 +116,33 @@ def _flip_negatives(bits: torch.Tensor) -> torch.Tensor:
 
 def _largest(keys: torch.Tensor, k: int) -> torch.Tensor:
     return torch.topk(keys, min(k, keys.shape[1]), dim=1).values
+
+
+def nearest(
+    queries: Vectors, passages: Vectors, k: int, *, device: torch.device, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k passages with the largest inner product of each query, best first, of equal scores the lower number first:
+    scores (Q, k) float32 and numbers (Q, k) int64, with less columns where there are fewer passages.
+
+    A CPU searches with `mixture.embeddings.top_k`; a GPU takes one block of passages after another. progress: called
+    with passages done and their number.
+    """
+    if device.type == "cpu":
+        return top_k_on_cpu(queries, passages, k, progress=progress).arrays()
+    blocks = list(queries.blocks())
+    places = np.concatenate([np.empty(0, np.int64), *(numbers for numbers, _ in blocks)])
+    asked = torch.cat([torch.from_numpy(vectors).to(device) for _, vectors in blocks])
+    best: tuple[torch.Tensor, torch.Tensor] | None = None
+    done = 0
+    for numbers, vectors in passages.blocks():
+        order = np.argsort(numbers)
+        block = torch.from_numpy(vectors[order]).to(device)
+        scores, rows = top_k(asked, block, k)
+        found = (scores, torch.from_numpy(numbers[order]).to(device)[rows])
+        best = found if best is None else merge_top_k(best, found, k)
+        done += len(numbers)
+        progress(done, len(passages))
+    if best is None:
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    back = np.argsort(places)
+    return best[0].cpu().numpy()[back], best[1].cpu().numpy()[back]

@@ -59,7 +59,7 @@ class Scores:
 
     def check(self, encoder: SentenceTransformer) -> None:
         """Raise `UsageError` for a model that cannot be scored."""
-        from trainers.evaluation.evaluate import check_similarity
+        from trainers.evaluation.rankers import check_similarity
 
         if self.suites:
             check_similarity(encoder)

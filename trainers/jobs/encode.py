@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,38 @@ from trainers.model.template import RECORD
 class TextEncoder:
     """`encode(texts, kind)` -> (n, D) float32, unit length; kind is "query" or "passage".
 
-    It says what its embeddings depend on (`space`), so that they can be kept.
+    It says what its embeddings depend on (`space`), so that they can be kept. unit: False for a model that compares by
+    inner product, and whose embeddings stay as long as they are.
     """
 
     def __init__(self, model: str, processes: int = 1) -> None:
         if processes < 1:
             raise UsageError(f"`processes` is {processes}; allowed: 1 or more")
-        self._encoder = load_encoder(model)
+        self.encoder = load_encoder(model)
+        self.unit = True
         self._workers = Workers(model, processes) if processes > 1 else None
         self._model = model
-        self.instructions = _instructions(self._encoder, model)
+        self.instructions = _instructions(self.encoder, model)
+
+    def behind(self, instructions: Instructions, *, unit: bool = True) -> TextEncoder:
+        """The same model, and the same processes, with other instructions before its texts."""
+        other = copy(self)
+        other.instructions, other.unit = instructions, unit
+        return other
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.floating[Any]]:
         prompt = self._before(kind)
         if self._workers is None or len(texts) <= AT_ONCE:
-            return np.asarray(encode(self._encoder, texts, prompt).cpu().numpy())
+            return np.asarray(encode(self.encoder, texts, prompt, kind=kind, unit=self.unit).cpu().numpy())
         groups, places = in_groups(texts)  # so that a text gets the same numbers whoever encodes it
-        return np.asarray(np.concatenate(list(self._workers.encode(groups, prompt)))[places])
+        return np.asarray(np.concatenate(list(self._workers.encode(groups, prompt, kind, self.unit)))[places])
 
     def space(self, kind: Kind) -> Space:
         """The space of the embeddings of queries, or of passages."""
-        config = getattr(self._encoder.transformers_model, "config", None)
+        config = getattr(self.encoder.transformers_model, "config", None)
         revision = None if Path(locate(self._model)).is_dir() else getattr(config, "_commit_hash", None)
-        name = model_identity(self._model) + (f"@{revision}" if revision else "")
-        return Space(model=name, prompt=self._before(kind), max_tokens=self._encoder.max_seq_length or None)
+        name = model_identity(self._model) + (f"@{revision}" if revision else "") + " as given" * (not self.unit)
+        return Space(model=name, prompt=self._before(kind), max_tokens=self.encoder.max_seq_length or None)
 
     def _before(self, kind: Kind) -> str:
         return self.instructions.query if kind == "query" else self.instructions.passage

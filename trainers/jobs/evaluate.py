@@ -1,98 +1,194 @@
-"""Scoring a model on suites; the numbers go to the store."""
+"""Scoring models on suites; the numbers go to the store."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixture.arguments import Name, Names
+from mixture.arguments import Names, listed
+from mixture.embeddings.space import check_precision
 from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
-from mixture.store import Store
+from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.families import is_own
 from mixture.suites.halves import halved
 from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite, load_suite
+from trainers.evaluation.metrics import checked_metrics
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
 from trainers.model.identity import STATIC
+from trainers.model.instructions import Instructions
 from trainers.model.names import known_model, shown
 
 if TYPE_CHECKING:
     from trainers.evaluation.evaluate import SuiteResult
+    from trainers.evaluation.rankers import Ranker
 
 logger = logging.getLogger(__name__)
+BM25 = "bm25"
+FUSION = "+"
 # Of the query that is shown when an evaluation starts.
 SHOWN_WORDS = 12
 
 
 def evaluate(
-    store: Store, model: Name, suites: Names, *, prompt: str | None = None, half: str | None = None,
-    batch_size: int = 64, stage: Stage = quiet,
+    store: Store, model: Names, suites: Names, *, prompt: str | None = None, half: str | None = None,
+    metrics: Sequence[str] = (), batch_size: int | None = None, processes: int = 1, keep_embeddings: bool = False,
+    precision: str = "float32", stage: Stage = quiet,
 ) -> list[SuiteResult]:  # fmt: skip
-    """Score a model on suites (folders in BEIR layout, or folders of such) and keep the numbers in the store.
+    """Score one model or several on suites (folders in BEIR layout, or folders of such) and keep the numbers in the
+    store. Returns the results of one model after the other.
 
-    Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.evaluate.prompt_for`).
-    `half` (learn or report) takes the queries of one half of each suite (`mixture.suites.halves`); its scores are kept
-    as those of SUITE/HALF. `batch_size` texts are encoded at once.
+    model:      folders or names of sentence-transformers models; `bm25`; or the fusion of some, as bm25+static
+                (reciprocal ranks), unless a folder is called so
+    prompt:     of queries; or else the model's own for the suite (`evaluation.evaluate.prompt_for`), or the suite's for
+                a model that was trained here with prompts and has none of that name
+    half:       (learn or report) takes the queries of one half of each suite (`mixture.suites.halves`); its scores are
+                kept as those of SUITE/HALF
+    metrics:    more than every suite is scored by: ndcg@K, recall@K, mrr@K, map@K, precision@K, success@K, and
+                accuracy@K where a suite says answers
+    batch_size: texts encoded at once, by sentence-transformers' own `encode`; None: as many as fit
+    processes:  that encode (`encode_with`)
+    keep_embeddings: in the store's folder, and take those that are there, as `mine` does; precision: that they are kept
+                in
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
+    if batch_size is not None and processes > 1:
+        raise UsageError("`batch_size` is of one process; leave it away, or `processes`")
+    check_precision(precision)
+    metrics = checked_metrics(metrics)
+    names = [_Name(given) for given in listed(model)]
+    if not names:
+        raise UsageError("`model` names no model")
     folders = find_suites(suites)
-    name = known_model(model)
-    starting = stage("starting")
-    starting(0, 0, f"loading PyTorch and {shown(name)}")
-    from trainers.evaluation.evaluate import document_prompt_for, evaluate_suite, prompt_for
-    from trainers.model.encoder import load_encoder
+    starting, results = stage("starting"), []
+    keep = partial(layout.space, store.work) if keep_embeddings else None
+    for number, name in enumerate(names):
+        starting(number, len(names), f"loading {'PyTorch and ' * (not number)}{name.shown}")
+        entrant = _Entrant.load(name, prompt, keep, precision, batch_size, processes)
+        starting(number + 1, len(names), "done")
+        said: set[str | None] = set()
+        for folder in folders:
+            suite = halved(load_suite(folder), half)
+            from trainers.evaluation.evaluate import score_suite
 
-    encoder = load_encoder(name)
-    starting(1, 1, "done")
-    document_prompt = document_prompt_for(encoder)[1]
-    record = record_if_any(Path(name))
-    trained_on = [part["collection"] for part in (record.get("mixture") or {}).get("components", ())]
-    trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
-    results: list[SuiteResult] = []
-    for folder in folders:
-        suite = halved(load_suite(folder), half)
-        before = prompt_for(encoder, suite.name)[1] if prompt is None else prompt
-        if (before or None) not in [result.prompt for result in results]:
-            _say_texts(suite, before or "", document_prompt, given=prompt is not None)
-        result = evaluate_suite(
-            encoder,
-            suite,
-            prompt=before,
-            document_prompt=document_prompt,
-            batch_size=batch_size,
-            progress=partial(_counts, stage(suite.title)),
-        )
-        result = replace(result, own=is_own(suite.name, trained_on))
-        _record_evaluation(store, name, record, result)
-        results.append(result)
+            entrant.say_texts(suite, said, given=prompt is not None)
+            before = f"{name.shown} " if len(names) > 1 else ""
+            result = score_suite(
+                entrant.ranker, suite, metrics=metrics, progress=partial(_counts, stage(before + suite.title))
+            )
+            result = replace(result, own=is_own(suite.name, entrant.trained_on), model=name.given)
+            _record_evaluation(store, name, entrant.record, result)
+            results.append(result)
     return results
 
 
-def _say_texts(suite: Suite, prompt: str, document_prompt: str | None, *, given: bool) -> None:
-    """A line to the log: a query as the model sees it, and whose prompt that is."""
-    whose = "as `prompt` says" if given else "the model's own prompt" if prompt else "the model has none for it"
-    query = prompt + " ".join(suite.queries[0].split()[:SHOWN_WORDS])
-    passages = f"passages after {document_prompt!r}" if document_prompt else "passages alone"
-    logger.info("queries go in as %r (%s; %s), %s", query, suite.name, whose, passages)
+class _Name:
+    """What a caller calls a model. parts: of a fusion, or itself."""
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        fused = FUSION in given and not Path(given).is_dir()
+        self.parts = [
+            part if part == BM25 else known_model(part) for part in (given.split(FUSION) if fused else [given])
+        ]
+        if not all(self.parts):
+            raise UsageError(f"`model` is {given!r}; a fusion names two or more, as {BM25}{FUSION}{STATIC}")
+
+    @property
+    def shown(self) -> str:
+        return FUSION.join(part if part == BM25 else shown(part) for part in self.parts)
+
+    @property
+    def kept(self) -> str:
+        """As the store has it: a folder by its whole path."""
+        return FUSION.join(
+            str(Path(part).resolve()) if Path(part).is_dir() and part not in (STATIC, BM25) else part
+            for part in self.parts
+        )
+
+
+@dataclass
+class _Entrant:
+    """A model that is loaded. record: of its training here, empty for others and for a fusion."""
+
+    ranker: Ranker
+    record: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: Sequence[str] = ()
+
+    @classmethod
+    def load(
+        cls, name: _Name, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
+        batch_size: int | None, processes: int,
+    ) -> _Entrant:  # fmt: skip
+        from trainers.evaluation.rankers import Fused
+
+        parts = [cls._one(part, prompt, keep, precision, batch_size, processes) for part in name.parts]
+        if len(parts) == 1:
+            return parts[0]
+        trained_on = [collection for part in parts for collection in part.trained_on]
+        return cls(Fused([part.ranker for part in parts]), {}, trained_on)
+
+    @classmethod
+    def _one(
+        cls, name: str, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
+        batch_size: int | None, processes: int,
+    ) -> _Entrant:  # fmt: skip
+        from trainers.evaluation.evaluate import document_prompt_for, prompt_of
+        from trainers.evaluation.rankers import Dense, Lexical
+        from trainers.jobs.encode import TextEncoder
+
+        if name == BM25:
+            return cls(Lexical())
+        texts = TextEncoder(name, processes)
+        encoder = texts.encoder
+        record = record_if_any(Path(name))
+        trained_on = [part["collection"] for part in (record.get("mixture") or {}).get("components", ())]
+        trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
+        unit = encoder.similarity_fn_name == "cosine"
+        ranker = Dense(
+            encoder,
+            lambda suite: prompt_of(encoder, suite, of_suite=bool(record)) if prompt is None else prompt,
+            document_prompt_for(encoder)[1],
+            encode=None if batch_size else lambda q, p: texts.behind(Instructions(q, p), unit=unit),
+            keep=keep,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        return cls(ranker, record, trained_on)
+
+    def say_texts(self, suite: Suite, said: set[str | None], *, given: bool) -> None:
+        """A line to the log, for each new prompt: a query as the model sees it, and whose prompt that is."""
+        facts = self.ranker.facts(suite)
+        if facts.precision is None or facts.prompt in said:
+            return
+        said.add(facts.prompt)
+        whose = (
+            "as `prompt` says" if given else "the model's own prompt" if facts.prompt else "the model has none for it"
+        )
+        if not given and facts.prompt and facts.prompt == suite.prompt:
+            whose = "the suite's prompt"
+        query = (facts.prompt or "") + " ".join(suite.queries[0].split()[:SHOWN_WORDS])
+        passages = f"passages after {facts.document_prompt!r}" if facts.document_prompt else "passages alone"
+        logger.info("queries go in as %r (%s; %s), %s", query, suite.name, whose, passages)
 
 
 def _counts(show: Progress, done: int, total: int) -> None:
     show(done, total, "")
 
 
-def _record_evaluation(store: Store, model: str, trained: Mapping[str, Any], result: SuiteResult) -> None:
+def _record_evaluation(store: Store, name: _Name, trained: Mapping[str, Any], result: SuiteResult) -> None:
     """Write a result to the store, with the mixture that the model was `trained` on (its record), if it is ours."""
-    common = {"model": str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model,
-              "mixture": (trained.get("mixture") or {}).get("id"), "evaluated_at": datetime.now(UTC)}  # fmt: skip
+    mixture = (trained.get("mixture") or {}).get("id")
+    common = {"model": name.kept, "mixture": mixture, "evaluated_at": datetime.now(UTC)}
     means = [{**common, "run_id": trained.get("run_id"), **row} for row in result.rows]
     queries = query_rows(result.by_metric, **common, suite=result.suite, corpus=result.corpus)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from mixture.embeddings import Kind
 from mixture.errors import MixtureError
 from trainers.batch.encoding import encode
 from trainers.model.encoder import load_encoder
@@ -36,10 +38,10 @@ class Workers:
         threads = max(1, torch.get_num_threads() // count)
         self._pool = ProcessPoolExecutor(count, context, _start, (model, threads, devices))
 
-    def encode(self, groups: Sequence[list[str]], prompt: str) -> Iterator[np.ndarray]:
+    def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
         """The embeddings of each group of texts, in order: (b, D) float32. A process that dies is a `MixtureError`."""
         try:
-            yield from self._pool.map(_encoded, groups, [prompt] * len(groups))
+            yield from self._pool.map(partial(_encoded, prompt=prompt, kind=kind, unit=unit), groups)
         except BrokenProcessPool as error:
             raise MixtureError("a process that encodes ended before its time; its memory may not suffice") from error
 
@@ -62,6 +64,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encoded(texts: list[str], prompt: str) -> np.ndarray:
+def _encoded(texts: list[str], prompt: str, kind: Kind, unit: bool) -> np.ndarray:
     assert _encoder is not None
-    return np.asarray(encode(_encoder, texts, prompt).cpu().numpy())
+    return np.asarray(encode(_encoder, texts, prompt, kind=kind, unit=unit).cpu().numpy())

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import replace
 
 from mixture.errors import UsageError
+from mixture.suites.documents import not_there
 from mixture.suites.suite import Suite
 from mixture.text.form import normalise_text
 
@@ -36,8 +37,7 @@ def halved(suite: Suite, half: str | None) -> Suite:
         raise UsageError(f"{suite.name}: none of its {len(suite.queries)} queries is in the half {half!r}")
     ids, queries = (list(column) for column in zip(*kept, strict=True))
     qrels = {key: suite.qrels[key] for key in ids}
-    there = set(suite.corpus_ids)
-    missing = sum(document not in there for grades in qrels.values() for document in grades)
+    missing = not_there((document for grades in qrels.values() for document in grades), suite.corpus_ids)
     answers = None if suite.answers is None else {key: suite.answers[key] for key in ids}
     return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half,
                    answers=answers)  # fmt: skip

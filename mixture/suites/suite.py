@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from mixture.errors import UsageError
 from mixture.ingest.damage import StreamDamaged
 from mixture.ingest.lines import placed_lines
+from mixture.suites.documents import Columns, Documents
 from mixture.suites.layout import (
     CORPUS,
     LAYOUT,
@@ -28,6 +29,7 @@ from mixture.suites.layout import (
     required_file,
     suite_name,
 )
+from mixture.text.strings import Strings
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class Suite:
              its keys and no grades then
     metrics: names of the metrics that the suite is reported in; none: those that every suite is
     language, prompt: of its queries, where the suite says so; the prompt is its text, for a model that has none for it
+    revision: of the data it was read from, where that has one
     """
 
     name: str
-    corpus_ids: list[str]
-    corpus: list[tuple[str, str]]
+    corpus_ids: Sequence[str]
+    corpus: Sequence[tuple[str, str]]
     query_ids: list[str]
     queries: list[str]
     qrels: dict[str, dict[str, int]]
@@ -57,6 +60,7 @@ class Suite:
     metrics: tuple[str, ...] = ()
     language: str | None = None
     prompt: str | None = None
+    revision: str | None = None
 
     @property
     def title(self) -> str:
@@ -64,14 +68,23 @@ class Suite:
         return self.name if self.half is None else f"{self.name}/{self.half}"
 
     @cached_property
+    def documents(self) -> Strings:
+        """Of each document title and text joined by a space, one alone where the other is empty."""
+        return Documents.of(self.corpus).joined
+
+    @cached_property
     def digest(self) -> str:
         """A hash of all that decides a score, 16 hexadecimal digits."""
-        parts: tuple[Any, ...] = (
-            self.corpus_ids, self.corpus, self.query_ids, self.queries, sorted(self.qrels.items())
-        )  # fmt: skip
+        rest: list[Any] = [self.query_ids, self.queries, sorted(self.qrels.items())]
         if self.answers is not None:
-            parts += (sorted(self.answers.items()),)
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+            rest.append(sorted(self.answers.items()))
+        hashed = hashlib.sha256(b"[")
+        for column in (self.corpus_ids, self.corpus):  # as one list of JSON, but never held as one
+            for number, value in enumerate(column):
+                hashed.update((", " if number else "[").encode() + json.dumps(value).encode())
+            hashed.update(b"], " if len(column) else b"[], ")
+        hashed.update(json.dumps(rest, sort_keys=True)[1:].encode())
+        return hashed.hexdigest()[:16]
 
 
 def load_suite(folder: Path, split: str | None = None) -> Suite:
@@ -87,33 +100,33 @@ def load_suite(folder: Path, split: str | None = None) -> Suite:
     corpus_file, queries_file = required_file(folder, CORPUS), required_file(folder, QUERIES)
     qrels_file = qrels_to_test(folder, split)
 
-    documents: dict[str, tuple[str, str]] = {}
-    for line, document_id, row in _rows(corpus_file, documents):
-        documents[document_id] = (
-            _text(row, "title", corpus_file, line, optional=True),
-            _text(row, "text", corpus_file, line),
-        )
+    columns, known = Columns(3), set[str]()
+    for line, document_id, row in _rows(corpus_file, known):
+        known.add(document_id)
+        title = _text(row, "title", corpus_file, line, optional=True)
+        columns.append(document_id, title, _text(row, "text", corpus_file, line))
     queries: dict[str, str] = {}
     for line, query_id, row in _rows(queries_file, queries):
         queries[query_id] = _text(row, "text", queries_file, line)
-    for file, found in ((corpus_file, documents), (queries_file, queries)):
+    for file, found in ((corpus_file, known), (queries_file, queries)):
         if not found:
             raise UsageError(f"{file}: no rows")
 
     qrels = _grades(qrels_file)
     _require_known_queries(qrels, queries, qrels_file, queries_file)
     judged = [document_id for grades in qrels.values() for document_id in grades]
-    missing = sum(document_id not in documents for document_id in judged)
+    missing = sum(document_id not in known for document_id in judged)
     if missing == len(judged):
         raise UsageError(
             f"{qrels_file}: none of the {len(judged)} judged documents is in {corpus_file} "
             f"(first: {judged[0]!r}); are they of the same suite?"
         )
     query_ids = [query_id for query_id in queries if query_id in qrels]
+    corpus_ids, titles, texts = columns.strings
     return Suite(
         name=suite_name(folder),
-        corpus_ids=list(documents),
-        corpus=list(documents.values()),
+        corpus_ids=corpus_ids,
+        corpus=Documents(titles, texts),
         query_ids=query_ids,
         queries=[queries[query_id] for query_id in query_ids],
         qrels={query_id: qrels[query_id] for query_id in query_ids},

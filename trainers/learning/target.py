@@ -88,7 +88,7 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
     BM25 that are not judged relevant; where BM25 finds too few, random ones."""
     prompt = prompt_for(encoder, suite.name)[1] or ""
     place = {key: i for i, key in enumerate(suite.corpus_ids)}
-    texts = [" ".join(filter(None, document)) for document in suite.corpus]
+    texts = list(suite.documents)
     queries, positives, barred = [], [], []
     for key, query in zip(suite.query_ids, suite.queries, strict=True):
         grades = {place[d]: g for d, g in suite.qrels[key].items() if g > 0 and d in place}

@@ -250,29 +250,41 @@ def soup(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's folder or name")],
+    models: Annotated[list[str], typer.Argument(
+        metavar="MODEL...", help="Folders or names of models; bm25; bm25+MODEL for the two fused")],
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
     half: HalfOption = None,
+    metric: Annotated[list[str] | None, typer.Option(
+        "--metric", help="One more: ndcg, recall, mrr, map, precision or success, as mrr@10; repeatable")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Query prompt; default: the model's own")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts encoded at once")] = 64,
+    keep_embeddings: Annotated[bool, typer.Option(
+        "--keep-embeddings", help="Keep them in the store, and encode only what is not there")] = False,
+    precision: Annotated[str, typer.Option("--precision", help="Of kept embeddings: float32 or float16")] = "float32",
+    processes: Annotated[int, typer.Option("--processes", help="That encode, one a GPU where there are some")] = 1,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Texts encoded at once [as fit]")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Score a model on suites; the scores are kept in the table evaluations."""
+    """Score models on suites; the scores are kept in the table evaluations."""
     if not suite:
         raise UsageError("name the suites: --suite FOLDER, repeatable")
     import trainers
     from mixture.console.scores import show_scores
 
     with _open(store) as lake, stages("texts") as stage:
-        results = trainers.evaluate(lake, model, suite, prompt=prompt, half=half, batch_size=batch_size, stage=stage)
+        results = trainers.evaluate(
+            lake, models, suite, prompt=prompt, half=half, metrics=metric or (), batch_size=batch_size,
+            processes=processes, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
+        )  # fmt: skip
     scored = [{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results]
     if as_json:
         print_json(scored)
     else:
         from trainers.evaluation.evaluate import caption
 
-        say(sentences.evaluated(scored))
-        show_scores(scored, caption(results))
+        for name in models:
+            own = [row for row in scored if row["model"] == name]
+            say((f"{name}: " if len(models) > 1 else "") + sentences.evaluated(own))
+            show_scores(own, caption([r for r in results if r.model == name]))
 
 
 @app.command(cls=WithSettings)

@@ -61,7 +61,7 @@ def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
     width:   of the terminal. Names of suites keep `NAME` letters: where that is too much, the columns of `SPARE` are
              left out one by one
     """
-    metrics = list(results[0]["metrics"]) if results else []
+    metrics = list(dict.fromkeys(name for result in results for name in result["metrics"]))
     columns = ["documents", "queries", *metrics, *["seconds"] * any("seconds" in result for result in results)]
     longest = max((len(result["suite"]) for result in results), default=0)
     for spare in SPARE:
@@ -80,7 +80,8 @@ def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
     if means:
         table.add_section()
     for what, part in means:
-        mean = {"metrics": {name: sum(r["metrics"][name] for r in part) / len(part) for name in metrics}}
+        values = {name: [r["metrics"][name] for r in part if name in r["metrics"]] for name in metrics}
+        mean = {"metrics": {name: sum(found) / len(found) for name, found in values.items() if found}}
         mean |= {"seconds": sum(r["seconds"] for r in part)} if "seconds" in columns else {}
         table.add_row(f"mean of {len(part)} {what}", *(_cell(mean, column) for column in columns), style="bold")
     return table
@@ -92,8 +93,9 @@ def _width(columns: Sequence[str]) -> int:
 
 
 def _cell(result: Mapping[str, Any], column: str) -> str:
-    if column in result["metrics"]:
-        return f"{100 * result['metrics'][column]:.2f}"
+    if "@" in column or column in result["metrics"]:
+        value = result["metrics"].get(column)  # a suite of answers has other metrics than one of documents
+        return "" if value is None else f"{100 * value:.2f}"
     if column == "seconds":
         return f"{result['seconds']:.1f}"
     number = result.get(f"num_{column}")

@@ -39,7 +39,7 @@ def encode(
     """
     if not texts or batch_size is not None or not _is_plain(encoder, prompt):
         # Those of a kind differ from `encode` only by the task, which models with two towers need.
-        own = {None: encoder.encode, "query": encoder.encode_query, "passage": encoder.encode_document}[kind]
+        own = encoder.encode_query if kind == "query" else encoder.encode_document if kind else encoder.encode
         found = own(list(texts), prompt=prompt, normalize_embeddings=unit, show_progress_bar=False,
                     convert_to_tensor=True, batch_size=batch_size or 32)  # fmt: skip
         return found.float()

@@ -23,7 +23,7 @@ from trainers.evaluation.metrics import (
     require_pytrec_eval,
     score_run,
 )
-from trainers.evaluation.rankers import Best, Dense, Documents, Ranker
+from trainers.evaluation.rankers import Best, Corpus, Dense, Ranker
 from trainers.model.template import DOCUMENT_PROMPTS
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def score_suite(
     if wanted:
         require_pytrec_eval()
     started = time.perf_counter()
-    documents = Documents(suite)
+    documents = Corpus(suite)
     # One more than asked for: the query's own document may take a place.
     best = ranker(suite, documents, top + 1, progress or (lambda done, total: None))
     rankings = _without_themselves(suite, documents, best, top)
@@ -209,8 +209,11 @@ def caption(results: Sequence[SuiteResult]) -> str:
     searched = sorted({result.corpus for result in results})
     notes = [f"searched: {', '.join(searched)}"] if searched else []
     smallest = min((result.num_documents for result in results), default=0)
-    notes += [f"with {metric.depth} documents or fewer {name} says nothing" for name, metric in METRICS.items()
-              if results and not metric.ordered and smallest <= metric.depth]  # fmt: skip
+    measured = dict.fromkeys(name for result in results for name in result.metrics)
+    for name in measured:
+        metric = None if accuracy_depth(name) is not None else metric_of(name)
+        if metric is not None and not metric.ordered and smallest <= metric.depth:
+            notes.append(f"with {metric.depth} documents or fewer {name} says nothing")
     missing = sum(result.missing_documents for result in results)
     if missing:
         notes.append(f"{missing} judgements name documents that no corpus holds; they count as not found")
@@ -218,7 +221,7 @@ def caption(results: Sequence[SuiteResult]) -> str:
 
 
 def _without_themselves(
-    suite: Suite, documents: Documents, best: Best, top: int
+    suite: Suite, documents: Corpus, best: Best, top: int
 ) -> dict[str, tuple[list[str], NDArray[np.int64], list[float]]]:
     """Query id -> ids, numbers and scores of at most `top` documents, the query itself left out."""
     found = {}
@@ -235,7 +238,7 @@ def _without_themselves(
 
 
 def _accuracies(
-    suite: Suite, documents: Documents, found: Mapping[str, NDArray[np.int64]], depths: Mapping[str, int]
+    suite: Suite, documents: Corpus, found: Mapping[str, NDArray[np.int64]], depths: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
     """Of each query whether one of its first documents holds an answer."""
     from mixture.suites.answers import Passages

@@ -98,9 +98,10 @@ def score_run(
     qrels: query id -> document id -> grade (1 and more: relevant). run: query id -> document id -> score, higher is
     better. metrics: by name; `METRICS` unless told otherwise.
 
-    As in trec_eval, nDCG takes the grade itself as the gain and log2(rank + 1) as the discount, documents of equal score
-    rank by id, the larger id first, and a query without a relevant document scores 0. Departs from trec_eval: a judged
-    query with nothing retrieved, or absent from the run, scores 0 instead of being left out of the mean. Queries of the run that nobody judged are ignored.
+    As in trec_eval, nDCG takes the grade itself as the gain and log2(rank + 1) as the discount, documents of equal
+    score rank by id, the larger id first, and a query without a relevant document scores 0. Departs from trec_eval: a
+    judged query with nothing retrieved, or absent from the run, scores 0 instead of being left out of the mean. Queries
+    of the run that nobody judged are ignored.
 
     Raises UsageError where pytrec_eval is not installed.
     """

@@ -53,7 +53,7 @@ class Facts:
     precision: str | None = None
 
 
-class Documents:
+class Corpus:
     """A suite's documents by number. texts: as they lie in the suite; order: (N,) the place there of each number."""
 
     def __init__(self, suite: Suite) -> None:
@@ -84,7 +84,7 @@ class Documents:
 class Ranker(Protocol):
     """Finds the best documents of each query."""
 
-    def __call__(self, suite: Suite, documents: Documents, top: int, progress: Progress) -> Best: ...
+    def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Progress) -> Best: ...
 
     def facts(self, suite: Suite) -> Facts: ...
 
@@ -113,7 +113,7 @@ class Dense:
         return Facts(self._prompt(suite) or None, self._document_prompt or None, self._encoder.similarity_fn_name,
                      longest or None, self._precision)  # fmt: skip
 
-    def __call__(self, suite: Suite, documents: Documents, top: int, progress: Progress) -> Best:
+    def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Progress) -> Best:
         total = len(suite.queries) + len(documents)
         source = self._source(suite)
         queries = source.vectors(Strings(arrow_texts(suite.queries)), "query", again=True)
@@ -155,7 +155,7 @@ class Lexical:
     def facts(self, suite: Suite) -> Facts:
         return Facts(similarity="bm25")
 
-    def __call__(self, suite: Suite, documents: Documents, top: int, progress: Progress) -> Best:
+    def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Progress) -> Best:
         total = len(suite.queries) + len(documents)
         index = Index(documents.texts_of(np.arange(len(documents))))
         progress(len(documents), total)
@@ -179,7 +179,7 @@ class Fused:
         dense = next((part for part in parts if part.precision is not None), parts[0])
         return replace(dense, similarity="rrf of " + " and ".join(part.similarity for part in parts))
 
-    def __call__(self, suite: Suite, documents: Documents, top: int, progress: Progress) -> Best:
+    def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Progress) -> Best:
         total = len(self._rankers) * (len(suite.queries) + len(documents))
         each = total // len(self._rankers)
 

@@ -72,9 +72,9 @@ def evaluate(
     starting, results = stage("starting"), []
     keep = partial(layout.space, store.work) if keep_embeddings else None
     for number, name in enumerate(names):
-        starting(number, len(names), f"loading {'PyTorch and ' * (not number)}{name.shown}")
+        starting(0, 0, f"loading {'PyTorch and ' * (not number)}{name.shown}")
         entrant = _Entrant.load(name, prompt, keep, precision, batch_size, processes)
-        starting(number + 1, len(names), "done")
+        starting(1, 1, "done")
         said: set[str | None] = set()
         for folder in folders:
             suite = halved(load_suite(folder), half)
@@ -97,9 +97,8 @@ class _Name:
     def __init__(self, given: str) -> None:
         self.given = given
         fused = FUSION in given and not Path(given).is_dir()
-        self.parts = [
-            part if part == BM25 else known_model(part) for part in (given.split(FUSION) if fused else [given])
-        ]
+        parts = given.split(FUSION) if fused else [given]
+        self.parts = [part if part == BM25 else known_model(part) for part in parts]
         if not all(self.parts):
             raise UsageError(f"`model` is {given!r}; a fusion names two or more, as {BM25}{FUSION}{STATIC}")
 
@@ -171,10 +170,10 @@ class _Entrant:
         if facts.precision is None or facts.prompt in said:
             return
         said.add(facts.prompt)
-        whose = (
-            "as `prompt` says" if given else "the model's own prompt" if facts.prompt else "the model has none for it"
-        )
-        if not given and facts.prompt and facts.prompt == suite.prompt:
+        whose = "the model's own prompt" if facts.prompt else "the model has none for it"
+        if given:
+            whose = "as `prompt` says"
+        elif facts.prompt and facts.prompt == suite.prompt:
             whose = "the suite's prompt"
         query = (facts.prompt or "") + " ".join(suite.queries[0].split()[:SHOWN_WORDS])
         passages = f"passages after {facts.document_prompt!r}" if facts.document_prompt else "passages alone"

@@ -17,7 +17,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from mixture.console.scores import show_scores
 from mixture.errors import MixtureError, UsageError
 from mixture.suites.suite import Suite, load_suite
-from trainers.evaluation import evaluate
+from trainers.batch.embedding import token_ids
+from trainers.evaluation import evaluate, rankers
 from trainers.evaluation.evaluate import (
     SuiteResult,
     document_prompt_for,
@@ -57,18 +58,15 @@ DRINKS = make_suite(
 )
 
 
-def record_texts(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def record_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that reach the tokenizer, prompts included."""
     seen: list[str] = []
-    module = model[0]
-    encode_batch = module.tokenizer.encode_batch
 
-    class Recorder:
-        def encode_batch(self, inputs: list[str], **kwargs: bool) -> list:
-            seen.extend(inputs)
-            return encode_batch(inputs, **kwargs)
+    def recorded(tokenizer: object, limited: list[tuple[str, int]]) -> list:
+        seen.extend(text for text, _ in limited)
+        return token_ids(tokenizer, limited)
 
-    monkeypatch.setattr(module, "tokenizer", Recorder())
+    monkeypatch.setattr("trainers.batch.encoding.token_ids", recorded)
     return seen
 
 
@@ -98,7 +96,7 @@ def test_inner_product_is_used_for_a_model_that_asks_for_it():
 
 def test_queries_get_the_prompt_and_documents_are_title_and_text(monkeypatch):
     model = bag_of_words()
-    seen = record_texts(model, monkeypatch)
+    seen = record_texts(monkeypatch)
     suite = replace(DRINKS, corpus=[("Tea", "tea"), ("", "coffee"), ("Mix", "tea milk"), ("Empty", "")])
     result = evaluate_suite(model, suite, prompt="find: ")
     assert set(seen[:2]) == {"find: tea", "find: coffee milk"}
@@ -108,7 +106,7 @@ def test_queries_get_the_prompt_and_documents_are_title_and_text(monkeypatch):
 
 def test_no_prompt_is_plain_text_even_where_the_model_has_default_prompts(monkeypatch):
     model = bag_of_words(prompts={"query": "find: ", "document": "doc: "}, default_prompt_name="query")
-    seen = record_texts(model, monkeypatch)
+    seen = record_texts(monkeypatch)
     evaluate_suite(model, DRINKS, prompt=None)
     assert not any(text.startswith(("find:", "doc:")) for text in seen)
     seen.clear()
@@ -136,7 +134,7 @@ def test_a_query_left_out_does_not_cost_a_place_of_the_ranking():
 
 def test_chunks_of_the_corpus_do_not_change_the_result_and_progress_counts_texts(monkeypatch):
     whole = evaluate_suite(bag_of_words(), DRINKS, prompt=None)
-    monkeypatch.setattr(evaluate, "CHUNK_DOCUMENTS", 3)
+    monkeypatch.setattr(rankers, "CHUNK_DOCUMENTS", 3)
     calls: list[tuple[int, int]] = []
     parts = evaluate_suite(
         bag_of_words(), DRINKS, prompt=None, progress=lambda done, total: calls.append((done, total))
@@ -243,7 +241,7 @@ def test_a_metric_more_is_searched_for_shown_and_noted(monkeypatch):
     documents = {f"d{place:03}": "tea" for place in range(200)}
     suite = make_suite(documents, {"q": "tea"}, {"q": {"d149": 1, "d150": 1}})
     result = evaluate_suite(bag_of_words(), suite, prompt=None)
-    assert result.metrics["map"] == pytest.approx((1 / 1) / 2)  # 150 were found, and the largest id is first
+    assert result.metrics["map"] == pytest.approx((1 / 50 + 2 / 51) / 2)  # of all 200 the largest id is first
     assert list(result.metrics) == ["ndcg@10", "recall@100", "success@3", "map"]
     with pytest.raises(UsageError, match="top must be 150 or more, because map is reported; got 100"):
         evaluate_suite(bag_of_words(), suite, prompt=None, top=100)

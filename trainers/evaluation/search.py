@@ -129,6 +129,13 @@ def nearest(
     """
     if device.type == "cpu":
         return top_k_on_cpu(queries, passages, k, progress=progress).arrays()
+    return nearest_by_blocks(queries, passages, k, device=device, progress=progress)
+
+
+def nearest_by_blocks(
+    queries: Vectors, passages: Vectors, k: int, *, device: torch.device, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`nearest` as a GPU does it."""
     blocks = list(queries.blocks())
     places = np.concatenate([np.empty(0, np.int64), *(numbers for numbers, _ in blocks)])
     asked = torch.cat([torch.from_numpy(vectors).to(device) for _, vectors in blocks])

@@ -1,0 +1,182 @@
+"""Rankers beside the dense one, worked by hand; and evaluation on kept embeddings, of several models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import trainers
+from mixture import Store
+from mixture.embeddings import Block
+from mixture.errors import UsageError
+from mixture.suites.suite import Suite
+from trainers.evaluation.evaluate import score_suite
+from trainers.evaluation.metrics import accuracy_depth, checked_metrics, metric_of
+from trainers.evaluation.rankers import Best, Corpus, Facts, Fused, Lexical
+from trainers.evaluation.search import nearest, nearest_by_blocks
+
+pytest.importorskip("pytrec_eval")
+
+
+def made(documents: dict[str, str], queries: dict[str, str], relevant: dict[str, str]) -> Suite:
+    qrels = {query: {document: 1} for query, document in relevant.items()}
+    corpus = [("", text) for text in documents.values()]
+    return Suite("made", list(documents), corpus, list(queries), list(queries.values()), qrels)
+
+
+class Fixed:
+    """Ranks documents as it was told, by id."""
+
+    def __init__(self, *rankings: list[str]) -> None:
+        self.rankings = rankings
+
+    def facts(self, suite: Suite) -> Facts:
+        return Facts(similarity="fixed")
+
+    def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Any) -> Best:
+        number = {key: n for n, key in enumerate(documents.ids(np.arange(len(documents))))}
+        k = max(map(len, self.rankings))
+        numbers = np.full((len(self.rankings), k), -1)
+        for row, ids in enumerate(self.rankings):
+            numbers[row, : len(ids)] = [number[key] for key in ids]
+        return Best(np.where(numbers < 0, -np.inf, -np.arange(k)).astype(np.float32), numbers)
+
+
+def test_documents_are_numbered_by_id_the_largest_first() -> None:
+    suite = made({"b": "two", "é": "four", "a": "one", "c": "three"}, {"q": "x"}, {"q": "a"})
+    corpus = Corpus(suite)
+    assert corpus.ids(np.arange(4)) == ["é", "c", "b", "a"]
+    assert list(corpus.texts_of(np.array([0, 3]))) == ["four", "one"]
+    assert corpus.numbers.tolist() == [2, 0, 3, 1]
+
+
+def test_bm25_finds_what_shares_words_and_nothing_else() -> None:
+    documents = {"d1": "green tea leaves", "d2": "black coffee beans", "d3": "tea tea tea", "d4": "green paint"}
+    suite = made(documents, {"q1": "green tea", "q2": "submarine"}, {"q1": "d1", "q2": "d2"})
+    result = score_suite(Lexical(), suite)
+    assert result.per_query["q1"]["ndcg@10"] == 1.0
+    assert result.per_query["q2"] == {"ndcg@10": 0.0, "recall@100": 0.0}
+    assert (result.similarity, result.prompt, result.precision) == ("bm25", None, None)
+
+
+def test_equal_scores_of_bm25_rank_as_in_trec_eval() -> None:
+    suite = made({"d1": "tea", "d3": "tea", "d2": "tea"}, {"q": "tea"}, {"q": "d2"})
+    assert score_suite(Lexical(), suite, metrics=["mrr@10"]).metrics["mrr@10"] == 0.5
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    """a: 1/61 + 1/63; b: 1/62 + 1/61; c: 1/63 alone; d: 1/62 alone. So b, a, d, c."""
+    suite = made({name: name for name in "abcd"}, {"q": "x"}, {"q": "d"})
+    fused = Fused([Fixed(["a", "b", "c"]), Fixed(["b", "d", "a"])])
+    best = fused(suite, Corpus(suite), 10, lambda done, total: None)
+    assert Corpus(suite).ids(best.numbers[0]) == ["b", "a", "d", "c"]
+    np.testing.assert_allclose(best.scores[0], [1 / 62 + 1 / 61, 1 / 61 + 1 / 63, 1 / 62, 1 / 63], rtol=1e-6)
+    result = score_suite(fused, suite, metrics=["mrr@10"])
+    assert (result.metrics["mrr@10"], result.similarity) == (pytest.approx(1 / 3), "rrf of fixed and fixed")
+
+
+def test_fused_equals_rank_by_id() -> None:
+    suite = made({name: name for name in "ab"}, {"q": "x"}, {"q": "a"})
+    best = Fused([Fixed(["a", "b"]), Fixed(["b", "a"])])(suite, Corpus(suite), 2, lambda done, total: None)
+    assert Corpus(suite).ids(best.numbers[0]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", ["mrr", "mrr@0", "ndcg@010", "foo@3", "map@99999", "accuracy", "accuracy@x"])
+def test_a_metric_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"`metrics` has .*; allowed: ndcg@K, recall@K, mrr@K"):
+        checked_metrics([name])
+
+
+def test_names_of_metrics() -> None:
+    assert checked_metrics(["MRR@10", "accuracy@20"]) == ["mrr@10", "accuracy@20"]
+    assert (accuracy_depth("accuracy@20"), accuracy_depth("mrr@20")) == (20, None)
+    assert (metric_of("recall@7").depth, metric_of("recall@7").ordered, metric_of("map@7").ordered) == (7, False, True)
+
+
+def suite_folder(root: Path) -> Path:
+    folder = root / "drinks"
+    (folder / "qrels").mkdir(parents=True)
+    texts = ["green tea", "black coffee", "cold milk", "hot water"]
+    (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{n}", "text": "{t}"}}\n' for n, t in enumerate(texts)))
+    (folder / "queries.jsonl").write_text("".join(f'{{"_id": "q{n}", "text": "{t}"}}\n' for n, t in enumerate(texts)))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{n}\td{n}\t1\n" for n in range(4)))
+    return folder
+
+
+def test_several_models_are_scored_and_kept_by_name(small_store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    suite = suite_folder(tmp_path)
+    names = [str(tiny_model), "bm25", f"bm25+{tiny_model}"]
+    results = trainers.evaluate(small_store, names, suite, metrics=["mrr@10"])
+    assert [result.model for result in results] == names
+    assert results[1].metrics == {"ndcg@10": 1.0, "recall@100": 1.0, "mrr@10": 1.0}
+    rows = small_store.rows("SELECT model, value FROM evaluations WHERE metric = 'mrr@10' ORDER BY evaluated_at")
+    assert [row["model"] for row in rows] == [str(tiny_model.resolve()), "bm25", f"bm25+{tiny_model.resolve()}"]
+    assert [row["value"] for row in rows] == [result.metrics["mrr@10"] for result in results]
+
+
+def test_kept_embeddings_are_read_again_and_change_no_score(
+    small_store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_folder(tmp_path)
+    (plain,) = trainers.evaluate(small_store, tiny_model, suite)
+    assert not (small_store.work / "embeddings").exists()
+    (kept,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
+    given: list[str] = []
+
+    def recorded(encoder: Any, texts: list[str], *rest: Any, **options: Any) -> torch.Tensor:
+        given.extend(texts)
+        return torch.zeros(len(texts), 8)
+
+    monkeypatch.setattr("trainers.jobs.encode.encode", recorded)
+    (again,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
+    assert given == []
+    assert plain.per_query == kept.per_query == again.per_query
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "bm25+"}, "a fusion names two or more"),
+        ({"model": []}, "`model` names no model"),
+        ({"metrics": ["mrr"]}, "`metrics` has 'mrr'"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"batch_size": 8, "processes": 2}, "`batch_size` is of one process"),
+        ({"precision": "int8"}, "`precision` is 'int8'"),
+        ({"processes": 0}, "`processes` is 0"),
+    ],
+)
+def test_mistakes(small_store: Store, tmp_path: Path, tiny_model: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trainers.evaluate(small_store, **({"model": tiny_model, "suites": suite_folder(tmp_path)} | options))
+    assert not small_store.rows("SELECT * FROM evaluations")
+
+
+class Shuffled:
+    """Vectors in blocks of three in no order."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors.astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def blocks(self) -> Iterator[Block]:
+        order = np.random.default_rng(1).permutation(len(self))
+        for start in range(0, len(order), 3):
+            yield Block(order[start : start + 3], self.vectors[order[start : start + 3]])
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_a_gpu_s_way_finds_what_a_cpu_s_does(k: int) -> None:
+    """Whole numbers, so that scores are exact and many are tied."""
+    rng = np.random.default_rng(3)
+    sides = [Shuffled(rng.integers(-2, 3, (count, 3))) for count in (9, 40)]
+    own, other = ([search(*sides, k, device=torch.device("cpu"), progress=lambda done, total: None)]
+                  for search in (nearest, nearest_by_blocks))  # fmt: skip
+    for cpu, gpu in zip(own[0], other[0], strict=True):
+        np.testing.assert_array_equal(cpu, gpu)

@@ -73,9 +73,7 @@ def evaluate_suite(
     default prompt. A document is its title and text joined by a space (one alone where the other is empty).
     Similarity is the model's own: cosine or inner product. `progress(done, total)` is called with counts of texts.
 
-    A document with the id of the query is left out of that query's ranking, because in suites such as ArguAna and
-    Quora it is the query itself (`ignore_identical_ids=True` in BEIR). Departs from BEIR: it stays where the qrels call
-    it relevant, as in suites where question and answer carry the id of one article; BEIR would score those 0.
+    Documents that are not ranked for a query are left out (`Suite.unranked`).
 
     The model is left in evaluation mode, as sentence-transformers leaves it.
 
@@ -166,7 +164,7 @@ def _rank(
     top: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, float]]:
-    """The run: query id -> document id -> score, at most `top` documents a query, the query itself left out."""
+    """The run: query id -> document id -> score, at most `top` documents a query, those not ranked left out."""
     total = len(suite.queries) + len(suite.corpus)
     report = progress or (lambda done, total: None)
     encoding: dict[str, Any] = {
@@ -179,13 +177,14 @@ def _rank(
     # encode_document differ from encode only by the task, which models with two towers need.
     query_emb = model.encode_query(suite.queries, prompt=prompt or "", **encoding).float()
     report(len(suite.queries), total)
+    # More than asked for: documents that are not ranked may take places.
+    depth = top + max((len(suite.unranked(key)) for key in suite.query_ids), default=0)
     best: tuple[torch.Tensor, torch.Tensor] | None = None
     for first, texts in _chunks(suite.corpus):
         corpus_emb = model.encode_document(texts, prompt=document_prompt or "", **encoding).float()
-        # One more than asked for: the query's own document may take a place.
-        scores, indices = top_k(query_emb, corpus_emb, top + 1)
+        scores, indices = top_k(query_emb, corpus_emb, depth)
         found = (scores, indices + first)
-        best = found if best is None else merge_top_k(best, found, top + 1)
+        best = found if best is None else merge_top_k(best, found, depth)
         report(len(suite.queries) + first + len(texts), total)
     if best is None:
         return {}
@@ -204,7 +203,6 @@ def _as_run(
     run = {}
     for query_id, row_scores, row_indices in zip(suite.query_ids, scores, indices, strict=True):
         ranked = [(suite.corpus_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True)]
-        if suite.qrels[query_id].get(query_id, 0) < 1:
-            ranked = [(document_id, score) for document_id, score in ranked if document_id != query_id]
-        run[query_id] = dict(ranked[:top])
+        left_out = suite.unranked(query_id)
+        run[query_id] = dict([pair for pair in ranked if pair[0] not in left_out][:top])
     return run

@@ -16,9 +16,9 @@ from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store
 from mixture.store.write import append
 from mixture.suites.families import is_own
+from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
-from mixture.suites.layout import find_suites
-from mixture.suites.suite import Suite, load_suite
+from mixture.suites.suite import Suite
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
 from trainers.model.identity import STATIC
@@ -36,7 +36,7 @@ def evaluate(
     store: Store, model: Name, suites: Names, *, prompt: str | None = None, half: str | None = None,
     batch_size: int = 64, stage: Stage = quiet,
 ) -> list[SuiteResult]:  # fmt: skip
-    """Score a model on suites (folders in BEIR layout, or folders of such) and keep the numbers in the store.
+    """Score a model on suites (folders in BEIR layout, folders of such, and names) and keep the numbers in the store.
 
     Queries get `prompt`, or else the model's own prompt for the suite (`evaluation.evaluate.prompt_for`).
     `half` (learn or report) takes the queries of one half of each suite (`mixture.suites.halves`); its scores are kept
@@ -44,7 +44,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
-    folders = find_suites(suites)
+    asked = suites_of(suites)
     name = known_model(model)
     starting = stage("starting")
     starting(0, 0, f"loading PyTorch and {shown(name)}")
@@ -58,8 +58,8 @@ def evaluate(
     trained_on = [part["collection"] for part in (record.get("mixture") or {}).get("components", ())]
     trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
     results: list[SuiteResult] = []
-    for folder in folders:
-        suite = halved(load_suite(folder), half)
+    for given in asked:
+        suite = halved(given.load(), half)
         before = prompt_for(encoder, suite.name)[1] if prompt is None else prompt
         if (before or None) not in [result.prompt for result in results]:
             _say_texts(suite, before or "", document_prompt, given=prompt is not None)

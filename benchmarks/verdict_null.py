@@ -34,7 +34,7 @@ from scipy import stats
 from mixture import Store, jobs, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
-from mixture.suites.layout import find_suites
+from mixture.suites.given import suites_of
 from trainers.evaluation.compare import SIGNIFICANT, Comparison, compare
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.output import record_of
@@ -140,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    options.suites = load_suites(find_suites(options.data / "eval"))
+    options.suites = load_suites(suites_of(options.data / "eval"))
     data = prepared(options.data, options.work)
     runs: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in MIXTURES}
     for seed in range(options.seeds):

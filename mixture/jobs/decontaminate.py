@@ -20,6 +20,7 @@ from mixture.jobs.removals import TEST_PASSAGE, TEST_QUERY, RemovalResult, take_
 from mixture.jobs.tasks import Snapshot
 from mixture.progress import Progress, silent
 from mixture.store import Store, read, registered
+from mixture.suites.given import is_named, known_names
 from mixture.suites.lists import TEST_PASSAGES, check_suite_names, read_test_passages, read_test_queries
 from mixture.suites.matches import Rule, TestSets
 
@@ -40,9 +41,9 @@ def decontaminate(
     """Take out examples whose query is a test query, or nearly, and those with a positive that holds most of a test
     passage.
 
-    against:     files and folders of test queries, which are registered in the store under their suites' names, or
-                 names of suites registered before; default: all of these. Suites in BEIR layout bring the passages that
-                 their judgements call relevant
+    against:     files and folders of test queries and names of benchmarks' suites, which are registered in the store
+                 under their suites' names, or names of suites registered before; default: all of these. Suites bring
+                 the passages that their judgements call relevant
     collections: default: all
     distance:    most edits between a query and a test query, 0 to 64; see `find_contaminated`
     passages:    whether test passages are looked for
@@ -99,21 +100,22 @@ def _test_sets(
     store: Store, against: Sequence[str], change: Mapping[str, Any], dry_run: bool,
     progress: Callable[[int, str], None],
 ) -> TestSets:  # fmt: skip
-    """The suites that are meant, files and folders read and registered."""
+    """The suites that are meant, those that are not registered read and registered."""
     paths = {given: Path(given).expanduser() for given in against}
-    lists = {given: read_test_queries(path) for given, path in paths.items() if path.exists()}
-    check_suite_names({paths[given]: queries for given, queries in lists.items()})
     known = rules_of(registered.test_suites(store))
+    lists = {given: read_test_queries(path) for given, path in paths.items()
+             if path.exists() or (given not in known and is_named(given))}  # fmt: skip
+    check_suite_names({paths[given]: queries for given, queries in lists.items()})
     if not against and not known:
         raise UsageError("no test suite is registered yet; `against` takes files, folders and suites, one or several")
     named = [given for given in against if given not in lists]
-    registered.check_registered(store, named)
+    registered.check_registered(store, named, others=known_names())
     rules: dict[str, Rule] = {}
     tables = []
     for done, (given, found) in enumerate(lists.items()):
         progress(done, given)
         queries, passages = found.select(["suite", "query_id", "query"]), TEST_PASSAGES.empty_table()
-        if paths[given].is_dir():
+        if not paths[given].is_file():
             passages = read_test_passages(paths[given])
         own = dict.fromkeys(sorted(set(queries["suite"].to_pylist())), replace(Rule(), **change))
         if not dry_run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -48,12 +48,12 @@ def test_passages(store: Store, suites: Sequence[str]) -> pa.Table:
     )
 
 
-def check_registered(store: Store, suites: Sequence[str]) -> None:
-    """Raise `UsageError` for a suite that is not registered."""
+def check_registered(store: Store, suites: Sequence[str], *, others: Iterable[str] = ()) -> None:
+    """Raise `UsageError` for a suite that is not registered; others: names that could have been meant too."""
     known = set(test_suites(store)["suite"].to_pylist())
     for name in suites:
         if name not in known:
-            raise unknown_name("test suite", name, known)
+            raise unknown_name("test suite", name, known | set(others))
 
 
 def add_test_suites(store: Store, queries: pa.Table, passages: pa.Table | None, rules: pa.Table) -> None:

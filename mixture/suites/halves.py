@@ -39,5 +39,6 @@ def halved(suite: Suite, half: str | None) -> Suite:
     qrels = {key: suite.qrels[key] for key in ids}
     missing = not_there((document for grades in qrels.values() for document in grades), suite.corpus_ids)
     answers = None if suite.answers is None else {key: suite.answers[key] for key in ids}
+    excluded = None if suite.excluded is None else {key: suite.excluded[key] for key in ids}
     return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half,
-                   answers=answers)  # fmt: skip
+                   answers=answers, excluded=excluded)  # fmt: skip

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mixture.errors import UsageError
-from mixture.suites.layout import PACKED, find_suites, identifier, suite_name
-from mixture.suites.suite import json_rows, lines, suite_passages, suite_queries
+from mixture.suites.given import Given, is_named, suites_of
+from mixture.suites.layout import PACKED, identifier
+from mixture.suites.suite import json_rows, lines
 
 TEST_QUERIES = pa.schema(
     [
@@ -88,11 +88,10 @@ def _text_rows(path: Path, suite: str, *, tabs: bool) -> Iterator[Row]:
         yield suite, key, text
 
 
-def _table(path: Path, names: Fields, of_suite: Callable[[Path], Iterator[tuple[str, str]]]) -> list[list[str]]:
-    """The columns suite, id and text of a file or a folder, at least one row."""
-    if path.is_dir():
-        named = [(suite_name(folder), folder) for folder in find_suites([path])]
-        rows = [(name, *row) for name, folder in named for row in of_suite(folder)]
+def _table(path: Path, names: Fields, of_suite: Callable[[Given], Iterator[tuple[str, str]]]) -> list[list[str]]:
+    """The columns suite, id and text of a file, a folder or a named suite, at least one row."""
+    if path.is_dir() or (not path.exists() and is_named(str(path))):
+        rows = [(given.name, *row) for given in suites_of(path) for row in of_suite(given)]
     elif path.is_file():
         kind, suite = _kind(path)
         rows = list(
@@ -100,9 +99,9 @@ def _table(path: Path, names: Fields, of_suite: Callable[[Path], Iterator[tuple[
         )
     else:
         raise UsageError(f"{path}: no such file or folder")
-    if not rows:
+    if not rows and path.exists():
         raise UsageError(f"{path}: no {'queries' if names is _QUERY else 'passages'} in it")
-    return [list(column) for column in zip(*rows, strict=True)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
 
 
 def read_test_queries(path: str | Path) -> pa.Table:
@@ -110,34 +109,37 @@ def read_test_queries(path: str | Path) -> pa.Table:
 
     path: JSON Lines with query_id (or _id), query (or text) and, if it has several suites, suite; a TSV of
     id<TAB>query (or of queries alone); plain text with a query a line (the line number is its id); a folder of
-    suites in BEIR layout (`find_suites`), of which queries.jsonl is read (`suite_queries`); each file also with .gz or
-    .zst. Where lines name no suite it is the file's name without suffix; a suite's name is its folder's. Empty lines
+    suites in BEIR layout or the name of some (`suites_of`), whose queries are read; each file also with .gz or .zst.
+    Where lines name no suite it is the file's name without suffix; a suite's name is its folder's. Empty lines
     are passed over; a line that cannot be read or a list without queries is a UsageError that names file and line.
     """
-    columns = _table(Path(path), _QUERY, suite_queries)
+    columns = _table(Path(path), _QUERY, lambda suite: suite.queries())
     return pa.table([*columns, [None] * len(columns[0])], schema=TEST_QUERIES)
 
 
 def read_test_passages(path: str | Path, *, judged_only: bool = True) -> pa.Table:
-    """The passages of a folder of suites in BEIR layout (`find_suites`) as a table (suite, doc_id, text).
+    """The passages of suites in BEIR layout, or of named ones (`suites_of`), as a table (suite, doc_id, text).
 
     judged_only: only the documents that the judgements to test on call relevant, with a grade above 0; those that the
     corpus lacks do not count (`suite_passages`). path may also be a file of passages, all of which are taken: JSON
     Lines with doc_id (or _id), text and, if it has several suites, suite; a TSV of id<TAB>text; plain text with a
-    passage a line. A document without text is its title, one without either is left out. Errors as above.
+    passage a line. A document without text is its title, one without either is left out. A named suite that is judged
+    by answers has none. Errors as above.
     """
-    columns = _table(Path(path), _PASSAGE, partial(suite_passages, judged_only=judged_only))
+    columns = _table(Path(path), _PASSAGE, lambda suite: suite.passages(judged_only=judged_only))
     return pa.table(columns, schema=TEST_PASSAGES)
 
 
 def check_suite_names(lists: Mapping[Path, pa.Table]) -> None:
-    """Raise UsageError where two files or folders claim one suite: the second would replace what the first registered.
+    """Raise UsageError where two files, folders or names claim one suite: the second would replace what the first
+    registered.
 
     lists: the paths with the test queries that were read from them
     """
-    folders = [path for path in lists if path.is_dir()]
-    claimed = {suite_name(suite): suite for suite in find_suites(folders)} if folders else {}
-    for file in (path for path in lists if path not in folders):
+    files = [path for path in lists if path.is_file()]
+    others = [path for path in lists if path not in files]
+    claimed = {suite.name: Path(suite.key) for suite in suites_of(others)} if others else {}
+    for file in files:
         for suite in lists[file]["suite"].unique().to_pylist():
             known = claimed.setdefault(suite, file)
             if known.resolve() != file.resolve():

@@ -46,6 +46,7 @@ class Suite:
     metrics: names of the metrics that the suite is reported in; none: those that every suite is
     language, prompt: of its queries, where the suite says so; the prompt is its text, for a model that has none for it
     revision: of the data it was read from, where that has one
+    excluded: of each query the documents that are not ranked for it; None: there are none
     """
 
     name: str
@@ -61,6 +62,7 @@ class Suite:
     language: str | None = None
     prompt: str | None = None
     revision: str | None = None
+    excluded: dict[str, list[str]] | None = None
 
     @property
     def title(self) -> str:
@@ -72,12 +74,24 @@ class Suite:
         """Of each document title and text joined by a space, one alone where the other is empty."""
         return Documents.of(self.corpus).joined
 
+    def unranked(self, query_id: str) -> set[str]:
+        """Documents that are left out of a query's ranking: those that are excluded, and the one with the query's id,
+        because in suites such as ArguAna and Quora it is the query itself (`ignore_identical_ids=True` in BEIR).
+
+        Departs from BEIR: that one stays where the qrels call it relevant, as in suites where question and answer carry
+        the id of one article.
+        """
+        excluded = set() if self.excluded is None else set(self.excluded[query_id])
+        return excluded if self.qrels[query_id].get(query_id, 0) >= 1 else excluded | {query_id}
+
     @cached_property
     def digest(self) -> str:
         """A hash of all that decides a score, 16 hexadecimal digits."""
         rest: list[Any] = [self.query_ids, self.queries, sorted(self.qrels.items())]
         if self.answers is not None:
             rest.append(sorted(self.answers.items()))
+        if self.excluded is not None:
+            rest.append({"excluded": sorted(self.excluded.items())})
         hashed = hashlib.sha256(b"[")
         for column in (self.corpus_ids, self.corpus):  # as one list of JSON, but never held as one
             for number, value in enumerate(column):
@@ -112,7 +126,7 @@ def load_suite(folder: Path, split: str | None = None) -> Suite:
         if not found:
             raise UsageError(f"{file}: no rows")
 
-    qrels = _grades(qrels_file)
+    qrels = grades_of(qrels_file)
     _require_known_queries(qrels, queries, qrels_file, queries_file)
     judged = [document_id for grades in qrels.values() for document_id in grades]
     missing = sum(document_id not in known for document_id in judged)
@@ -248,7 +262,7 @@ def _judgements(file: Path) -> Iterator[tuple[int, str, str, float]]:
         first = False
 
 
-def _grades(file: Path) -> dict[str, dict[str, int]]:
+def grades_of(file: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for line, query_id, document_id, value in _judgements(file):
         if not value.is_integer():  # some exports write whole numbers as 1.0

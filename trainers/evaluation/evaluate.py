@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
+from mixture.suites.answers import has_answer, token_run
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import (
     METRICS,
@@ -38,7 +39,7 @@ class SuiteResult:
     judged passages only are far higher than on a full one, and must not be compared. A prompt of None means plain
     text. `missing_documents` is that of the suite. `own`: the model was trained on the suite's collection
     (`mixture.suites.families`); False where that is not known. `max_tokens`: where the model cuts texts off;
-    `precision`: of the embeddings that were searched; both None for what is no model.
+    `precision`: of the embeddings that were searched; both None for what is no model. `revision`: of the suite's data.
     """
 
     suite: str
@@ -57,6 +58,7 @@ class SuiteResult:
     language: str | None = None
     max_tokens: int | None = None
     precision: str | None = None
+    revision: str | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -90,9 +92,7 @@ def evaluate_suite(
     Similarity is the model's own: cosine or inner product. `metrics`: more than every suite is scored by, as mrr@10.
     `progress(done, total)` is called with counts of texts.
 
-    A document with the id of the query is left out of that query's ranking, because in suites such as ArguAna and
-    Quora it is the query itself (`ignore_identical_ids=True` in BEIR). Departs from BEIR: it stays where the qrels call
-    it relevant, as in suites where question and answer carry the id of one article; BEIR would score those 0.
+    Documents that are not ranked for a query are left out (`Suite.unranked`).
 
     The model is left in evaluation mode, as sentence-transformers leaves it.
 
@@ -123,9 +123,10 @@ def score_suite(
         require_pytrec_eval()
     started = time.perf_counter()
     documents = Corpus(suite)
-    # One more than asked for: the query's own document may take a place.
-    best = ranker(suite, documents, top + 1, progress or (lambda done, total: None))
-    rankings = _without_themselves(suite, documents, best, top)
+    # More than asked for: documents that are not ranked may take places.
+    depth = top + max((len(suite.unranked(query)) for query in suite.query_ids), default=0)
+    best = ranker(suite, documents, depth, progress or (lambda done, total: None))
+    rankings = _ranked(suite, documents, best, top)
     if wanted:
         per_query = score_run(suite.qrels, {query: dict(zip(ids, scores, strict=True))
                                             for query, (ids, _, scores) in rankings.items()}, wanted)  # fmt: skip
@@ -148,6 +149,7 @@ def score_suite(
         language=suite.language,
         max_tokens=facts.max_tokens,
         precision=facts.precision,
+        revision=suite.revision,
     )
 
 
@@ -220,20 +222,16 @@ def caption(results: Sequence[SuiteResult]) -> str:
     return "; ".join(notes)
 
 
-def _without_themselves(
+def _ranked(
     suite: Suite, documents: Corpus, best: Best, top: int
 ) -> dict[str, tuple[list[str], NDArray[np.int64], list[float]]]:
-    """Query id -> ids, numbers and scores of at most `top` documents, the query itself left out."""
+    """Query id -> ids, numbers and scores of at most `top` documents, without those that are not ranked."""
     found = {}
     for query_id, scores, numbers in zip(suite.query_ids, best.scores, best.numbers, strict=True):
         there = numbers >= 0
-        numbers, scores = numbers[there], scores[there]
-        ids = documents.ids(numbers)
-        if query_id in ids and suite.qrels[query_id].get(query_id, 0) < 1:
-            own = ids.index(query_id)
-            del ids[own]
-            numbers, scores = np.delete(numbers, own), np.delete(scores, own)
-        found[query_id] = ids[:top], numbers[:top], scores[:top].tolist()
+        ids, left_out = documents.ids(numbers[there]), suite.unranked(query_id)
+        places = [place for place, document in enumerate(ids) if document not in left_out][:top]
+        found[query_id] = [ids[place] for place in places], numbers[there][places], scores[there][places].tolist()
     return found
 
 
@@ -241,13 +239,11 @@ def _accuracies(
     suite: Suite, documents: Corpus, found: Mapping[str, NDArray[np.int64]], depths: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
     """Of each query whether one of its first documents holds an answer."""
-    from mixture.suites.answers import Passages
-
     assert suite.answers is not None
     used = np.unique(np.concatenate([np.empty(0, np.int64), *found.values()]))
-    passages = Passages(documents.texts_of(used))
+    runs = dict(zip(used.tolist(), map(token_run, documents.texts_of(used)), strict=True))
     scores = {}
     for query, numbers in found.items():
-        holding = passages.holding(suite.answers[query], np.searchsorted(used, numbers))
+        holding = has_answer(suite.answers[query], numbers.tolist(), runs.__getitem__)
         scores[query] = {name: float(holding[:depth].any()) for name, depth in depths.items()}
     return scores

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
+from mixture.suites.given import Given
 from mixture.suites.halves import halved
-from mixture.suites.suite import Suite, load_suite
+from mixture.suites.suite import Suite
 from trainers.deferred import Deferred
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.config import FinetuneSettings
@@ -25,13 +25,13 @@ else:
 METRIC = "ndcg@10"
 
 
-def load_suites(folders: Sequence[Path], half: str | None = None) -> list[Suite]:
-    """The suites in these folders, whole or one `half` of each (`mixture.suites.halves`)."""
-    return [halved(load_suite(folder), half) for folder in folders]
+def load_suites(given: Sequence[Given], half: str | None = None) -> list[Suite]:
+    """The suites, read, whole or one `half` of each (`mixture.suites.halves`)."""
+    return [halved(one.load(), half) for one in given]
 
 
 def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
-    """Raise `UsageError` for suites (or their folders) that the settings do not use, and for settings that need
+    """Raise `UsageError` for suites, read or not, that the settings do not use, and for settings that need
     suites."""
     if not suites and (settings.evaluate_every or settings.needs_best):
         raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: `suite`")

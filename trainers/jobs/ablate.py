@@ -22,8 +22,8 @@ from mixture.specs import MixtureSpec
 from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.families import family
+from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN, REPORT
-from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
@@ -68,7 +68,7 @@ def ablate(
 ) -> Ablation:  # fmt: skip
     """Say which collections of a mixture teach nothing, which do harm, and which are missed when left out.
 
-    suites:   folders in BEIR layout; `half` (learn or report) takes one half of their queries
+    suites:   folders in BEIR layout and names; `half` (learn or report) takes one half of their queries
     seeds:    models with the mixture and without each collection that is tried
     screen:   merged: branches are merged without each collection, and whole trainings tried for the extremes of that
               order; none: they are tried for all
@@ -86,9 +86,9 @@ def ablate(
         raise UsageError(
             "fsdp is true; allowed: false, but with `screen` none and `holdout` 0: branches are merged whole"
         )
-    name, folders = known_model(model), find_suites(suites)
-    check_suites(folders, settings)
-    loaded = load_suites(folders, half)
+    name, given = known_model(model), suites_of(suites)
+    check_suites(given, settings)
+    loaded = load_suites(given, half)
     data = materialised(store, saved.spec)
     base = resolve_model(store.work, data, name, seed=settings.seed)
     settings = fitted(settings, base)
@@ -103,7 +103,7 @@ def ablate(
         with recorded(store, run, "ablation", saved.spec.id, settings, model=name, **asked) as row:
             effects: list[Effect] = []
             if holdout or screen == "merged":
-                seen = load_suites(folders, LEARN) if half == REPORT else loaded
+                seen = load_suites(given, LEARN) if half == REPORT else loaded
                 effects = _screened(store, run, saved.spec, base, seen, settings, screen, holdout, stage)
             if extremes:
                 chosen = _extremes(saved.spec, effects, extremes if screen == "merged" else len(saved.spec.components))

@@ -17,9 +17,9 @@ from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.families import is_own
+from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
-from mixture.suites.layout import find_suites
-from mixture.suites.suite import Suite, load_suite
+from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import checked_metrics
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
@@ -43,8 +43,8 @@ def evaluate(
     metrics: Sequence[str] = (), batch_size: int | None = None, processes: int = 1, keep_embeddings: bool = False,
     precision: str = "float32", stage: Stage = quiet,
 ) -> list[SuiteResult]:  # fmt: skip
-    """Score one model or several on suites (folders in BEIR layout, or folders of such) and keep the numbers in the
-    store. Returns the results of one model after the other.
+    """Score one model or several on suites (folders in BEIR layout, folders of such, and names) and keep the numbers in
+    the store. Returns the results of one model after the other.
 
     model:      folders or names of sentence-transformers models; `bm25`; or the fusion of some, as bm25+static
                 (reciprocal ranks), unless a folder is called so
@@ -68,7 +68,7 @@ def evaluate(
     names = [_Name(given) for given in listed(model)]
     if not names:
         raise UsageError("`model` names no model")
-    folders = find_suites(suites)
+    asked = suites_of(suites)
     starting, results = stage("starting"), []
     keep = partial(layout.space, store.work) if keep_embeddings else None
     for number, name in enumerate(names):
@@ -76,8 +76,8 @@ def evaluate(
         entrant = _Entrant.load(name, prompt, keep, precision, batch_size, processes)
         starting(1, 1, "done")
         said: set[str | None] = set()
-        for folder in folders:
-            suite = halved(load_suite(folder), half)
+        for one in asked:
+            suite = halved(one.load(), half)
             from trainers.evaluation.evaluate import score_suite
 
             entrant.say_texts(suite, said, given=prompt is not None)

@@ -12,7 +12,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.store import layout
-from mixture.suites.layout import find_suites
+from mixture.suites.given import Given, suites_of
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import check_folder, finished, record_of
@@ -87,8 +87,8 @@ def train_on_folder(
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     if not isinstance(data, MaterialisedMixture):
         data = open_folder(data)
-    name, folders = asked_for(model, target, suites, settings)
-    loaded = load_suites(folders, half)
+    name, asked = asked_for(model, target, suites, settings)
+    loaded = load_suites(asked, half)
     base = resolve_model(data.folder, data, name, seed=settings.seed)
     settings = fitted(settings, base)
     if ranks.on_main(lambda: finished(target, identity(data, base, settings, loaded))):
@@ -100,11 +100,11 @@ def train_on_folder(
     return Trained.of(target, before=False)
 
 
-def asked_for(model: Name, out: Path, suites: Names, settings: FinetuneSettings) -> tuple[str, list[Path]]:
-    """The model's name and the suites' folders. Mistakes in any of these are said before anything is loaded."""
+def asked_for(model: Name, out: Path, suites: Names, settings: FinetuneSettings) -> tuple[str, list[Given]]:
+    """The model's name and the suites, not read yet. Mistakes in any of these are said before anything is loaded."""
     name = known_model(model)
     check_folder(out)
     given = listed(suites)
-    folders = find_suites(given) if given else []
-    check_suites(folders, settings)
-    return name, folders
+    found = suites_of(given) if given else []
+    check_suites(found, settings)
+    return name, found

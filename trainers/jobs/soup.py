@@ -16,8 +16,8 @@ from mixture.arguments import Name, Names, listed
 from mixture.errors import UsageError
 from mixture.progress import Progress, silent
 from mixture.suites.families import family
+from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN
-from mixture.suites.layout import find_suites
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.scores import METRIC, load_suites
@@ -132,7 +132,7 @@ def _dev_suites(weights: Sequence[float] | str | None, suites: Names) -> list[Su
         if not named:
             raise UsageError(f"`weights={DEV}` finds the weights on suites: name them in `suite`")
         require_pytrec_eval()
-        return load_suites(find_suites(named), LEARN)
+        return load_suites(suites_of(named), LEARN)
     if named:
         raise UsageError(f"`suite` is read with `weights={DEV}` alone; leave it out")
     return []

@@ -18,9 +18,9 @@ from mixture.registry.holdout import TRAIN
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from mixture.store.write import append
+from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN, halved
-from mixture.suites.layout import find_suites
-from mixture.suites.suite import Suite, load_suite
+from mixture.suites.suite import Suite
 from mixture.weights import bounded, epoch_caps
 from trainers.jobs.runs import finished_config, materialised, record_history, recorded
 from trainers.learning.config import LearningSettings
@@ -49,7 +49,7 @@ def asked_target(target: Names, settings: LearningSettings) -> list[Suite]:
             f"{settings.algorithm} learns towards what is evaluated: name suites in `target`, or set `holdout`, the"
             " share of each collection's rows to hold out, as 0.05"
         )
-    return [halved(load_suite(folder), LEARN) for folder in find_suites(given)] if given else []
+    return [halved(one.load(), LEARN) for one in suites_of(given)] if given else []
 
 
 def asked_members(store: Store, spec: MixtureSpec, settings: LearningSettings) -> dict[str, MixtureSpec]:

@@ -32,17 +32,17 @@ def train(
 
     mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag)
     model:   a folder or a name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
-    suites:  folders in BEIR layout, evaluated on as the settings say; `half` (learn or report) takes one half of their
-             queries
+    suites:  folders in BEIR layout and names, evaluated on as the settings say; `half` (learn or report) takes one
+             half of their queries
 
     The run, what it drew and what it scored are kept in the store. A killed run goes on when called again; a finished
     one is not run again, and where a kill came between its end and the store's record, that is made up.
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     spec = registry.resolve(store, mixture).spec
-    name, folders = asked_for(model, target, suites, settings)
+    name, asked = asked_for(model, target, suites, settings)
     show = stage("training")
-    loaded = load_suites(folders, half)
+    loaded = load_suites(asked, half)
     data = materialised(store, spec)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)

@@ -24,7 +24,7 @@ from mixture.registry import Mixture, SavedMixture
 from mixture.store import Store, layout
 from mixture.store.write import append
 from mixture.suites.families import family, is_own
-from mixture.suites.layout import find_suites
+from mixture.suites.given import suites_of
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
@@ -125,7 +125,8 @@ def verdict(
 ) -> Verdict:  # fmt: skip
     """Train `model` on two mixtures, for equal steps and with the same seeds, and say whether one is ahead.
 
-    suites: folders in BEIR layout; `half` (learn or report) takes one half of their queries (`mixture.suites.halves`)
+    suites: folders in BEIR layout and names; `half` (learn or report) takes one half of their queries
+            (`mixture.suites.halves`)
     seeds:  models of each mixture: with the settings' seed, and the next ones
     keep:   a folder for the models; without one only their scores are kept, in the store
 
@@ -138,9 +139,9 @@ def verdict(
     pair = registry.resolve(store, mixture), registry.resolve(store, against)
     if pair[0].spec.id == pair[1].spec.id:
         raise UsageError(f"{pair[0].reference} and {pair[1].reference} are one mixture; `against` takes another")
-    name, folders = known_model(model), find_suites(suites)
-    check_suites(folders, settings)
-    loaded = load_suites(folders, half)
+    name, given = known_model(model), suites_of(suites)
+    check_suites(given, settings)
+    loaded = load_suites(given, half)
     home = None if keep is None else Path(keep).expanduser()
     trainings = _trainings(
         store, pair, name, loaded, [replace(settings, seed=settings.seed + n) for n in range(seeds)], home

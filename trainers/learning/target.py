@@ -95,7 +95,7 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
         if grades:
             queries.append(query)
             positives.append(grades)
-            barred.append({place[key]} - set(grades) if key in place else set())
+            barred.append({place[d] for d in suite.unranked(key) if d in place} - set(grades))
     if not queries:
         raise UsageError(f"{suite.title}: no query has a relevant document in the corpus; leave it out of `target`")
     sampled = min(MOST_QUERIES, len(queries))

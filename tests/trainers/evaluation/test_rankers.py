@@ -180,3 +180,27 @@ def test_a_gpu_s_way_finds_what_a_cpu_s_does(k: int) -> None:
                   for search in (nearest, nearest_by_blocks))  # fmt: skip
     for cpu, gpu in zip(own[0], other[0], strict=True):
         np.testing.assert_array_equal(cpu, gpu)
+
+
+def test_accuracy_is_whether_one_of_the_first_passages_holds_an_answer() -> None:
+    documents = {"d1": "Goethe wrote Faust", "d2": "Faust is a drama", "d3": "tea", "d4": "Faust again"}
+    suite = Suite("asked", list(documents), [("", text) for text in documents.values()], ["q1", "q2", "q3"], ["x"] * 3,
+                  {"q1": {}, "q2": {}, "q3": {}},
+                  answers={"q1": ["goethe"], "q2": ["drama", "tea"], "q3": ["Schiller"]},
+                  metrics=("accuracy@1", "accuracy@3"))  # fmt: skip
+    told = Fixed(["d2", "d1", "d3", "d4"], ["d2", "d1", "d3", "d4"], ["d1", "d2", "d3", "d4"])
+    result = score_suite(told, suite, metrics=["mrr@10"])  # which only judged documents have
+    assert result.per_query == {
+        "q1": {"accuracy@1": 0.0, "accuracy@3": 1.0},
+        "q2": {"accuracy@1": 1.0, "accuracy@3": 1.0},
+        "q3": {"accuracy@1": 0.0, "accuracy@3": 0.0},
+    }
+    assert result.metrics == pytest.approx({"accuracy@1": 1 / 3, "accuracy@3": 2 / 3})
+
+
+def test_documents_that_are_not_ranked_cost_no_place() -> None:
+    documents = {f"d{n}": "tea" for n in range(6)}
+    suite = made(documents, {"q": "tea"}, {"q": "d0"})
+    excluded = Suite(**{**vars(suite), "excluded": {"q": [f"d{n}" for n in range(1, 6)]}})
+    assert score_suite(Lexical(), suite, metrics=["mrr@10"]).metrics["mrr@10"] == pytest.approx(1 / 6)
+    assert score_suite(Lexical(), excluded, metrics=["mrr@10"]).metrics["mrr@10"] == 1.0

@@ -108,4 +108,4 @@ def test_a_model_is_found_in_the_home_folder_and_refused_before_suites_are_read(
 def test_suites_may_come_one_by_one(suite: Path) -> None:
     settings = FinetuneSettings(steps=1)
     found = [asked_for("tiny-qwen2", Path("new"), given, settings)[1] for given in (suite, iter([suite]))]
-    assert found == [[suite], [suite]]
+    assert [[one.key for one in asked] for asked in found] == [[str(suite)], [str(suite)]]

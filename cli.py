@@ -28,6 +28,7 @@ from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import stages
 from mixture.console.sentences import say
+from mixture.console.suites import app as suite_commands
 from mixture.console.terminal import PlainErrors, WithSettings
 from mixture.errors import UsageError
 from mixture.progress import quiet
@@ -51,6 +52,8 @@ ConfigOption = Annotated[str | None, typer.Option(
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: name=value, repeatable")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Training steps")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Examples in a step")]
+SuiteOption = Annotated[list[str] | None, typer.Option(
+    "--suite", help="A folder in BEIR layout, one of such, or a name, as beir/nfcorpus")]  # fmt: skip
 HalfOption = Annotated[str | None, typer.Option(
     "--half", help="learn or report: the queries of that half of each suite [all]")]  # fmt: skip
 RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate of the model")]
@@ -62,6 +65,7 @@ app.add_typer(mining_commands)
 app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
+app.add_typer(suite_commands)
 
 
 def _settings(
@@ -123,7 +127,8 @@ def learn_weights(
     name: Annotated[str, typer.Option("--name", help="The new mixture's name")] = "tdro",
     reference: Annotated[str | None, typer.Option("--reference", help="Default: the proxy, trained first")] = None,
     target: Annotated[list[str] | None, typer.Option(
-        "--target", help="A suite, or a folder of such, whose learn half is learned towards; repeatable")] = None,
+        "--target", help="A suite, its name, or a folder of such, whose learn half is learned towards; repeatable"
+    )] = None,
     holdout: Annotated[float | None, typer.Option(
         "--holdout", help="Share of each collection's rows held out, as one more target each [0]")] = None,
     base: Annotated[str | None, typer.Option(
@@ -252,7 +257,7 @@ def soup(
 def evaluate(
     models: Annotated[list[str], typer.Argument(
         metavar="MODEL...", help="Folders or names of models; bm25; bm25+MODEL for the two fused")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    suite: SuiteOption = None,
     half: HalfOption = None,
     metric: Annotated[list[str] | None, typer.Option(
         "--metric", help="One more: ndcg, recall, mrr, map, precision or success, as mrr@10; repeatable")] = None,
@@ -293,7 +298,7 @@ def verdict(
     against: Annotated[str, typer.Option(
         "--against", help="The mixture that it should be ahead of", autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option("--model", help="What is trained on both: a folder or name, as for train")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    suite: SuiteOption = None,
     half: HalfOption = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Models of each mixture")] = 3,
     keep: Annotated[Path | None, typer.Option("--keep", help="A folder for the models; default: they go")] = None,
@@ -325,7 +330,7 @@ def verdict(
 def ablate(
     ref: Annotated[str, typer.Argument(help="The mixture to try", autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option("--model", help="What is trained: a folder or name, as for train")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="A folder in BEIR layout, or one of such")] = None,
+    suite: SuiteOption = None,
     half: HalfOption = None,
     screen: Annotated[str, typer.Option(
         "--screen", help="What is trained without: merged (the extremes of merged branches) or none (all)")] = "merged",

@@ -86,16 +86,19 @@ def _add_lines(file: Path, text: str) -> None:
     file.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-# Runs commands, `mixture` and `python`, in one process, so that what they load is loaded once; prints their answers.
+# Runs commands, `mixture`, `python` and `export`, in one process, so that what they load is loaded
+# once; prints their answers.
 RUNNER = """
-import contextlib, io, json, runpy, sys
+import contextlib, io, json, os, runpy, sys
 import cli
 answers = []
 for program, *arguments in json.load(sys.stdin):
     out = io.TextIOWrapper(io.BytesIO(), "utf-8")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
-            if program == "mixture":
+            if program == "export":
+                os.environ.update([arguments[0].split("=", 1)])
+            elif program == "mixture":
                 cli.app(arguments)
             elif arguments[0] == "-c":
                 exec(arguments[1], {})
@@ -113,7 +116,7 @@ def _run(text: str, code: Path, work: Path) -> int:
     """Run the block's commands one after the other; `mixture` is the copy of the code."""
     steps = [step.partition("\n") for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
     commands = [shlex.split(step[0]) for step in steps]
-    assert {command[0] for command in commands} <= {"mixture", "python"}
+    assert {command[0] for command in commands} <= {"export", "mixture", "python"}
     environment = os.environ | {"PYTHONPATH": str(code), "MIXTURE_STORE": str(work / "store"), "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-c", RUNNER], cwd=work, env=environment, input=json.dumps(commands),
                           capture_output=True, text=True)  # fmt: skip

@@ -158,7 +158,7 @@ def decontaminate(
     collections: Annotated[list[str] | None, typer.Argument(
         help="Default: all", autocompletion=completion.collections)] = None,
     against: Annotated[list[str] | None, typer.Option(
-        "--against", help="A list of test queries, or a suite; default: all that are registered")] = None,
+        "--against", help="A list of test queries, or a suite or its name; default: all that are registered")] = None,
     distance: Annotated[int | None, typer.Option(
         "--distance", help="Edits forgiven at most, also in long queries [16, or as for this suite before]")] = None,
     passages: Annotated[bool | None, typer.Option(

@@ -43,7 +43,7 @@ def root() -> Path:
     """The folder of the cache: `$MIXTURE_SUITES`, else that of the hub's client."""
     import huggingface_hub.constants
 
-    return Path(os.environ.get(ROOT) or huggingface_hub.constants.HF_HUB_CACHE).expanduser()
+    return Path(os.environ.get(ROOT) or huggingface_hub.constants.HF_HUB_CACHE).expanduser().absolute()
 
 
 def held(source: Source) -> Held | None:

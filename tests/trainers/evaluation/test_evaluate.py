@@ -125,6 +125,15 @@ def test_the_query_itself_is_left_out_unless_it_is_judged_relevant():
     assert evaluate_suite(bag_of_words(), same_article, prompt=None).metrics["ndcg@10"] == 1.0
 
 
+def test_documents_that_a_suite_excludes_are_not_ranked_and_cost_no_place():
+    documents = {f"d{place}": "tea" for place in range(103)}
+    suite = make_suite(documents, {"q": "tea", "r": "tea"}, {"q": {"d102": 1}, "r": {"d102": 1}})
+    excluding = replace(suite, excluded={"q": ["d0", "d1", "d2"], "r": []})
+    found = evaluate_suite(bag_of_words(), excluding, prompt=None, top=100).per_query
+    assert [found[key]["recall@100"] for key in ("q", "r")] == [1.0, 0.0]
+    assert suite.digest != excluding.digest
+
+
 def test_a_query_left_out_does_not_cost_a_place_of_the_ranking():
     # 101 documents of equal score, the query itself the first of them and the relevant one the last.
     documents = {f"d{place:03}": "tea" for place in range(101)}

@@ -84,7 +84,7 @@ class DataCard(_Strict):
     `prompts` are the training prompts in the card's order, an empty one for none. `symmetric` says that query and
     passage are the same kind of text, so that the prompt may go on passages too. `deduped_size` is the number of
     examples that the card's author counted after deduplication; what a store really holds is counted there.
-    `negatives` says who gave or mined the hard negatives.
+    `negatives` says who gave or mined the hard negatives. `mteb` names the tasks of mteb whose training data it is.
     """
 
     name: Text = Field(description="a text that is not empty")
@@ -106,6 +106,9 @@ class DataCard(_Strict):
     )
     deduped_size: int | None = Field(default=None, strict=True, ge=0, description=WHOLE_NUMBER)
     negatives: Text = Field(default=UNKNOWN, description=f"a text that says who gave or mined them, or {UNKNOWN}")
+    mteb: tuple[Annotated[str, StringConstraints(strict=True, pattern=r"^[\w.+-]+$")], ...] = Field(
+        default=(), description="a list of names of mteb's tasks, such as [NQ, HotpotQA]"
+    )
     source: Source | None = Field(default=None, description="a mapping that holds hub_id")
     text: str = Field(default="", description="a text")
     path: Path = Field(default=Path(), description="a path")

@@ -9,6 +9,7 @@ import typer
 
 from mixture.console import completion
 from mixture.console.options import (
+    CardsOption,
     DryRunOption,
     EngineOption,
     JsonOption,
@@ -33,7 +34,7 @@ def ingest(
     name: Annotated[str | None, typer.Option("--name", help="The collection's name")] = None,
     card: Annotated[str | None, typer.Option(
         "--card", help="The collection's datacard", autocompletion=completion.cards)] = None,
-    cards: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
+    cards: CardsOption = None,
     fmt: Annotated[str | None, typer.Option(
         "--format", help="{mixture.ingest.formats:FORMATS}; default: what the content looks like")] = None,
     columns: Annotated[list[str] | None, typer.Option(
@@ -86,7 +87,7 @@ def cards(
     new_name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="After new: the new card's name")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="With new: the file or folder to count")] = None,
     out: Annotated[Path, typer.Option("--out", help="With new: where the card goes")] = Path(),
-    folder: Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")] = None,
+    folder: CardsOption = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """List the datacards; show one beside what the store holds; `new NAME --from FILE` writes one; `check` checks all.

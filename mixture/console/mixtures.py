@@ -11,10 +11,11 @@ import typer
 
 from mixture import registry
 from mixture.console import completion
-from mixture.console.options import JsonOption, StoreOption, open_store
+from mixture.console.options import CardsOption, JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
 from mixture.console.progress import bar
 from mixture.console.sentences import made, say
+from mixture.errors import UsageError
 from mixture.store import Store
 
 # What a list needs is imported here, the rest by the command that needs it; what answers at once goes past
@@ -42,10 +43,27 @@ def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> Non
 
 
 @app.command()
-def show(ref: RefArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def show(
+    ref: RefArgument,
+    contamination: Annotated[bool, typer.Option(
+        "--contamination", help="Search it for rows of test suites, and say what decontaminate took out")] = False,
+    against: Annotated[list[str] | None, typer.Option(
+        "--against", help="With --contamination: a registered suite, a list of test queries, a folder of suites; "
+        "repeatable [all registered]")] = None,
+    cards: CardsOption = None, store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
     """Show a mixture: its weights and where it comes from."""
+    if not contamination and (against or cards):
+        raise UsageError("--against and --cards go with --contamination")
     with open_store(store) as lake:
-        show_mixture(registry.resolve(lake, ref), lake, as_json)
+        mixture = registry.resolve(lake, ref)
+        if not contamination:
+            show_mixture(mixture, lake, as_json)
+            return
+        from mixture import jobs
+        from mixture.console.statement import show_statement
+
+        show_statement(jobs.contamination_statement(lake, mixture, against or (), cards=cards), as_json=as_json)
 
 
 def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> None:

@@ -24,6 +24,7 @@ KeepOption = Annotated[bool, typer.Option(
     "call; a killed one goes on from them")]  # fmt: skip
 PrecisionOption = Annotated[str, typer.Option(
     "--precision", help="Of kept embeddings: {mixture.embeddings:PRECISIONS}")]  # fmt: skip
+CardsOption = Annotated[Path | None, typer.Option("--cards", help="A folder of your own datacards")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of batches and models")]
 UndoOption = Annotated[bool, typer.Option("--undo", help="Take back what the newest such command did")]
 LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dry-run shows with their texts; 0: all")]

@@ -11,6 +11,7 @@ from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, pr
 from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
 from mixture.jobs.report import mining_report, report
+from mixture.jobs.statement import ContaminationStatement, contamination_statement
 from mixture.registry import tag
 from mixture.registry.diff import diff
 from mixture.registry.files import import_
@@ -22,6 +23,7 @@ from mixture.store.change import Change
 
 __all__ = [
     "Change",
+    "ContaminationStatement",
     "CreatedMixture",
     "Exported",
     "IngestResult",
@@ -34,6 +36,7 @@ __all__ = [
     "Temperature",
     "UniMax",
     "Weights",
+    "contamination_statement",
     "create",
     "decontaminate",
     "dedup",

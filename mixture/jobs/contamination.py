@@ -12,10 +12,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mixture.arguments import Names, listed
 from mixture.dedup.methods import PART_ROWS
@@ -24,12 +26,55 @@ from mixture.materialised import ComponentData
 from mixture.specs import Component, Part
 from mixture.store import Store, files, layout, read, registered
 from mixture.store.materialise import versions
-from mixture.suites.matches import Match, Rule, TestSets
+from mixture.suites.matches import Match, Rule, TestSets, nearness
 
 Matches: TypeAlias = dict[str, dict[str, int]]
 """How many examples match which suite, by collection; without what has none."""
 
+QUERY, PASSAGE = "query", "passage"
 logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """A training row that matches a suite: by which kind of text, and which of the suite's."""
+
+    suite: str
+    kind: str
+    test_id: str
+    example_id: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of test sets is in a content.
+
+    nearest: how many examples match, each counted once, for the suite that it is nearest to
+    rows:    all matches: of each suite by itself, each text by the suite's nearest
+    """
+
+    nearest: dict[str, int]
+    rows: list[Row]
+
+
+class Hits(NamedTuple):
+    """The texts of a content that match, by example: queries, and positives with what they match."""
+
+    queries: dict[str, tuple[str, Match]]
+    positives: dict[str, list[tuple[str, Match]]]
+
+    def of(self, examples: Iterable[str]) -> Hits:
+        """Those of some examples."""
+        chosen = set(examples)
+        return Hits({e: hit for e, hit in self.queries.items() if e in chosen},
+                    {e: hits for e, hits in self.positives.items() if e in chosen})  # fmt: skip
+
+    def nearest(self) -> dict[str, tuple[Match, str | None]]:
+        """`matching_examples` of these."""
+        found: dict[str, tuple[Match, str | None]] = {e: (match, None) for e, (_, match) in self.queries.items()}
+        for example, held in self.positives.items():
+            text, match = min(held, key=lambda hit: nearness(hit[1]))
+            found.setdefault(example, (match, text))
+        return dict(sorted(found.items()))
 
 
 def matches(store: Store, collections: Names = ()) -> Matches:
@@ -52,15 +97,26 @@ def matches_of(store: Store, components: Iterable[Component]) -> Matches:
         suites = registered.test_suites(store)
         if not suites.num_rows:
             return {}
-        key = registered.suites_key(suites)
-        known = _known(store, key)
-        missing = [component for component in components if component.digest not in known]
-        if missing:
-            tests = test_sets(store, rules_of(suites))
-            found = {c.digest: counts for c in missing if (counts := _counted(store, c, tests)) is not None}
-            known |= found
-            _keep(store, key, found)
-    return {c.name: known[c.digest] for c in components if known.get(c.digest)}
+        found = found_in(store, components, suites)
+    return {c.name: found[c.digest].nearest for c in components if c.digest in found and found[c.digest].nearest}
+
+
+def found_in(
+    store: Store, components: Iterable[Component], suites: pa.Table, tests: TestSets | None = None
+) -> dict[str, Found]:  # fmt: skip
+    """What of test sets is in the contents of components, by digest, without contents that cannot be read.
+
+    suites: as `registered.test_suites` gives it; tests: their texts, where they are not registered
+    """
+    key = registered.suites_key(suites)
+    known = _known(store, key)
+    missing = [component for component in components if component.digest not in known]
+    if missing:
+        tests = tests or test_sets(store, rules_of(suites))
+        found = {c.digest: rows for c in missing if (rows := _found(store, c, tests)) is not None}
+        known |= found
+        _keep(store, key, found)
+    return known
 
 
 def lines(found: Matches) -> list[str]:
@@ -90,7 +146,8 @@ def refuse_test_rows(store: Store, components: Iterable[Component]) -> None:
 def test_sets(store: Store, rules: Mapping[str, Rule]) -> TestSets:
     """Registered suites by these rules."""
     suites = list(rules)
-    return TestSets(registered.test_queries(store, suites), registered.test_passages(store, suites), rules)
+    queries = registered.test_queries(store, suites).select(["suite", "query_id", "query"])
+    return TestSets(queries if suites else queries.slice(0, 0), registered.test_passages(store, suites), rules)
 
 
 def rules_of(suites: pa.Table) -> dict[str, Rule]:
@@ -101,69 +158,92 @@ def rules_of(suites: pa.Table) -> dict[str, Rule]:
 def matching_examples(store: Store, collection: str, tests: TestSets) -> dict[str, tuple[Match, str | None]]:
     """The examples of a stored collection that match, each with what it matches and, where that is a test passage, the
     positive that holds it; in order of their ids. A query that matches goes before a positive that does."""
+    return _hits(store, collection, tests).nearest()
+
+
+def matches_by_suite(tests: TestSets, kind: str, texts: Mapping[str, list[str]]) -> list[Row]:
+    """The matches of each suite by itself in texts of examples, all of one kind."""
+    pairs = [(example, text) for example, own in texts.items() for text in own]
+    rows = []
+    for suite in tests.rules if pairs else ():
+        own = tests.of(suite)
+        search = own.match_queries if kind == QUERY else own.match_passages
+        found = search([text for _, text in pairs])
+        rows += [Row(suite, kind, match.id, pairs[row][0]) for row, match in found.items()]
+    return rows
+
+
+def _hits(store: Store, collection: str, tests: TestSets) -> Hits:
     train = read.queries(store, collection)
-    ids = train["example_id"].to_pylist()
-    found: dict[str, tuple[Match, str | None]] = {
-        ids[row]: (match, None) for row, match in tests.match_queries(train["query"]).items()
-    }
-    hits = dict(_matching_positives(store, collection, tests)) if tests.has_passages else {}
-    if hits:
-        links = read.positives_of(store, [collection])
-        for example, passage in zip(links["example_id"].to_pylist(), links["passage_id"].to_pylist(), strict=True):
-            if passage in hits:
-                found.setdefault(example, hits[passage])
-    return dict(sorted(found.items()))
+    ids, texts = train["example_id"], train["query"]
+    queries = {ids[row].as_py(): (texts[row].as_py(), match) for row, match in tests.match_queries(texts).items()}
+    held = dict(_matching_positives(store, collection, tests)) if tests.has_passages else {}
+    positives: dict[str, list[tuple[str, Match]]] = {}
+    if held:
+        links = read.positives_of(store, [collection], answers=True)
+        links = links.filter(pc.is_in(links["passage_id"], pa.array(list(held), links["passage_id"].type)))
+        for row in links.sort_by([("example_id", "ascending"), ("passage_id", "ascending")]).to_pylist():
+            positives.setdefault(row["example_id"], []).append(held[row["passage_id"]])
+    return Hits(queries, positives)
 
 
-def _matching_positives(store: Store, collection: str, tests: TestSets) -> Iterator[tuple[str, tuple[Match, str]]]:
-    rows = read.positive_prints(store, [collection])
+def _matching_positives(store: Store, collection: str, tests: TestSets) -> Iterator[tuple[str, tuple[str, Match]]]:
+    rows = read.positive_prints(store, [collection], answers=True)
     for start in range(0, rows.num_rows, PART_ROWS):
         part = rows.slice(start, PART_ROWS)
         texts = read.texts_of(store, "positive", part)
         for row, match in tests.match_passages(texts).items():
-            yield part["id"][row].as_py(), (match, texts[row].as_py())
+            yield part["id"][row].as_py(), (texts[row].as_py(), match)
 
 
-def _counted(store: Store, component: Component, tests: TestSets) -> dict[str, int] | None:
-    """How many examples of a content match, by suite; None where it is nowhere to be read."""
+def _found(store: Store, component: Component, tests: TestSets) -> Found | None:
+    """What of test sets is in a content; None where it is nowhere to be read."""
+    hits = _hits_of(store, component, tests)
+    if hits is None:
+        return None
+    # A text that matches one suite matches some of them all: only these are searched again.
+    queries = {example: [text] for example, (text, _) in hits.queries.items()}
+    positives = {example: [text for text, _ in own] for example, own in hits.positives.items()}
+    nearest = Counter(match.suite for match, _ in hits.nearest().values())
+    rows = matches_by_suite(tests, QUERY, queries) + matches_by_suite(tests, PASSAGE, positives)
+    return Found(dict(sorted(nearest.items())), sorted(rows))
+
+
+def _hits_of(store: Store, component: Component, tests: TestSets) -> Hits | None:
     part = component.part
     folder = layout.component(layout.materialised(store.work), component.digest)
     if part.collection in read.names(store) and read.digest(store, part) == component.digest:
-        suites = _stored(store, component, tests)
-    elif folder.is_dir():
-        suites = _materialised(ComponentData(folder), tests)
-    else:
-        for version in versions(store, component):
-            with suppress(StoreError), files.at_version(store, version, part.selection) as old:
-                if files.digest(old, part) == component.digest:
-                    suites = _stored(old, component, tests)
-                    break
-        else:
-            return None
-    return dict(sorted(Counter(suites).items()))
+        return _stored(store, component, tests)
+    if folder.is_dir():
+        return _materialised(ComponentData(folder), tests)
+    for version in versions(store, component):
+        with suppress(StoreError), files.at_version(store, version, part.selection) as old:
+            if files.digest(old, part) == component.digest:
+                return _stored(old, component, tests)
+    return None
 
 
-def _stored(store: Store, component: Component, tests: TestSets) -> list[str]:
-    """The suites that the examples of a content of the store match."""
-    found = matching_examples(store, component.collection, tests)
-    if component.selection is not None:
-        chosen = store.read("SELECT example_id FROM selected_examples WHERE selection = ?", [component.selection])
-        found = {example: found[example] for example in chosen["example_id"].to_pylist() if example in found}
-    return [match.suite for match, _ in found.values()]
+def _stored(store: Store, component: Component, tests: TestSets) -> Hits:
+    found = _hits(store, component.collection, tests)
+    if component.selection is None:
+        return found
+    chosen = store.read("SELECT example_id FROM selected_examples WHERE selection = ?", [component.selection])
+    return found.of(chosen["example_id"].to_pylist())
 
 
-def _materialised(data: ComponentData, tests: TestSets) -> list[str]:
-    """The suites that the examples of a materialised content match."""
-    found = {row: match.suite for row, match in tests.match_queries(data.queries()).items()}
-    positives = data.positives()
+def _materialised(data: ComponentData, tests: TestSets) -> Hits:
+    texts, links = data.queries(), data.positives()
+    queries = {data.example(row).example_id: (texts[row].as_py(), m) for row, m in tests.match_queries(texts).items()}
+    positives: dict[str, list[tuple[str, Match]]] = {}
     if tests.has_passages:
-        rows = np.unique(positives.values).tolist()
-        hits = {rows[place]: match for place, match in tests.match_passages([data.passage(r) for r in rows]).items()}
-        for example in range(data.num_examples) if hits else ():
-            for passage in positives.values[positives.offsets[example] : positives.offsets[example + 1]].tolist():
-                if passage in hits:
-                    found.setdefault(example, hits[passage].suite)
-    return list(found.values())
+        rows = np.unique(links.values).tolist()
+        held = [data.passage(row) for row in rows]
+        found = {rows[place]: (held[place], match) for place, match in tests.match_passages(held).items()}
+        for example in range(data.num_examples) if found else ():
+            own = links.values[links.offsets[example] : links.offsets[example + 1]].tolist()
+            if hits := [found[row] for row in own if row in found]:
+                positives[data.example(example).example_id] = hits
+    return Hits(queries, positives)
 
 
 def _suites(counts: Mapping[str, int]) -> str:
@@ -174,18 +254,20 @@ def _suites(counts: Mapping[str, int]) -> str:
     return f"registered suites ({named}{', …' if len(most) > 5 else ''})"
 
 
-def _known(store: Store, key: str) -> dict[str, dict[str, int]]:
-    """What was counted against these suites, by digest of the content. A damaged file counts as none."""
+def _known(store: Store, key: str) -> dict[str, Found]:
+    """What was found of these suites, by digest of the content. A damaged file counts as none."""
     with suppress(OSError, ValueError):
-        return dict(json.loads(layout.matches(store.work, key).read_text("utf-8")))
+        kept = json.loads(layout.matches(store.work, key).read_text("utf-8"))
+        return {digest: Found(found["nearest"], [Row(*row) for row in found["rows"]]) for digest, found in kept.items()}
     return {}
 
 
-def _keep(store: Store, key: str, found: Mapping[str, Mapping[str, int]]) -> None:
-    """Keep counts; where the folder cannot be written to, they are counted again another time."""
+def _keep(store: Store, key: str, found: Mapping[str, Found]) -> None:
+    """Keep what was found; where the folder cannot be written to, it is searched for again another time."""
     file = layout.matches(store.work, key)
     with suppress(OSError):
         file.parent.mkdir(exist_ok=True)
         scratch = file.with_suffix(f".{os.getpid()}{layout.SCRATCH}")
-        scratch.write_text(json.dumps(_known(store, key) | dict(found)), "utf-8")
+        kept = {d: {"nearest": f.nearest, "rows": f.rows} for d, f in (_known(store, key) | dict(found)).items()}
+        scratch.write_text(json.dumps(kept), "utf-8")
         scratch.replace(file)

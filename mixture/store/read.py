@@ -123,6 +123,9 @@ def digest(store: Store, part: Part) -> str:
     return result.hexdigest()
 
 
+LINKS = "SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples"
+LINKS_WITH_ANSWERS = f"""{LINKS} UNION (SELECT collection, example_id, passage_id FROM answers
+                                       SEMI JOIN examples USING (collection, example_id))"""
 PLACES = "(SELECT unnest($names) AS collection, unnest(range(len($names))) AS place)"
 
 
@@ -135,12 +138,14 @@ def query_prints(store: Store, collections: Sequence[str]) -> pa.Table:
     )
 
 
-def positive_prints(store: Store, collections: Sequence[str]) -> pa.Table:
-    """collection, id (of the passage), simhash of every passage that is a positive; ordered as `query_prints`."""
+def positive_prints(store: Store, collections: Sequence[str], *, answers: bool = False) -> pa.Table:
+    """collection, id (of the passage), simhash of every passage that is a positive; ordered as `query_prints`.
+
+    answers: also of those that a judge calls answers
+    """
     return store.read(
         f"""SELECT collection, passage_id AS id, simhash FROM passages
-            SEMI JOIN (SELECT collection, unnest(positives).passage_id AS passage_id FROM examples)
-            USING (collection, passage_id)
+            SEMI JOIN ({LINKS_WITH_ANSWERS if answers else LINKS}) USING (collection, passage_id)
             JOIN {PLACES} USING (collection) ORDER BY place, id""",
         {"names": list(collections)},
     )
@@ -171,11 +176,10 @@ def texts_of(store: Store, kind: str, wanted: pa.Table) -> pa.Array:
     return found
 
 
-def positives_of(store: Store, collections: Sequence[str]) -> pa.Table:
-    """collection, example_id, passage_id of every positive."""
+def positives_of(store: Store, collections: Sequence[str], *, answers: bool = False) -> pa.Table:
+    """collection, example_id, passage_id of every positive; `answers` as in `positive_prints`."""
     return store.read(
-        """SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples
-           WHERE list_contains($names, collection)""",
+        f"FROM ({LINKS_WITH_ANSWERS if answers else LINKS}) WHERE list_contains($names, collection)",
         {"names": list(collections)},
     )
 

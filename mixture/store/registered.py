@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -14,9 +15,12 @@ from mixture.errors import unknown_name
 from mixture.store.connect import Store
 from mixture.store.schema import SUITE_DIGESTS
 
+if TYPE_CHECKING:  # it loads kernels, and a store opens without
+    from mixture.suites.matches import TestSets
+
 # Columns of `test_suites` that say what matches a suite.
 RULES = pa.schema([("suite", pa.string()), ("distance", pa.int32()), ("passage_overlap", pa.float64())])
-VERSION = 1
+VERSION = 2
 """Of what counts as a match (`mixture.suites.matches`), raised when other rows do: what was counted before is void."""
 TABLES = ("test_suites", "test_queries", "test_passages")
 
@@ -29,6 +33,22 @@ def test_suites(store: Store) -> pa.Table:
 def suites_key(suites: pa.Table) -> str:
     """A hash of what decides which rows match registered suites, rows of `test_suites`."""
     return hashlib.sha256(json.dumps([VERSION, suites.to_pylist()]).encode()).hexdigest()[:12]
+
+
+def rows_of(store: Store, tests: TestSets) -> pa.Table:
+    """The rows that `test_suites` would have of these suites, whether they are registered or not."""
+    store.connection.register("given_queries", tests.queries)
+    store.connection.register("given_passages", tests.passages)
+    try:
+        found = store.rows(f"""WITH test_queries AS (FROM given_queries), test_passages AS (FROM given_passages)
+                              {SUITE_DIGESTS}""")
+    finally:
+        for view in ("given_queries", "given_passages"):
+            store.connection.unregister(view)
+    digests = {row["suite"]: row["digest"] for row in found}
+    rows = [{"suite": suite, "digest": digests.get(suite), "distance": rule.distance,
+             "passage_overlap": rule.passage_overlap} for suite, rule in sorted(tests.rules.items())]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=RULES.insert(1, pa.field("digest", pa.string())))
 
 
 def test_queries(store: Store, suites: Sequence[str] = ()) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from mixture.errors import UsageError
 from mixture.suites.given import Given, is_named, suites_of
 from mixture.suites.layout import PACKED, identifier
-from mixture.suites.suite import json_rows, lines
+from mixture.suites.suite import Suite, json_rows, lines
 
 TEST_QUERIES = pa.schema(
     [
@@ -128,6 +128,17 @@ def read_test_passages(path: str | Path, *, judged_only: bool = True) -> pa.Tabl
     """
     columns = _table(Path(path), _PASSAGE, lambda suite: suite.passages(judged_only=judged_only))
     return pa.table(columns, schema=TEST_PASSAGES)
+
+
+def tables_of(suites: Sequence[Suite]) -> tuple[pa.Table, pa.Table]:
+    """The queries (suite, query_id, query) and the relevant documents (suite, doc_id, text) of suites that are read, by
+    their titles."""
+    queries = [(one.title, *row) for one in suites for row in zip(one.query_ids, one.queries, strict=True)]
+    passages = [(one.title, *row) for one in suites for row in one.relevant]
+    columns = ([list(column) for column in zip(*rows, strict=True)] or [[], [], []] for rows in (queries, passages))
+    schemas = pa.schema(list(TEST_QUERIES)[:3]), TEST_PASSAGES
+    own, documents = (pa.table(part, schema=schema) for part, schema in zip(columns, schemas, strict=True))
+    return own, documents
 
 
 def check_suite_names(lists: Mapping[Path, pa.Table]) -> None:

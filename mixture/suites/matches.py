@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import pyarrow as pa
@@ -54,7 +55,7 @@ class Match:
 
 
 class TestSets:
-    """Test sets, made to be searched any number of times.
+    """Test sets, to be searched any number of times.
 
     queries: suite, query_id, query. passages: suite, doc_id, text. rules: of each suite in them.
     """
@@ -62,18 +63,30 @@ class TestSets:
     __test__ = False  # no class of tests
 
     def __init__(self, queries: pa.Table, passages: pa.Table, rules: Mapping[str, Rule]) -> None:
-        self._queries = [
-            QuerySearch(_of(queries, suites), distance=distance)
-            for distance, suites in _by_value({suite: rule.distance for suite, rule in rules.items()})
+        self.queries, self.passages, self.rules = queries, passages, dict(rules)
+
+    def of(self, suite: str) -> TestSets:
+        """One of them alone."""
+        return TestSets(_of(self.queries, [suite]), _of(self.passages, [suite]), {suite: self.rules[suite]})
+
+    @cached_property
+    def _queries(self) -> list[QuerySearch]:
+        return [
+            QuerySearch(_of(self.queries, suites), distance=distance)
+            for distance, suites in _by_value({suite: rule.distance for suite, rule in self.rules.items()})
         ]
-        self._passages = [
+
+    @cached_property
+    def _passages(self) -> list[PassageSearch]:
+        return [
             PassageSearch(part, share=share)
-            for share, suites in _by_value({suite: rule.passage_overlap for suite, rule in rules.items()})
-            if share is not None and (part := _of(passages, suites)).num_rows
+            for share, suites in _by_value({suite: rule.passage_overlap for suite, rule in self.rules.items()})
+            if share is not None and (part := _of(self.passages, suites)).num_rows
         ]
 
     @property
     def has_passages(self) -> bool:
+        """Whether there are passages to look for."""
         return bool(self._passages)
 
     def match_queries(self, queries: Texts) -> dict[int, Match]:
@@ -96,11 +109,12 @@ def _nearest(matches: Iterable[tuple[int, Match]]) -> dict[int, Match]:
     """The nearest match of each row."""
     found: dict[int, Match] = {}
     for row, match in matches:
-        found[row] = min(found.get(row, match), match, key=_nearness)
+        found[row] = min(found.get(row, match), match, key=nearness)
     return found
 
 
-def _nearness(match: Match) -> tuple[float, float, str, str]:
+def nearness(match: Match) -> tuple[float, float, str, str]:
+    """By this the nearest of several matches is the least."""
     return (match.distance or 0, -match.similarity, match.suite, match.id)
 
 

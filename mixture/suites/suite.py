@@ -69,6 +69,19 @@ class Suite:
         """What its scores are kept under: the name, and the half (`halves.halved`) where it is not whole."""
         return self.name if self.half is None else f"{self.name}/{self.half}"
 
+    @property
+    def relevant(self) -> list[tuple[str, str]]:
+        """Id and text of the documents that are judged relevant, as `suite_passages` gives them."""
+        judged = {key for grades in self.qrels.values() for key, value in grades.items() if value > 0}
+        rows = zip(self.corpus_ids, self.corpus, strict=True)
+        found = ((key, text if text.strip() else title) for key, (title, text) in rows if key in judged)
+        return [(key, text) for key, text in found if text.strip()]
+
+    @property
+    def test_texts(self) -> list[str]:
+        """What must not be trained on: its queries, and its relevant documents."""
+        return [*self.queries, *(text for _, text in self.relevant)]
+
     @cached_property
     def documents(self) -> Strings:
         """Of each document title and text joined by a space, one alone where the other is empty."""

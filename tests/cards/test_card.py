@@ -378,3 +378,25 @@ def test_mistakes_get_one_plain_line(
 def test_the_command_says_where_a_collection_without_a_card_is_shown() -> None:
     with pytest.raises(UsageError, match=r"no datacard 'helpdesk'.*For a collection of the store: mixture status"):
         card_of("helpdesk", load_cards())
+
+
+def test_a_card_may_name_tasks_of_mteb(tmp_path: Path) -> None:
+    front = "pretty_name: Tickets\nlanguage: en\nlicense: unknown\nmixture:\n  name: tickets\n  prompts: []\n"
+    file = tmp_path / "tickets.md"
+    file.write_text(f"---\n{front}  mteb: [NQ, T2Retrieval]\n---\n\n# Tickets\n")
+    card = load_card(file)
+    assert card.mteb == ("NQ", "T2Retrieval")
+    file.write_text(render_card(card))
+    assert load_card(file).mteb == card.mteb
+    for wrong in ("NQ", "[1]", "['N Q']"):
+        file.write_text(f"---\n{front}  mteb: {wrong}\n---\n\n# Tickets\n")
+        with pytest.raises(UsageError, match=r"mixture\.mteb is .*; it must be a list of names of mteb's tasks"):
+            load_card(file)
+
+
+def test_the_built_in_cards_name_tasks_that_mteb_has() -> None:
+    mteb = pytest.importorskip("mteb", reason="mteb is not installed (extra dev)")
+    named = {task for card in load_cards().values() for task in card.mteb}
+    known = {task.metadata.name for task in mteb.get_tasks(tasks=sorted(named))}
+    assert len(named) >= 9
+    assert named == known

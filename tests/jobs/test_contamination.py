@@ -160,6 +160,13 @@ def test_training_warns_of_what_the_mixture_pins(
     settings = trainers.FinetuneSettings(steps=1, batch_size=2, bf16=False)
     trainers.train(store, old, "tiny-qwen2", out=tmp_path / "model", settings=settings)
     assert "2 rows of faq match the registered suite desk" in caplog.text
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "| desk | 1 of 1 | 1 of 1 | 0 | 2 | faq 0 / 2 | 16, 0.5 |" in card
+    folder = tmp_path / "folder"
+    jobs.export(store, old, materialised=folder)
+    trainers.train_on_folder(folder, "tiny-qwen2", out=tmp_path / "other", settings=settings)
+    card = (tmp_path / "other" / "README.md").read_text("utf-8")
+    assert f"No test suite was looked for in its training data. `mixture show {old.spec.id} --contamination" in card
     caplog.clear()
     learning = trainers.LearningSettings(steps=1, batch_size=2, bf16=False)
     trainers.learn_weights(store, old, proxy="tiny-qwen2", settings=learning)
@@ -172,8 +179,8 @@ def test_counts_are_kept_until_rows_or_suites_change(
     jobs.decontaminate(store, suite)
     jobs.undo(store, "decontaminate")
     counted = []
-    real = contamination.matching_examples
-    monkeypatch.setattr(contamination, "matching_examples", lambda *given: counted.append(given[1]) or real(*given))
+    real = contamination._hits
+    monkeypatch.setattr(contamination, "_hits", lambda *given: counted.append(given[1]) or real(*given))
     for _ in range(2):
         assert jobs.matches(store) == {"faq": {"desk": 2}}
     jobs.create(store, "dirty", allow_contaminated=True)
@@ -282,7 +289,7 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
 def test_nothing_is_searched_where_no_suite_is_registered(
     store: Store, faq: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(contamination, "_counted", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(contamination, "_hits_of", lambda *_: pytest.fail("searched"))
     with caplog.at_level(logging.WARNING):
         jobs.ingest(store, faq, name="copy")
         jobs.create(store, "fine")

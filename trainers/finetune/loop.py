@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -40,13 +40,14 @@ from trainers.parallel import ranks
 
 def finetune(
     mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *,
-    suites: Sequence[Suite] = (), progress: Progress = silent,
+    suites: Sequence[Suite] = (), contamination: Mapping[str, Any] | None = None, progress: Progress = silent,
 ) -> str:  # fmt: skip
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
     Beside the model lies `training.json`: run_id, model, mixture, settings, template (`Template.parts`), final_step
     (which became the model), drawn (`output.drawn`), evaluations (`Scores.rows`), query_scores (of the final step:
-    suite, corpus, metric -> query id -> value) and losses (step, collection, examples, loss).
+    suite, corpus, metric -> query id -> value), losses (step, collection, examples, loss) and contamination: what the
+    mixture holds of test sets, `mixture.jobs.ContaminationStatement` as plain values; None where it was not searched.
 
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
@@ -92,7 +93,8 @@ def finetune(
             progress(
                 loop.step, settings.steps, recent([row["loss"] for row in history.rows[-MOST:]], settings.steps).text
             )
-    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "template": template.parts}
+    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "template": template.parts,
+            "contamination": contamination}  # fmt: skip
     _finish(loop, mixture, model, out, {"run_id": run, **kept})
     return run
 
@@ -194,6 +196,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         "evaluations": found["evaluations"],
         "query_scores": [row for row in found["queries"] if row["step"] == step],
         "losses": found["losses"],
+        "contamination": found["contamination"],
     }
     ranks.on_main(lambda: _save_last(loop, partial(encoder_of, mixture, model, settings), weights, out, record))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mixture import registry
 from mixture.arguments import Name, Names
 from mixture.jobs.contamination import matches_of, warn_of_test_rows
+from mixture.jobs.statement import statement_for_training
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, Stage, quiet
 from mixture.registry import Mixture
@@ -36,7 +38,8 @@ def train(
              half of their queries
 
     The run, what it drew and what it scored are kept in the store. A killed run goes on when called again; a finished
-    one is not run again, and where a kill came between its end and the store's record, that is made up.
+    one is not run again, and where a kill came between its end and the store's record, that is made up. The model's
+    card says what the mixture holds of the registered test suites and of `suites` (`jobs.contamination_statement`).
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
     spec = registry.resolve(store, mixture).spec
@@ -64,8 +67,9 @@ def trained_on(
     from trainers.loop.trackers import chosen as tracker_name
 
     tracker_name(settings.tracker)
+    searched = ranks.on_main(lambda: asdict(statement_for_training(store, data.spec, suites)))
     with recorded(store, run, "finetune", data.spec.id, settings, model=base, out=str(out.resolve())) as row:
-        finetune(data, base, settings, out, suites=suites, progress=show)
+        finetune(data, base, settings, out, suites=suites, contamination=searched, progress=show)
         record_training(store, run, record_of(out), out)
         row["result"] = str(out.resolve())
     return Trained.of(out, before=False)

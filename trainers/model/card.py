@@ -23,6 +23,10 @@ print(model.similarity(queries, documents))
 SEEN = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches N`
 lists the rows of each step. In the store that trained it, `FROM seen_by('{run}')` says how often each row was seen."""
 
+LOOKED_FOR = """The training data was searched for the test queries and the relevant passages of these suites. The rule
+is the most edits between a query and a test query, and the least share of a test passage that a positive holds. Rows
+still there were trained on."""
+
 
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a finished run, from its record (`training.json`): front matter as the Hugging Face hub reads it, and
@@ -42,6 +46,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         _data_table(record),
         SEEN.format(run=record["run_id"]),
     ]
+    parts += ["## Test data", *_test_data(mixture["id"], record.get("contamination"))]
     if scores:
         parts += ["## Evaluation", _score_table(scores)]
     parts += [
@@ -127,6 +132,42 @@ def _data_table(record: Mapping[str, Any]) -> str:
     rows.sort(key=lambda row: (-float(row[1]), row[0]))
     names = ("collection", "weight", "loss weight", "examples", "drawn", "epochs", "content digest")
     return _table(names, ((_escaped(name), *rest) for name, *rest in rows), numbers=range(1, 6))
+
+
+def _test_data(mixture: str, found: Mapping[str, Any] | None) -> list[str]:
+    """What the mixture holds of test sets (`mixture.jobs.ContaminationStatement`); None: nobody looked."""
+    if found is None or not found["suites"]:
+        why = "It was trained without the store. " if found is None else ""
+        parts = [f"{why}No test suite was looked for in its training data. `mixture show {mixture} --contamination "
+                 "--against SUITE` does so where the store is."]  # fmt: skip
+    else:
+        parts = [LOOKED_FOR, _suite_table(found["suites"])]
+    left = {} if found is None else found["unchecked"]
+    lines = [f"{_escaped(suite)}: {_escaped(why)}." for suite, why in left.items()]
+    parts += [f"Not looked for: {' '.join(lines)}"] if lines else []
+    if found is not None and found["unread"]:
+        parts.append(f"Not searched: {', '.join(map(_escaped, found['unread']))}.")
+    if found is not None and found["mteb"]:
+        tasks = ", ".join(f'"{task}"' for task in found["mteb"])
+        parts.append(f"For mteb, as the datacards say: `training_datasets={{{tasks}}}`.")
+    return parts
+
+
+def _suite_table(suites: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for one in suites:
+        whole = one["found"]
+        where = [f"{_escaped(name)} {own['removed']:,} / {own['remaining']:,}"
+                 for name, own in one["collections"].items()]  # fmt: skip
+        overlap = "not looked for" if one["passage_overlap"] is None else f"{one['passage_overlap']:g}"
+        rows.append((
+            _escaped(one["suite"]), f"{whole['queries']:,} of {one['num_queries']:,}",
+            f"{whole['passages']:,} of {one['num_passages']:,}", f"{whole['removed']:,}", f"{whole['remaining']:,}",
+            ", ".join(where), f"{one['distance']}, {overlap}",
+        ))  # fmt: skip
+    names = ("suite", "test queries found", "test passages found", "rows taken out", "rows still there",
+             "by collection", "rule")  # fmt: skip
+    return _table(names, rows, numbers=range(1, 5))
 
 
 def _score_table(scores: Sequence[Mapping[str, Any]]) -> str:

@@ -182,3 +182,14 @@ def test_the_card_says_what_the_model_saw_and_scored(
     hub = model_card(record | {"model": "Qwen/Qwen1.5-0.5B", "evaluations": []})
     assert ModelCard(hub).data.base_model == "Qwen/Qwen1.5-0.5B"
     assert "## Evaluation" not in hub
+    assert "It was trained without the store. No test suite was looked for" in hub
+    counts = {"queries": 3, "passages": 2, "removed": 4, "remaining": 1}
+    suite_row = {"suite": "nq_dev", "num_queries": 9, "num_passages": 8, "distance": 16, "passage_overlap": 0.5,
+                 "found": counts, "collections": {"easy": counts}}  # fmt: skip
+    searched = {"suites": [suite_row], "unchecked": {"old": "no such file or folder"}, "unread": ["far"],
+                "mteb": ["HotpotQA", "NQ"]}  # fmt: skip
+    told = model_card(record | {"contamination": searched})
+    assert r"| nq\_dev | 3 of 9 | 2 of 8 | 4 | 1 | easy 4 / 1 | 16, 0.5 |" in told
+    assert "Not looked for: old: no such file or folder." in told
+    assert "Not searched: far." in told
+    assert 'training_datasets={"HotpotQA", "NQ"}' in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -104,8 +105,17 @@ class Columns:
             self._rows.clear()
 
 
+def rows_of(
+    ids: Sequence[str], documents: Sequence[tuple[str, str]], wanted: Sequence[str]
+) -> tuple[Strings, Documents]:  # fmt: skip
+    """Ids and documents of those whose id is wanted, in the order of the corpus."""
+    held, all_of = Strings(arrow_texts(ids)), Documents.of(documents)
+    found = pc.is_in(held.arrow, pa.array(wanted, pa.large_string())).to_numpy()
+    places = np.flatnonzero(found)
+    return held.take(places), Documents(all_of.titles.take(places), all_of.texts.take(places))
+
+
 def not_there(wanted: Iterable[str], ids: Sequence[str]) -> int:
     """How many of `wanted`, each counted as often as it comes, are none of `ids`."""
     column = pa.array(list(wanted), pa.large_string())
-    held = ids.arrow if isinstance(ids, Strings) else pa.array(list(ids), pa.large_string())
-    return len(column) - int(pc.sum(pc.is_in(column, held)).as_py() or 0)
+    return len(column) - int(pc.sum(pc.is_in(column, arrow_texts(ids))).as_py() or 0)

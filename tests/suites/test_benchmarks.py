@@ -316,7 +316,10 @@ def test_damaged_data_is_said_with_its_place(root: Path, change: Any, message: s
 
 
 def test_the_prompts_are_those_of_the_paper(real_data: Path) -> None:
-    with (real_data.parent / "paper" / "evaluation_prompts.csv").open(encoding="utf-8") as file:
+    table = real_data.parent / "paper" / "evaluation_prompts.csv"
+    if not table.is_file():
+        pytest.skip("the paper's table is not there")
+    with table.open(encoding="utf-8") as file:
         paper = {row["benchmark"].split(" ")[0].lower(): row["prompt"] for row in csv.DictReader(file)}
     called = {"climate-fever": "climatefever", "dbpedia-entity": "dbpedia", "fiqa": "fiqa2018",
               "trec-covid": "treccovid", "webis-touche2020": "touche2020"}  # fmt: skip

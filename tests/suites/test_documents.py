@@ -5,7 +5,7 @@ import json
 
 import pyarrow as pa
 
-from mixture.suites.documents import Columns, Documents, not_there
+from mixture.suites.documents import Columns, Documents, not_there, rows_of
 from mixture.suites.suite import Suite
 from mixture.text.strings import Strings
 
@@ -55,6 +55,11 @@ def test_columns_keep_rows_in_order_however_they_come() -> None:
     ids, texts = columns.strings
     assert list(ids) == [*map(str, range(20_001)), "a", "b", "last"]
     assert list(texts[-4:]) == ["x", "y", "z", "w"]
+
+
+def test_rows_are_found_by_id_in_the_order_of_the_corpus() -> None:
+    ids, documents = rows_of(["a", "b", "c", "d"], ROWS, ["c", "a", "gone"])
+    assert (ids, documents) == (["a", "c"], [ROWS[0], ROWS[2]])
 
 
 def test_what_is_not_there_is_counted_as_often_as_it_comes() -> None:

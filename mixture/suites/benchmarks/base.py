@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from mixture.errors import UsageError
-from mixture.suites.documents import Documents, not_there
+from mixture.suites.documents import Documents, not_there, rows_of
 from mixture.suites.hub import Held, Source, fetched
 from mixture.suites.suite import Suite
 from mixture.text.strings import Strings
@@ -38,9 +38,12 @@ class Named(ABC):
         """Id and text of its documents; judged_only: those that its judgements call relevant. A document without text
         is its title."""
         suite = _last(self)
-        relevant = {d for grades in suite.qrels.values() for d, grade in grades.items() if grade > 0}
-        for document_id, (title, text) in zip(suite.corpus_ids, suite.corpus, strict=True):
-            if (not judged_only or document_id in relevant) and (text.strip() or title.strip()):
+        ids, documents = suite.corpus_ids, suite.corpus
+        if judged_only:
+            relevant = [d for grades in suite.qrels.values() for d, grade in grades.items() if grade > 0]
+            ids, documents = rows_of(ids, documents, relevant)
+        for document_id, (title, text) in zip(ids, documents, strict=True):
+            if text.strip() or title.strip():
                 yield document_id, text if text.strip() else title
 
 

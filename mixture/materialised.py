@@ -6,6 +6,7 @@ Layout: `<folder>/<mixture id>.json` (the spec), `<folder>/components/<digest>/{
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from mixture.errors import UsageError
 from mixture.rows import joined
@@ -46,9 +48,27 @@ class ComponentData:
         self._passages = _map(folder / "passages.arrow")
         self.num_examples: int = self._examples.num_rows
         self.num_passages: int = self._passages.num_rows
+        self._chosen: NDArray[np.bool_] | None = None
+        self._places: NDArray[np.int64] | None = None
+
+    def only(self, chosen: NDArray[np.bool_]) -> ComponentData:
+        """The same with some of its examples, those where `chosen` (num_examples,) is true; it keeps all passages."""
+        places = np.flatnonzero(chosen) if self._places is None else self._places[chosen]
+        part = copy.copy(self)
+        part._places, part._chosen = places, np.zeros(self._examples.num_rows, dtype=np.bool_)
+        part._chosen[places] = True
+        part.num_examples = len(places)
+        return part
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """A column of the examples."""
+        column = self._examples[name]
+        return column if self._chosen is None else column.filter(pa.array(self._chosen))
 
     def example(self, row: int) -> Example:
         columns = self._examples
+        if self._places is not None:
+            row = int(self._places[row])
         return Example(
             columns["example_id"][row].as_py(),
             columns["query"][row].as_py(),
@@ -58,7 +78,11 @@ class ComponentData:
 
     def queries(self) -> pa.ChunkedArray:
         """The query of every example: num_examples texts."""
-        return self._examples["query"]
+        return self._column("query")
+
+    def example_ids(self) -> pa.ChunkedArray:
+        """The id of every example: num_examples texts."""
+        return self._column("example_id")
 
     def passage(self, row: int) -> str:
         """Title and text joined by a space, as the tDRO release does."""
@@ -66,24 +90,24 @@ class ComponentData:
 
     def positives(self) -> Lists:
         """For every example the row numbers of its positives: num_examples lists."""
-        column = self._examples["positives"]
+        column = self._column("positives")
         offsets = np.zeros(self.num_examples + 1, dtype=np.int64)
         np.cumsum(pc.list_value_length(column).to_numpy(), out=offsets[1:])
         return Lists(pc.list_flatten(column).to_numpy(), offsets)
 
     def without_candidates(self) -> int:
         """How many examples have no negative, and no passage in the collection that could serve as one."""
-        lists = self._examples["positives"], self._examples["negatives"]
+        lists = self._column("positives"), self._column("negatives")
         own, negatives = (pc.list_value_length(column) for column in lists)
         stuck = pc.and_(pc.equal(negatives, 0), pc.greater_equal(own, self.num_passages))
         return int(pc.sum(stuck).as_py() or 0)
 
     def num_with_negatives(self) -> int:
-        return int(pc.sum(pc.greater(pc.list_value_length(self._examples["negatives"]), 0)).as_py() or 0)
+        return int(pc.sum(pc.greater(pc.list_value_length(self._column("negatives")), 0)).as_py() or 0)
 
     def texts(self) -> Iterator[str]:
         """Every query, then every passage."""
-        for chunk in self._examples["query"].chunks:
+        for chunk in self.queries().chunks:
             yield from chunk.to_pylist()
         for row in range(self.num_passages):
             yield self.passage(row)

@@ -169,6 +169,7 @@ def export(
     batches: Annotated[int | None, typer.Option("--batches", help="The rows of so many batches, to --out")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="With --batches: examples in a step")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="With --batches: the training's seed")] = 42,
+    holdout: Annotated[float, typer.Option("--holdout", help="With --batches: the training's holdout")] = 0.0,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store."""
@@ -176,7 +177,8 @@ def export(
 
     with open_store(store) as lake:
         written = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
-                           flagembedding=flagembedding, batches=batches, batch_size=batch_size, seed=seed)  # fmt: skip
+                           flagembedding=flagembedding, batches=batches, batch_size=batch_size, seed=seed,
+                           holdout=holdout)  # fmt: skip
     if written.text is not None:
         sys.stdout.write(written.text)
         return

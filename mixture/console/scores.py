@@ -20,14 +20,17 @@ SPARE = ("seconds", "documents", "queries")
 
 
 def show_trained(made: Mapping[str, Any], *, as_json: bool) -> None:
-    """What a training made: the fields of `trainers.Trained`, and a table of its scores where it was evaluated."""
+    """What a training made: the fields of `trainers.Trained`, and tables of its held-out loss and its
+    scores where it was evaluated."""
     if as_json:
         print_json([made])
         return
     before = made["finished_at"]
     if before is not None:
         sys.stdout.write(f"already finished (run {made['run']}, {before.astimezone():%Y-%m-%d %H:%M})\n")
-    print_rows([{k: v for k, v in made.items() if k not in ("scores", "finished_at")}], as_json=False)
+    print_rows([{k: v for k, v in made.items() if k not in ("scores", "finished_at", "held_out")}], as_json=False)
+    if made["held_out"]:
+        print_rows(made["held_out"], as_json=False, title="loss on held-out rows, before training and after")
     if made["scores"]:
         show_scores(made["scores"], f"searched: {', '.join(sorted({row['corpus'] for row in made['scores']}))}")
 

@@ -27,7 +27,7 @@ class Exported:
 def export(
     store: Store, mixture: Mixture, *, format: str | None = None, out: Name | None = None,
     materialised: Name | None = None, hf_dataset: Name | None = None, flagembedding: Name | None = None,
-    batches: int | None = None, batch_size: int = 64, seed: int = 42,
+    batches: int | None = None, batch_size: int = 64, seed: int = 42, holdout: float = 0.0,
 ) -> Exported:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store.
 
@@ -35,7 +35,8 @@ def export(
     materialised: a folder to train from (`trainers.train_on_folder`)
     hf_dataset:   a folder for a `datasets.DatasetDict`
     flagembedding: a folder of JSON lines with `pos_scores` and `neg_scores` (`mixture.registry.flag`)
-    batches:      the rows of so many training batches go to `out`, of `batch_size` examples, drawn with `seed`
+    batches:      the rows of so many training batches go to `out`, of `batch_size` examples, drawn with `seed`; of a
+                  training that holds out the share `holdout`
     """
     if sum(given is not None for given in (format, materialised, hf_dataset, flagembedding, batches)) > 1:
         raise UsageError("give one of `format`, `materialised`, `hf_dataset`, `flagembedding`, `batches`")
@@ -56,7 +57,8 @@ def export(
         return Exported(saved.spec.id, folder, counts, tuple(remarks))
     file = None if out is None else Path(out).expanduser()
     if batches is not None and file is not None:
-        rows = folders.export_batches(store, saved, file, batches=batches, batch_size=batch_size, seed=seed)
+        rows = folders.export_batches(store, saved, file, batches=batches, batch_size=batch_size, seed=seed,
+                                      holdout=holdout)  # fmt: skip
         return Exported(saved.spec.id, file, {"batches": batches, "rows": rows})
     text = files.export_text(store, saved, format or "mixture")
     if file is None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixture.errors import UsageError
+from mixture.holdout import hold_out
 from mixture.materialised import ComponentData, MaterialisedMixture
 from mixture.registry.files import export_text
 from mixture.registry.names import SavedMixture
@@ -52,20 +53,21 @@ def export_materialised(store: Store, mixture: SavedMixture, folder: Path) -> Ma
 
 
 def export_batches(
-    store: Store, mixture: SavedMixture, file: Path, *, batches: int, batch_size: int, seed: int
+    store: Store, mixture: SavedMixture, file: Path, *, batches: int, batch_size: int, seed: int, holdout: float = 0.0
 ) -> int:  # fmt: skip
     """Which rows each of the first `batches` training batches holds: step, collection, row, example_id.
 
-    They are the batches that `train` makes with the same batch size and seed. `file` ends in .jsonl or .parquet.
+    They are the batches that `train` makes with the same batch size, seed and `holdout`; where rows are held out, row
+    counts those that are left. `file` ends in .jsonl or .parquet.
     Returns the number of rows. Raises `UsageError` for another ending or numbers out of range.
     """
     if file.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"{file}: the list of batches is written as .jsonl or .parquet")
     if batches < 1:
         raise UsageError(f"`batches` is {batches}; allowed: 1 or more")
-    data = materialise(store, mixture.spec)
+    data, _ = hold_out(materialise(store, mixture.spec), holdout)
     plan = BatchPlan(data.spec.weights, data.sizes, batch_size, seed, positives=data.positives())
-    ids = {name: _table(part, "examples")["example_id"] for name, part in data.components.items()}
+    ids = {name: part.example_ids() for name, part in data.components.items()}
     rows = 0
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as scratch:
         whole = Path(scratch) / file.name

@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixture.errors import UsageError
+from mixture.holdout import FEWEST
 from mixture.registry import slices
 from mixture.registry.slices import Slice, slice_of
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, read
 from mixture.text.form import normalise_text
 
-# With fewer rows a component says too little; it stays whole.
-FEWEST = 8
 TRAIN, HELD_OUT = "train", "held out"
 
 

@@ -26,6 +26,7 @@ from mixture.report.drawing import (
     tooltip,
 )
 from mixture.report.facts import Facts
+from mixture.report.held_out import ends
 from mixture.report.learning import Learning
 from mixture.report.lines import trajectories
 from mixture.report.palette import role
@@ -53,6 +54,8 @@ def charts(facts: Facts) -> dict[str, Chart]:
         makers.append(partial(effects, facts.ablation))
     makers += [partial(composition, facts, name, title) for name, title in DIMENSIONS.items()]
     makers += [partial(epochs, facts), partial(removed, facts)]
+    if facts.held_out is not None:
+        makers.append(partial(ends, facts.held_out))
     if facts.evaluation is not None:
         makers.append(partial(scores, facts, facts.evaluation))
     found = (make() for make in makers)

@@ -15,6 +15,7 @@ from mixture.registry import SavedMixture
 from mixture.registry.diff import Difference, diff
 from mixture.registry.lineage import Ancestor, log
 from mixture.report.ablation import Ablation, ablation
+from mixture.report.held_out import HeldOut, held_out
 from mixture.report.learning import Learning, learning
 from mixture.report.scores import Evaluation, Verdict, evaluation, verdict
 from mixture.store import Store
@@ -110,6 +111,7 @@ class Facts:
     evaluation: Evaluation | None
     verdict: Verdict | None
     ablation: Ablation | None
+    held_out: HeldOut | None
     lineage: Ancestor
     snapshot: int
 
@@ -170,6 +172,7 @@ def gather(
         evaluation=evaluation(store, mixture.spec.id, None if other is None else other.spec.id),
         verdict=None if other is None else verdict(store, mixture.spec.id, other.spec.id),
         ablation=ablation(store, mixture.spec.id),
+        held_out=held_out(store, mixture.spec.id),
         lineage=tree,
         snapshot=store.snapshot(),
     )  # fmt: skip

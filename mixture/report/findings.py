@@ -41,7 +41,7 @@ def findings(facts: Facts) -> list[Finding]:
     """What to know first: the scores, then warnings, then the rest."""
     found = [*_availability(facts), *_licenses(facts), *_repeats(facts), *_learning(facts), *_weights(facts),
              *_taken_out(facts)]  # fmt: skip
-    found += _ablation(facts)
+    found += [*_ablation(facts), *_held_out(facts)]
     return [*_scores(facts), *sorted(found, key=lambda finding: not finding.warns)]
 
 
@@ -197,6 +197,13 @@ def _learning(facts: Facts) -> Iterator[Finding]:
     for bound, names in (("the floor held up", learned.at_floor), ("the epoch cap held down", learned.at_cap)):
         if names:
             yield Finding(f"While learning, {bound} {some(list(names))}.", "learning")
+
+
+def _held_out(facts: Facts) -> Iterator[Finding]:
+    found = facts.held_out
+    if found is not None and (risen := [row.collection for row in found.rows if row.has_risen]):
+        yield Finding(f"The loss on held-out rows of {some(risen)} was lower before the newest training ended: take "
+                      "fewer steps, or final=best.", "scores", True)  # fmt: skip
 
 
 def _ablation(facts: Facts) -> Iterator[Finding]:

@@ -130,6 +130,8 @@ def _tables(facts: Facts) -> dict[str, Table]:
         found["alike"] = tables.alike_table(learned)
     if facts.ablation is not None:
         found["ablation"] = tables.ablation_table(facts.ablation)
+    if facts.held_out is not None:
+        found["held_out"] = tables.held_out_table(facts.held_out)
     if facts.evaluation is not None:
         against = facts.against.reference if facts.against else None
         found["scores"] = tables.scores_table(facts.evaluation, facts.mixture.reference, against)

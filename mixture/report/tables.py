@@ -10,6 +10,7 @@ from typing import Any
 
 from mixture.report.ablation import Ablation
 from mixture.report.facts import Facts
+from mixture.report.held_out import HeldOut
 from mixture.report.learning import Learning
 from mixture.report.scores import Evaluation
 from mixture.report.wording import metric_name, minus, percent
@@ -212,6 +213,14 @@ def reasons_table(facts: Facts) -> Table:
                Column("num_rows", "Rows", "count"), Column("num_collections", "Collections", "count"))  # fmt: skip
     rows = ((r.what, r.reason, r.suite, r.num_rows, r.num_collections) for r in facts.reasons)
     return _table("reasons", "Reasons for leaving rows out", columns, rows)
+
+
+def held_out_table(found: HeldOut) -> Table:
+    columns = (Column("collection", "Collection"), Column("num_examples", "Rows measured", "count"),
+               Column("first", "Before training", "number"), Column("lowest", "Lowest", "number"),
+               Column("best", "At step", "count"), Column("last", "After the last step", "number"))  # fmt: skip
+    rows = (tuple(getattr(row, column.name) for column in columns) for row in found.rows)
+    return _table("held_out", "Loss on held-out rows, nats", columns, rows)
 
 
 def scores_table(found: Evaluation, ours: str, theirs: str | None) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from mixture.report.page import render
 from mixture.report.palette import DARK, LIGHT, SERIES
 from mixture.report.tables import alike_table
 from mixture.store.write import insert_rows
-from tests.report.conftest import FORMULA, IMAGE, SCRIPT
+from tests.report.conftest import FORMULA, IMAGE, SCRIPT, START
 
 EVERY = ("weights", "trajectories", "losses", "measurements", "ablation", "language", "category", "license", "epochs",
          "removed", "scores")  # fmt: skip
@@ -67,6 +68,33 @@ def test_an_ablation_is_drawn_from_the_most_harmful_on(store: Store) -> None:
         f"Scores rise without {FORMULA}.",
     ]
     assert gather(store, registry.resolve(store, "alone")).ablation is None
+
+
+def test_losses_on_held_out_rows_are_drawn_from_the_newest_training(store: Store) -> None:
+    mixture = registry.resolve(store, "alone")
+    assert gather(store, mixture).held_out is None
+    losses = {
+        "aaaa00000001": {"wiki": (9.0, 9.0, 9.0)},
+        "aaaa00000002": {"wiki": (2.0, 1.0, 1.5), IMAGE: (2.5, 1.2, 0.5)},
+    }
+    insert_rows(store, "evaluations", [
+        {"model": "m", "mixture": mixture.spec.id, "run_id": run, "suite": f"{name}/held out", "metric": "holdout_loss",
+         "value": value, "num_queries": 12, "num_documents": 60, "corpus": "held out rows", "step": step,
+         "evaluated_at": START + timedelta(hours=place)}
+        for place, (run, found) in enumerate(losses.items())
+        for name, values in found.items() for step, value in zip((0, 50, 100), values, strict=True)
+    ])  # fmt: skip
+    facts = gather(store, mixture)
+    assert facts.held_out is not None and facts.evaluation is None  # a loss is no score
+    assert (facts.held_out.run_id, facts.held_out.steps) == ("aaaa00000002", 100)
+    drawn = charts(facts)["held_out"]
+    rows = [(row["name"], row["first"], row["last"], row["lowest"]) for row in drawn.spec["data"]["values"]]
+    assert rows == [("wiki", 2.0, 1.5, "1, step 50"), (IMAGE, 2.5, 0.5, "0.5, step 100")]
+    assert "&lt;img src=x" in picture(drawn, "svg").decode()
+    (said,) = [one for one in findings(facts) if "held-out" in one.text]
+    assert said.warns and "of wiki was lower before" in said.text
+    page = render(facts, charts(facts))
+    assert "Loss on held-out rows, nats" in page and IMAGE not in page
 
 
 def test_names_are_data_and_never_part_of_an_expression(store: Store) -> None:

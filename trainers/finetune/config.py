@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mixture.holdout import MOST_HELD_OUT
 from trainers.losses import LOSSES
 from trainers.settings import TrainingSettings, later, setting
 
@@ -21,9 +22,16 @@ class FinetuneSettings(TrainingSettings):
     matryoshka_dims: tuple[int, ...] = setting(
         (), "the loss is the mean over these many first dimensions; []: all only"
     )
-    evaluate_every: int = setting(0, "steps between evaluations on the suites given; 0: at the end only")
+    evaluate_every: int = setting(
+        0, "steps between evaluations on the suites given and on held-out rows; 0: at the end only"
+    )
+    holdout: float = later(0.0, "the share of each collection's rows that no batch draws; the loss on them is reported")
     keep_best: bool = setting(False, "the best step's model is saved too, in the folder best/ of the final one")
-    final: str = setting("last", "which step becomes the final model: last, or best by mean nDCG@10")
+    final: str = setting("last", "which step becomes the final model: last, or best")
+    best_by: str = later(
+        "suites",
+        "what the best step is best by: suites (mean nDCG@10; without suites as holdout), or holdout (mean loss)",
+    )
 
     def violations(self) -> list[tuple[str, str]]:
         return (
@@ -33,6 +41,9 @@ class FinetuneSettings(TrainingSettings):
             + [("matryoshka_dims", "1 or more, each once")]
             * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
             + [("final", "last, best")] * (self.final not in ("last", "best"))
+            + [("holdout", f"0 to {MOST_HELD_OUT}")] * (not 0 <= self.holdout <= MOST_HELD_OUT)
+            + [("best_by", "suites, holdout")] * (self.best_by not in ("suites", "holdout"))
+            + [("best_by", "suites without holdout")] * (self.best_by == "holdout" and not self.holdout)
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._without_form())
         )
 

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mixture.errors import UsageError, unknown_name
+from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
@@ -23,8 +24,9 @@ from trainers.batch.feed import Feed
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_texts
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.holdout import HeldOut, say_held_out
 from trainers.finetune.identity import identity
-from trainers.finetune.scores import METRIC, Scores
+from trainers.finetune.scores import Scores
 from trainers.loop.checkpoints import fill
 from trainers.loop.recent import MOST, recent
 from trainers.loop.steps import History, TrainingLoop
@@ -45,9 +47,12 @@ def finetune(
     """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
 
     Beside the model lies `training.json`: run_id, model, mixture, settings, template (`Template.parts`), final_step
-    (which became the model), drawn (`output.drawn`), evaluations (`Scores.rows`), query_scores (of the final step:
-    suite, corpus, metric -> query id -> value), losses (step, collection, examples, loss) and contamination: what the
-    mixture holds of test sets, `mixture.jobs.ContaminationStatement` as plain values; None where it was not searched.
+    (which became the model), drawn (`output.drawn`), evaluations (`Scores.rows`), held_out (`Scores.losses`),
+    query_scores (of the final step: suite, corpus, metric -> query id -> value), losses (step, collection, examples,
+    loss) and contamination: what the mixture holds of test sets, `mixture.jobs.ContaminationStatement` as plain values;
+    None where it was not searched.
+
+    With the setting `holdout` no batch draws the rows that `mixture.holdout` names. The mixture stays what it is.
 
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished one
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
@@ -59,12 +64,16 @@ def finetune(
     if ranks.on_main(lambda: output.finished(out, run)):
         return run
     # Mistakes are said before `out` belongs to this run.
+    whole, (mixture, held_out) = mixture, hold_out(mixture, settings.holdout)
     template = template_of(model, settings)
     encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings, template)
     scores.check(encoder)
     size = encoder.get_embedding_dimension() or 0
     if max(settings.matryoshka_dims, default=0) > size:
         raise UsageError(f"matryoshka_dims has {max(settings.matryoshka_dims)}; the embeddings have {size} dimensions")
+    if held_out:
+        scores.held_out = HeldOut(held_out, encoder, settings, template)
+        say_held_out(whole, held_out)
     say_texts(mixture, template)
     say_small(mixture, settings.batch_size)
     ranks.on_main(lambda: output.mark(out, run))
@@ -77,6 +86,8 @@ def finetune(
         on_request(),
         Feed(lambda n: loop.prepared(source.homogeneous(n)), loop.step, settings.steps) as batches,
     ):
+        if held_out and loop.step == 0:
+            tracker.log(_evaluated(loop, scores), 0)
         for batch in batches:
             began = time.perf_counter()
             name = batch.names[int(batch.collections[0])]
@@ -84,17 +95,15 @@ def finetune(
             history.rows.append({"step": loop.step, "collection": name, "examples": len(batch.rows), "loss": value})
             tracker.log(_numbers(loop, batch, value, batches.waited, time.perf_counter() - began), loop.step)
             if scores.due(loop.step):
-                with loop.accelerator.autocast():  # flash attention takes no float32
-                    found = scores.score(loop.encoder, loop.step)
-                tracker.log({f"{METRIC}/{suite}": score for suite, score in found.items()}, loop.step)
+                tracker.log(_evaluated(loop, scores), loop.step)
                 if settings.needs_best and scores.best == loop.step:
                     loop.checkpoints.save_best(loop.step)
             loop.save_if_due()
             progress(
                 loop.step, settings.steps, recent([row["loss"] for row in history.rows[-MOST:]], settings.steps).text
             )
-    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "template": template.parts,
-            "contamination": contamination}  # fmt: skip
+    kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "held_out": scores.losses,
+            "template": template.parts, "contamination": contamination}  # fmt: skip
     _finish(loop, mixture, model, out, {"run_id": run, **kept})
     return run
 
@@ -159,6 +168,12 @@ def _source(mixture: MaterialisedMixture, settings: FinetuneSettings, template: 
                        template=template)  # fmt: skip
 
 
+def _evaluated(loop: TrainingLoop, scores: Scores) -> dict[str, float]:
+    """Evaluate the model as it is; what trackers show."""
+    with loop.accelerator.autocast():  # flash attention takes no float32
+        return scores.score(loop.encoder, loop.step)
+
+
 def _numbers(loop: TrainingLoop, batch: TextBatch, loss: float, waited: float, seconds: float) -> dict[str, float]:
     """What a tracker shows of a step; tokens are those that this rank encodes, without padding."""
     tokens = batch.tokens.num_tokens if batch.tokens is not None else 0
@@ -194,6 +209,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         "final_step": step,
         "drawn": output.drawn(mixture, seen, settings.batch_size),
         "evaluations": found["evaluations"],
+        "held_out": found["held_out"],
         "query_scores": [row for row in found["queries"] if row["step"] == step],
         "losses": found["losses"],
         "contamination": found["contamination"],

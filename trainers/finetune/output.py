@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,18 @@ def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch
             "epochs": batches[c.name] * min(1.0, batch_size / sizes[c.name]) if sizes[c.name] else 0.0,
         }
         for c in mixture.spec.components
+    ]  # fmt: skip
+
+
+def held_out(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The loss on held-out rows by component, from a run's record: before training, and of the step that became the
+    model. Empty where none were held out."""
+    rows = {(row["collection"], row["step"]): row for row in record.get("held_out", ())}
+    names = dict.fromkeys(name for name, _ in rows)
+    return [
+        {"collection": name, "held_out": rows[name, 0]["num_held_out"], "measured": rows[name, 0]["num_examples"],
+         "first": rows[name, 0]["loss"], "last": rows[name, record["final_step"]]["loss"]}
+        for name in names
     ]  # fmt: skip
 
 

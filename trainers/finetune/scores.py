@@ -1,4 +1,4 @@
-"""Evaluation while a model is trained: on suites, every so many steps and at the end."""
+"""Evaluation while a model is trained: on suites and held-out rows, every so many steps and at the end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from trainers.parallel import ranks
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+    from trainers.finetune.holdout import HeldOut
 else:
     torch = Deferred("torch")
 
 METRIC = "ndcg@10"
+LOSS = "holdout_loss"
 
 
 def load_suites(given: Sequence[Given], half: str | None = None) -> list[Suite]:
@@ -31,10 +34,12 @@ def load_suites(given: Sequence[Given], half: str | None = None) -> list[Suite]:
 
 
 def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
-    """Raise `UsageError` for suites, read or not, that the settings do not use, and for settings that need
-    suites."""
-    if not suites and (settings.evaluate_every or settings.needs_best):
-        raise UsageError("evaluate_every, keep_best and final=best need something to evaluate on: `suite`")
+    """Raise `UsageError` for suites, read or not, that the settings do not use, and for settings that need suites or
+    held-out rows."""
+    if not suites and not settings.holdout and (settings.evaluate_every or settings.needs_best):
+        raise UsageError(
+            "evaluate_every, keep_best and final=best need something to evaluate on: `suite`, or `holdout=0.01`"
+        )
     if suites:
         require_pytrec_eval()
 
@@ -42,17 +47,22 @@ def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
 @dataclass
 class Scores:
     """What the suites said so far: a row for each step, suite and metric; of the best and the last step also the value
-    of each query, a row for each step and suite. Travels in the checkpoint.
+    of each query, a row for each step and suite. What the loss on held-out rows was: a row for each step and component
+    (`HeldOut.losses`), of step 0 too. Travels in the checkpoint.
 
-    The best step is the one with the highest mean nDCG@10 over the suites, of equal ones the earliest.
+    The best step is the one with the highest mean nDCG@10 over the suites; with `best_by` holdout, and without suites,
+    the one with the lowest mean held-out loss over the components. Of equal ones it is the earliest. The model before
+    training is not among them.
 
-    Raises `UsageError` for suites that the settings do not use, and for settings that need suites.
+    Raises `UsageError` for suites that the settings do not use, and for settings that need suites or held-out rows.
     """
 
     suites: Sequence[Suite]
     settings: FinetuneSettings
     rows: list[dict[str, Any]] = field(default_factory=list)
     queries: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    held_out: HeldOut | None = None
 
     def __post_init__(self) -> None:
         check_suites(self.suites, self.settings)
@@ -66,23 +76,30 @@ class Scores:
 
     def due(self, step: int) -> bool:
         every = self.settings.evaluate_every
-        return bool(self.suites) and (step == self.settings.steps or (every > 0 and step % every == 0))
+        return bool(self.suites or self.settings.holdout) and (
+            step == self.settings.steps or (every > 0 and step % every == 0)
+        )
 
     def score(self, encoder: SentenceTransformer, step: int) -> dict[str, float]:
         """Evaluate the model after `step` steps, and leave it and all random states as they were, so that training
-        goes on as it would have. A collective: every rank encodes everything, the first one's numbers count. Returns
-        nDCG@10 by suite.
+        goes on as it would have. A collective: every rank encodes everything, the first one's numbers count. At step 0
+        held-out rows alone count. Returns what trackers show: nDCG@10 by suite, losses by component and their mean.
         """
         was_training = encoder.training
         devices = [encoder.device] if encoder.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            found = [self._rows(encoder, suite, step) for suite in self.suites]
+            losses = [] if self.held_out is None else self.held_out.losses(encoder)
+            found = [self._rows(encoder, suite, step) for suite in self.suites if step]
         encoder.train(was_training)
-        agreed = ranks.on_main(lambda: found)
+        losses, agreed = ranks.on_main(lambda: (losses, found))
+        self.losses += [{"step": step, **row} for row in losses]
         new = [row for rows, _ in agreed for row in rows]
         self.rows += new
-        self.queries = [row for row in self.queries if row["step"] == self.best] + [row for _, row in agreed]
-        return {row["suite"]: row["value"] for row in new if row["metric"] == METRIC}
+        if agreed:
+            self.queries = [row for row in self.queries if row["step"] == self.best] + [row for _, row in agreed]
+        shown = {f"{METRIC}/{row['suite']}": row["value"] for row in new if row["metric"] == METRIC}
+        shown |= {f"{LOSS}/{row['collection']}": row["loss"] for row in losses}
+        return shown | ({LOSS: self.mean_losses[step]} if losses else {})
 
     def _rows(
         self, encoder: SentenceTransformer, suite: Suite, step: int
@@ -101,9 +118,18 @@ class Scores:
                 for step in steps}  # fmt: skip
 
     @property
+    def mean_losses(self) -> dict[int, float]:
+        """Step -> mean held-out loss over the components."""
+        steps = dict.fromkeys(row["step"] for row in self.losses)
+        return {step: statistics.fmean(row["loss"] for row in self.losses if row["step"] == step) for step in steps}
+
+    @property
     def best(self) -> int:
         """The best step so far."""
-        means = self.means
+        if self.suites and self.settings.best_by == "suites":
+            means = self.means
+        else:
+            means = {step: -loss for step, loss in self.mean_losses.items() if step}
         return max(means, key=lambda step: (means[step], -step))
 
     def of(self, step: int) -> list[dict[str, Any]]:
@@ -111,7 +137,8 @@ class Scores:
         return [row for row in self.rows if row["step"] == step]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "queries": self.queries}
+        return {"rows": self.rows, "queries": self.queries, "losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self.queries = state["rows"], state["queries"]
+        self.losses = state.get("losses", [])  # checkpoints of older versions have none

@@ -14,6 +14,7 @@ import numpy as np
 from mixture import registry, transfers
 from mixture.arguments import Name, Names
 from mixture.errors import UsageError
+from mixture.holdout import MOST_HELD_OUT
 from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.progress import Stage, quiet
 from mixture.registry import Mixture, SavedMixture
@@ -121,8 +122,6 @@ def ablate(
 
 
 def _check(saved: SavedMixture, seeds: int, screen: str, extremes: int, holdout: float) -> None:
-    from trainers.learning.config import MOST_HELD_OUT
-
     if screen not in SCREENS:
         raise UsageError(f"`screen` is {screen!r}; allowed: {', '.join(SCREENS)}")
     if extremes < 0:

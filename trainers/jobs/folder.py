@@ -15,7 +15,7 @@ from mixture.store import layout
 from mixture.suites.given import Given, suites_of
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
-from trainers.finetune.output import check_folder, finished, record_of
+from trainers.finetune.output import check_folder, finished, held_out, record_of
 from trainers.finetune.scores import check_suites, load_suites
 from trainers.loop.recent import recent
 from trainers.model.fitting import fitted
@@ -36,6 +36,7 @@ class Trained:
     scores:      of the step that became the model, one a suite: suite, metrics (name -> mean), num_queries,
                  num_documents, corpus, prompt
     finished_at: when an earlier call had finished this run; None where this call did
+    held_out:    the loss on held-out rows, one a component (`output.held_out`)
     """
 
     model: Path
@@ -45,6 +46,7 @@ class Trained:
     loss: float
     scores: tuple[dict[str, Any], ...]
     finished_at: datetime | None = None
+    held_out: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, folder: Path, *, before: bool) -> Trained:
@@ -58,7 +60,8 @@ class Trained:
         steps = record["settings"]["steps"]
         loss = recent([row["loss"] for row in record["losses"]], steps).loss
         at = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC) if before else None
-        return cls(folder, record["mixture"]["id"], record["run_id"], steps, loss, tuple(scores.values()), at)
+        return cls(folder, record["mixture"]["id"], record["run_id"], steps, loss, tuple(scores.values()), at,
+                   tuple(held_out(record)))  # fmt: skip
 
 
 def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture:

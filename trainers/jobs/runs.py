@@ -12,11 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
+from mixture.registry.holdout import HELD_OUT, TRAIN
+from mixture.registry.slices import Slice, keep, slice_of
 from mixture.specs import WEIGHT_COLUMNS, MixtureSpec
 from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.write import append
+from trainers.finetune.scores import LOSS
 from trainers.loop.stopping import Stopped
 from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
@@ -95,17 +99,43 @@ def record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> No
     store.transaction(work)
 
 
-def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path) -> None:
+def drawn_from(store: Store, data: MaterialisedMixture, holdout: float) -> dict[str, Slice]:
+    """What a training draws from, of the components that it holds rows out of: slices that the store keeps, by name of
+    the component."""
+    kept, out = hold_out(data, holdout)
+    found, label = {}, f"{TRAIN}, holdout={holdout:g}"
+    for c in data.spec.components:
+        if c.name in out:
+            ids, before = kept.components[c.name].example_ids(), f"{c.slice}, " if c.slice else ""
+            found[c.name] = slice_of(c.collection, before + label, "what a training with this holdout draws from", ids)
+    if found:
+        ranks.on_main(lambda: keep(store, list(found.values())))
+    return found
+
+
+def record_training(
+    store: Store, run: str, record: Mapping[str, Any], out: Path, slices: Mapping[str, Slice] | None = None
+) -> None:  # fmt: skip
     """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`, `evaluation_queries`), from its record;
-    once, whatever was there of this run.
+    once, whatever was there of this run. slices: `drawn_from`, in place of the components.
 
     Scores during training have their step. Those of the step that became the model are there a second time without
-    one, as the model's: `mixture evaluate` writes such.
+    one, as the model's: `mixture evaluate` writes such. The loss on held-out rows is there with its step alone.
     """
     model, now = str(out.resolve()), datetime.now(UTC)
     common = {"model": model, "mixture": record["mixture"]["id"], "evaluated_at": now}
     rows = [row | common | {"run_id": run} for row in record["evaluations"]]
     rows += [row | {"step": None} for row in rows if row["step"] == record["final_step"]]
+    rows += [
+        {"step": row["step"], "suite": f"{row['collection']}/{HELD_OUT}", "metric": LOSS, "value": row["loss"],
+         "num_queries": row["num_examples"], "num_documents": row["num_documents"], "corpus": f"{HELD_OUT} rows",
+         "run_id": run, **common}
+        for row in record.get("held_out", ())
+    ]  # fmt: skip
+    draws = [row | {"run_id": run} for row in record["drawn"]]
+    for row in draws:
+        if (drawn := (slices or {}).get(row["collection"])) is not None:
+            row |= {"slice_of": drawn.collection, "selection": drawn.selection}
     queries = [
         one
         for row in record["query_scores"]
@@ -115,7 +145,7 @@ def record_training(store: Store, run: str, record: Mapping[str, Any], out: Path
     def work(connection: Any) -> None:
         connection.execute("DELETE FROM run_draws WHERE run_id = ?", [run])
         connection.execute("DELETE FROM evaluations WHERE run_id = ? AND step IS NOT NULL", [run])
-        append(connection, "run_draws", [row | {"run_id": run} for row in record["drawn"]])
+        append(connection, "run_draws", draws)
         append(connection, "evaluations", rows)
         append(connection, "evaluation_queries", queries)
 

@@ -20,7 +20,7 @@ from trainers.finetune.identity import identity
 from trainers.finetune.output import finished, record_of
 from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import Trained, asked_for
-from trainers.jobs.runs import finished_config, materialised, record_training, recorded
+from trainers.jobs.runs import drawn_from, finished_config, materialised, record_training, recorded
 from trainers.model.fitting import fitted
 from trainers.model.names import resolve_model, shown
 from trainers.parallel import ranks
@@ -70,6 +70,6 @@ def trained_on(
     searched = ranks.on_main(lambda: asdict(statement_for_training(store, data.spec, suites)))
     with recorded(store, run, "finetune", data.spec.id, settings, model=base, out=str(out.resolve())) as row:
         finetune(data, base, settings, out, suites=suites, contamination=searched, progress=show)
-        record_training(store, run, record_of(out), out)
+        record_training(store, run, record_of(out), out, drawn_from(store, data, settings.holdout))
         row["result"] = str(out.resolve())
     return Trained.of(out, before=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from mixture.errors import UsageError
+from mixture.holdout import MOST_HELD_OUT
 from mixture.specs import WEIGHT_COLUMNS
 from trainers.finetune.config import FinetuneSettings
 from trainers.learning.learners import LEARNERS, Learner, LearnerOptions, TargetLearner
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 # The options of the first learners are in every run id, whatever the algorithm; later ones where they are changed.
 FIRST = ("weights_max_norm", "measurement", "reference_floor", "smoothing", "exponent", "cgd_memory", "fraction",
          "newest", "unit", "radius")  # fmt: skip
-
-# Of a collection's rows: with more there is little left to learn from.
-MOST_HELD_OUT = 0.5
 
 # Setting -> the algorithms that read it, of those that not all do.
 READERS: dict[str, list[str]] = {

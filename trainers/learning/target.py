@@ -25,6 +25,7 @@ from mixture.mining.bm25 import ranked
 from mixture.sampling import generator
 from mixture.suites.families import family
 from mixture.suites.suite import Suite
+from mixture.text.form import normalise_text
 from trainers.batch.embedding import token_ids
 from trainers.batch.gradient_cache import TokenBudget, embed_within_budget
 from trainers.batch.memory import PER_PASS
@@ -128,7 +129,11 @@ def held_out_set(name: str, part: ComponentData, template: Template, seed: int, 
     else:
         best = np.array(sorted({min(own) for own in positives}), dtype=np.int64)
         ranking = [generator(seed, "others", name, row).permutation(best) for row in range(len(rows))]
-    candidates = _candidates(positives, ranking, len(numbers), (seed, "target", name))
+    answers: dict[str, set[int]] = {}  # an equal query's answers are this one's, too
+    queries = [normalise_text(row.query) for row in rows]
+    for query, own in zip(queries, positives, strict=True):
+        answers.setdefault(query, set()).update(own)
+    candidates = _candidates(positives, ranking, len(numbers), (seed, "target", name), [answers[q] for q in queries])
     before = template.before_passage
     return DevSet(f"{name}/held out", family(name), [prefix + row.query for row in rows],
                   [before + part.passage(n) for n in numbers], positives, candidates)  # fmt: skip
@@ -239,7 +244,8 @@ class Target:
 
     def _losses(self, dev: DevSet, queries: Tensor, documents: Tensor) -> Tensor:
         candidates = torch.from_numpy(dev.candidates)
-        return info_nce(queries[: len(candidates)], documents[candidates], temperature=self._temperature)
+        with torch.autocast("cpu", enabled=False):  # a loss in bf16 would be off by a nat at τ = 0.002
+            return info_nce(queries[: len(candidates)], documents[candidates], temperature=self._temperature)
 
     @staticmethod
     def _ndcg(dev: DevSet, queries: Tensor, documents: Tensor) -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from trainers.finetune.output import held_out
+
 TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dense-retrieval", "retrieval-mixture"]
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 USAGE = """```python
@@ -20,8 +22,11 @@ queries = model.encode_query(["how do glaciers move?"])
 documents = model.encode_document(["Glaciers flow downhill under their own weight."])
 print(model.similarity(queries, documents))
 ```"""
-SEEN = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches N`
-lists the rows of each step. In the store that trained it, `FROM seen_by('{run}')` says how often each row was seen."""
+SEEN = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches
+N{holdout}` lists the rows of each step. In the store that trained it, `FROM seen_by('{run}')` says how often each row
+was seen."""
+HELD_OUT = """InfoNCE in nats, before training and of this model, on rows of the mixture that no batch drew: each
+query with its positive, its own negatives and passages of other held-out rows."""
 
 LOOKED_FOR = """The training data was searched for the test queries and the relevant passages of these suites. The rule
 is the most edits between a query and a test query, and the least share of a test passage that a positive holds. Rows
@@ -31,7 +36,7 @@ still there were trained on."""
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a finished run, from its record (`training.json`): front matter as the Hugging Face hub reads it, and
     the facts as tables."""
-    mixture, step = record["mixture"], record["final_step"]
+    mixture, step, share = record["mixture"], record["final_step"], record["settings"].get("holdout")
     scores = [row for row in record["evaluations"] if row["step"] == step]
     title = f"Retriever trained on mixture {mixture['id']}"
     parts = [
@@ -44,11 +49,13 @@ def model_card(record: Mapping[str, Any]) -> str:
         _template(record["template"]),
         "## What it was trained on",
         _data_table(record),
-        SEEN.format(run=record["run_id"]),
+        SEEN.format(run=record["run_id"], holdout=f" --holdout {share:g}" if share else ""),
     ]
     parts += ["## Test data", *_test_data(mixture["id"], record.get("contamination"))]
     if scores:
         parts += ["## Evaluation", _score_table(scores)]
+    if losses := held_out(record):
+        parts += ["## Loss on held-out rows", _loss_table(losses), HELD_OUT]
     parts += [
         "## Settings",
         _table(("setting", "value"), ((f"`{k}`", f"`{v}`") for k, v in record["settings"].items())),
@@ -183,6 +190,12 @@ def _score_table(scores: Sequence[Mapping[str, Any]]) -> str:
     return _table(("suite", "queries", "documents", *metrics), rows, numbers=range(1, 3 + len(metrics))) + (
         f"\n\nScores times 100. Searched: {searched}."
     )
+
+
+def _loss_table(losses: Sequence[Mapping[str, Any]]) -> str:
+    rows = ((_escaped(row["collection"]), f"{row['held_out']:,}", f"{row['measured']:,}", f"{row['first']:.4f}",
+             f"{row['last']:.4f}") for row in losses)  # fmt: skip
+    return _table(("collection", "held out", "measured", "before", "after"), rows, numbers=range(1, 5))
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()) -> str:

@@ -58,7 +58,7 @@ def test_a_score_leaves_mode_and_random_state(tiny_model: Path, suite: Path) -> 
     encoder = load_encoder(str(tiny_model)).train()
     state = torch.get_rng_state()
     scores = Scores([load_suite(suite)], SETTINGS)
-    assert scores.score(encoder, 3).keys() == {"own"}
+    assert scores.score(encoder, 3).keys() == {f"{METRIC}/own"}
     assert encoder.training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -85,8 +85,8 @@ def test_the_best_step_is_kept_or_becomes_the_model(
         (of_queries,) = record["query_scores"]
         assert fmean(of_queries["values"][METRIC].values()) == pytest.approx(values[step], abs=1e-12)
     assert sum(row["batches"] for row in best["drawn"]) == wanted  # what came later, the model has not seen
-    again = Scores(suites, spoiled).score(load_encoder(str(tmp_path / "best"), max_tokens=24), 0)
-    assert again["own"] == pytest.approx(values[wanted], abs=1e-6)
+    again = Scores(suites, spoiled).score(load_encoder(str(tmp_path / "best"), max_tokens=24), 1)
+    assert again[f"{METRIC}/own"] == pytest.approx(values[wanted], abs=1e-6)
 
 
 def test_equal_scores_the_earlier_step_is_the_best() -> None:

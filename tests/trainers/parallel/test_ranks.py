@@ -199,6 +199,34 @@ def test_two_ranks_learn_the_weights_of_one_towards_a_target(
     assert bool(tried[0]) == (algorithm != "kmm")
 
 
+@pytest.mark.slow
+def test_two_ranks_hold_out_the_rows_of_one(
+    mixture_data: MaterialisedMixture, static_model: Path, tmp_path: Path
+) -> None:
+    train = ["trainers", str(mixture_data.folder), "--model", str(static_model), "--steps", "8", "--batch-size", "7"]
+    for assignment in ("temperature=0.05", "negatives=1", "learning_rate=0.02", "holdout=0.4", "evaluate_every=4",
+                       "final=best", "tracker=none"):  # fmt: skip
+        train += ["--set", assignment]
+    records = []
+    for name, launch in (
+        ("one", []),
+        ("two", ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]),
+    ):
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[3]), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        command = [sys.executable, "-m", *launch, *train, "--out", str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        records.append(json.loads((tmp_path / name / "training.json").read_text()))
+    one, two = records
+    assert [row["num_examples"] for row in one["drawn"]] == [row["num_examples"] for row in two["drawn"]] != [40] * 3
+    assert one["final_step"] == two["final_step"]
+    losses = [[row.pop("loss") for row in record["held_out"]] for record in records]
+    assert one["held_out"] == two["held_out"] and len(losses[0]) == 9
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
 def test_four_ranks_take_the_batches_of_one_over_10_000_steps(
     mixture_data: MaterialisedMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,29 +267,44 @@ def evaluate(
     precision: Annotated[str, typer.Option("--precision", help="Of kept embeddings: float32 or float16")] = "float32",
     processes: Annotated[int, typer.Option("--processes", help="That encode, one a GPU where there are some")] = 1,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Texts encoded at once [as fit]")] = None,
+    baseline: Annotated[str | None, typer.Option(
+        "--baseline", help="Of several models the one that the others are held against [the first]")] = None,
+    export: Annotated[str | None, typer.Option(
+        "--export", help="Also to a .csv or .md file, or to a folder as mteb's JSON")] = None,
     store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Score models on suites; the scores are kept in the table evaluations."""
+    """Score models on suites; the scores are kept in the table evaluations. Of several, say which differ and where."""
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, repeatable")
+        raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
+    if baseline is not None and baseline not in models:
+        raise UsageError(f"--baseline is {baseline!r}; allowed: {', '.join(models)}")
     import trainers
     from mixture.console.scores import show_scores
+    from trainers.evaluation import exports
 
+    if export is not None:
+        exports.checked_export(export)
     with _open(store) as lake, stages("texts") as stage:
         results = trainers.evaluate(
             lake, models, suite, prompt=prompt, half=half, metrics=metric or (), batch_size=batch_size,
             processes=processes, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
         )  # fmt: skip
-    scored = [{k: v for k, v in asdict(r).items() if k != "per_query"} for r in results]
+    scored = [result.row for result in results]
+    summary = trainers.compare(results, baseline=baseline)
+    if export is not None:
+        exports.export(export, summary, results)
     if as_json:
-        print_json(scored)
-    else:
-        from trainers.evaluation.evaluate import caption
+        print_json(scored if len(models) == 1 else {"results": scored, "comparison": summary.as_json()})
+        return
+    from mixture.console.comparison import show_comparison
+    from trainers.evaluation.evaluate import caption
 
-        for name in models:
-            own = [row for row in scored if row["model"] == name]
-            say((f"{name}: " if len(models) > 1 else "") + sentences.evaluated(own))
-            show_scores(own, caption([r for r in results if r.model == name]))
+    if len(models) == 1:
+        say(sentences.evaluated(scored))
+        show_scores(scored, caption(results))
+    else:
+        show_comparison(summary.as_json(), exports.tables(summary), exports.note(summary))
+        say(caption([result for result in results if result.model == results[0].model]))
 
 
 @app.command(cls=WithSettings)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from trainers.finetune.config import FinetuneSettings
     from trainers.jobs.ablate import ablate
     from trainers.jobs.encode import encode_with
-    from trainers.jobs.evaluate import evaluate
+    from trainers.jobs.evaluate import compare, evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
     from trainers.jobs.rescore import rescore_with
@@ -28,6 +28,7 @@ __all__ = [
     "Trained",
     "Verdict",
     "ablate",
+    "compare",
     "encode_with",
     "evaluate",
     "learn_weights",
@@ -47,6 +48,7 @@ _HOME = {
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",
     "ablate": "trainers.jobs.ablate",
+    "compare": "trainers.jobs.evaluate",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
     "learn_weights": "trainers.jobs.learn",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class SuiteResult:
     text. `missing_documents` is that of the suite. `own`: the model was trained on the suite's collection
     (`mixture.suites.families`); False where that is not known. `max_tokens`: where the model cuts texts off;
     `precision`: of the embeddings that were searched; both None for what is no model. `revision`: of the suite's data.
+    `queries`: their texts by id.
     """
 
     suite: str
@@ -59,6 +60,12 @@ class SuiteResult:
     max_tokens: int | None = None
     precision: str | None = None
     revision: str | None = None
+    queries: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All of it but what is of single queries."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("per_query", "queries")}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -150,6 +157,7 @@ def score_suite(
         max_tokens=facts.max_tokens,
         precision=facts.precision,
         revision=suite.revision,
+        queries=dict(zip(suite.query_ids, suite.queries, strict=True)),
     )
 
 

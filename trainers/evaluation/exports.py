@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixture.errors import UsageError
-from trainers.evaluation.summary import Row, Scored, Summary
+from trainers.evaluation.summary import Row, Summary
 
 ALLOWED = "a file that ends in .csv or .md, or a folder for mteb's JSON"
 # What mteb calls a revision that nobody knows.
@@ -27,14 +27,16 @@ te:tel-Telu th:tha-Thai tr:tur-Latn vi:vie-Latn yo:yor-Latn zh:zho-Hans
 LANGUAGES = dict(pair.split(":") for pair in _LANGUAGES.split())
 
 
-def export(place: str | Path, summary: Summary, results: Sequence[Scored]) -> list[Path]:
-    """Write a comparison to a .csv or .md file, or its results to a folder of mteb's JSON; return the files.
+def export(place: str | Path, summary: Summary, results: Sequence[Any]) -> list[Path]:
+    """Write a comparison to a .csv or .md file, or its results (`evaluate.SuiteResult`) to a folder of mteb's JSON;
+    return the files.
 
     Raises UsageError for another ending.
     """
     kind, path = checked_export(place), Path(place).expanduser()
     if kind == "mteb":
-        return write_mteb(path, results)
+        revisions = {result.suite: result.revision for result in results if getattr(result, "revision", None)}
+        return write_mteb(path, results, revisions)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "csv":
         with path.open("w", encoding="utf-8", newline="") as file:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.arguments import Names, listed
+from mixture.cards.card import load_cards
 from mixture.embeddings.space import check_precision
 from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store, layout
 from mixture.store.write import append
-from mixture.suites.families import is_own
+from mixture.suites.families import family, is_own
 from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
 from mixture.suites.suite import Suite
@@ -30,6 +31,7 @@ from trainers.model.names import known_model, shown
 if TYPE_CHECKING:
     from trainers.evaluation.evaluate import SuiteResult
     from trainers.evaluation.rankers import Ranker
+    from trainers.evaluation.summary import Summary
 
 logger = logging.getLogger(__name__)
 BM25 = "bm25"
@@ -68,6 +70,8 @@ def evaluate(
     names = [_Name(given) for given in listed(model)]
     if not names:
         raise UsageError("`model` names no model")
+    if doubled := [name.given for name in names if sum(name.kept == other.kept for other in names) > 1]:
+        raise UsageError(f"`model` names {doubled[0]!r} twice")
     asked = suites_of(suites)
     starting, results = stage("starting"), []
     keep = partial(layout.space, store.work) if keep_embeddings else None
@@ -89,6 +93,24 @@ def evaluate(
             _record_evaluation(store, name, entrant.record, result)
             results.append(result)
     return results
+
+
+def compare(results: Sequence[SuiteResult], *, baseline: str | None = None) -> Summary:
+    """Hold the models of an evaluation against one of them, by default the first: which differences are sure, what got
+    worse and on which queries, and the worst case over suites (`trainers.evaluation.summary`).
+
+    A suite's category is that of the datacard of its name.
+    """
+    from trainers.evaluation.summary import summarise
+
+    cards = {family(name): card.category for name, card in load_cards().items() if card.category}
+    categories = {}
+    for suite in dict.fromkeys(result.suite for result in results):
+        parts = map(family, reversed(suite.split("/")))  # of beir/nq the collection is nq, of miracl/sw miracl
+        if found := next((cards[name] for name in parts if name in cards), None):
+            categories[suite] = found
+    texts = {result.suite: result.queries for result in results}
+    return summarise(results, baseline=baseline, categories=categories, texts=texts)
 
 
 class _Name:

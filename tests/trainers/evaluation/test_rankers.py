@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import trainers
-from mixture import Store
 from mixture.embeddings import Block
 from mixture.errors import UsageError
 from mixture.suites.suite import Suite
@@ -96,64 +93,6 @@ def test_names_of_metrics() -> None:
     assert checked_metrics(["MRR@10", "accuracy@20"]) == ["mrr@10", "accuracy@20"]
     assert (accuracy_depth("accuracy@20"), accuracy_depth("mrr@20")) == (20, None)
     assert (metric_of("recall@7").depth, metric_of("recall@7").ordered, metric_of("map@7").ordered) == (7, False, True)
-
-
-def suite_folder(root: Path) -> Path:
-    folder = root / "drinks"
-    (folder / "qrels").mkdir(parents=True)
-    texts = ["green tea", "black coffee", "cold milk", "hot water"]
-    (folder / "corpus.jsonl").write_text("".join(f'{{"_id": "d{n}", "text": "{t}"}}\n' for n, t in enumerate(texts)))
-    (folder / "queries.jsonl").write_text("".join(f'{{"_id": "q{n}", "text": "{t}"}}\n' for n, t in enumerate(texts)))
-    (folder / "qrels" / "test.tsv").write_text("".join(f"q{n}\td{n}\t1\n" for n in range(4)))
-    return folder
-
-
-def test_several_models_are_scored_and_kept_by_name(small_store: Store, tiny_model: Path, tmp_path: Path) -> None:
-    suite = suite_folder(tmp_path)
-    names = [str(tiny_model), "bm25", f"bm25+{tiny_model}"]
-    results = trainers.evaluate(small_store, names, suite, metrics=["mrr@10"])
-    assert [result.model for result in results] == names
-    assert results[1].metrics == {"ndcg@10": 1.0, "recall@100": 1.0, "mrr@10": 1.0}
-    rows = small_store.rows("SELECT model, value FROM evaluations WHERE metric = 'mrr@10' ORDER BY evaluated_at")
-    assert [row["model"] for row in rows] == [str(tiny_model.resolve()), "bm25", f"bm25+{tiny_model.resolve()}"]
-    assert [row["value"] for row in rows] == [result.metrics["mrr@10"] for result in results]
-
-
-def test_kept_embeddings_are_read_again_and_change_no_score(
-    small_store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite = suite_folder(tmp_path)
-    (plain,) = trainers.evaluate(small_store, tiny_model, suite)
-    assert not (small_store.work / "embeddings").exists()
-    (kept,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
-    given: list[str] = []
-
-    def recorded(encoder: Any, texts: list[str], *rest: Any, **options: Any) -> torch.Tensor:
-        given.extend(texts)
-        return torch.zeros(len(texts), 8)
-
-    monkeypatch.setattr("trainers.jobs.encode.encode", recorded)
-    (again,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
-    assert given == []
-    assert plain.per_query == kept.per_query == again.per_query
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"model": "bm25+"}, "a fusion names two or more"),
-        ({"model": []}, "`model` names no model"),
-        ({"metrics": ["mrr"]}, "`metrics` has 'mrr'"),
-        ({"batch_size": 0}, "`batch_size` is 0"),
-        ({"batch_size": 8, "processes": 2}, "`batch_size` is of one process"),
-        ({"precision": "int8"}, "`precision` is 'int8'"),
-        ({"processes": 0}, "`processes` is 0"),
-    ],
-)
-def test_mistakes(small_store: Store, tmp_path: Path, tiny_model: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        trainers.evaluate(small_store, **({"model": tiny_model, "suites": suite_folder(tmp_path)} | options))
-    assert not small_store.rows("SELECT * FROM evaluations")
 
 
 class Shuffled:

@@ -1,0 +1,121 @@
+"""The job and the command: several models, what is kept, what is printed and exported, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import trainers
+from cli import app
+from mixture import Store
+from mixture.errors import UsageError
+
+pytest.importorskip("pytrec_eval")
+
+TEXTS = ["green tea", "black coffee", "cold milk", "hot water", "old wine", "new beer"]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    folder = tmp_path / "drinks"
+    (folder / "qrels").mkdir(parents=True)
+    for name, key in (("corpus", "d"), ("queries", "q")):
+        lines = (json.dumps({"_id": f"{key}{n}", "text": text}) + "\n" for n, text in enumerate(TEXTS))
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{n}\td{n}\t1\n" for n in range(len(TEXTS))))
+    return folder
+
+
+def test_several_models_are_scored_and_kept_by_name(small_store: Store, tiny_model: Path, suite: Path) -> None:
+    names = [str(tiny_model), "bm25", f"bm25+{tiny_model}"]
+    results = trainers.evaluate(small_store, names, suite, metrics=["mrr@10"])
+    assert [result.model for result in results] == names
+    assert results[1].metrics == {"ndcg@10": 1.0, "recall@100": 1.0, "mrr@10": 1.0}
+    rows = small_store.rows("SELECT model, value FROM evaluations WHERE metric = 'mrr@10' ORDER BY evaluated_at")
+    assert [row["model"] for row in rows] == [str(tiny_model.resolve()), "bm25", f"bm25+{tiny_model.resolve()}"]
+    assert [row["value"] for row in rows] == [result.metrics["mrr@10"] for result in results]
+
+
+def test_kept_embeddings_are_read_again_and_change_no_score(
+    small_store: Store, tiny_model: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain,) = trainers.evaluate(small_store, tiny_model, suite)
+    assert not (small_store.work / "embeddings").exists()
+    (kept,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
+    given: list[str] = []
+
+    def recorded(encoder: Any, texts: list[str], *rest: Any, **options: Any) -> torch.Tensor:
+        given.extend(texts)
+        return torch.zeros(len(texts), 8)
+
+    monkeypatch.setattr("trainers.jobs.encode.encode", recorded)
+    (again,) = trainers.evaluate(small_store, tiny_model, suite, keep_embeddings=True)
+    assert given == []
+    assert plain.per_query == kept.per_query == again.per_query
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "bm25+"}, "a fusion names two or more"),
+        ({"model": []}, "`model` names no model"),
+        ({"model": ["bm25", "static", "bm25"]}, "`model` names 'bm25' twice"),
+        ({"metrics": ["mrr"]}, "`metrics` has 'mrr'"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"batch_size": 8, "processes": 2}, "`batch_size` is of one process"),
+        ({"precision": "int8"}, "`precision` is 'int8'"),
+        ({"processes": 0}, "`processes` is 0"),
+    ],
+)
+def test_mistakes(small_store: Store, suite: Path, tiny_model: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trainers.evaluate(small_store, **({"model": tiny_model, "suites": suite} | options))
+    assert not small_store.rows("SELECT * FROM evaluations")
+
+
+def evaluate(store: Store, *arguments: Any) -> Any:
+    result = CliRunner().invoke(app, ["--store", str(store.root), "evaluate", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_holds_models_against_the_first_and_exports(
+    small_store: Store, tiny_model: Path, suite: Path, tmp_path: Path
+) -> None:
+    asked = ("bm25", tiny_model, "--suite", suite, "--metric", "MRR@10")
+    found = json.loads(evaluate(small_store, *asked, "--export", tmp_path / "out", "--json"))
+    assert [row["model"] for row in found["results"]] == ["bm25", str(tiny_model)]
+    assert found["comparison"]["baseline"] == "bm25"
+    (worst,) = [row for row in found["comparison"]["rows"] if row["metric"] == "mrr@10" and row["kind"] == "suite"
+                and row["model"] == str(tiny_model)]  # fmt: skip
+    assert worst["difference"] == pytest.approx(found["results"][1]["metrics"]["mrr@10"] - 1)
+    tasks = sorted(path.name for path in (tmp_path / "out").rglob("drinks.json"))
+    assert tasks == ["drinks.json", "drinks.json"]
+    other = json.loads(evaluate(small_store, *asked, "--baseline", tiny_model, "--json"))
+    assert other["comparison"]["baseline"] == str(tiny_model)
+    shown = evaluate(small_store, *asked)
+    assert "differs from bm25" in shown and "searched: full corpus of the suite" in shown
+
+
+def test_the_command_of_one_model_is_a_table_and_a_list(small_store: Store, suite: Path) -> None:
+    (row,) = json.loads(evaluate(small_store, "bm25", "--suite", suite, "--json"))
+    assert row["metrics"] == {"ndcg@10": 1.0, "recall@100": 1.0}
+    assert "per_query" not in row and "queries" not in row
+    assert "100.00" in evaluate(small_store, "bm25", "--suite", suite)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--baseline", "static"], "--baseline is 'static'"), (["--export", "scores.xlsx"], "ends in .xlsx")],
+)
+def test_the_command_refuses_before_the_work(small_store: Store, suite: Path, options: list[str], message: str) -> None:
+    result = CliRunner().invoke(
+        app, ["--store", str(small_store.root), "evaluate", "bm25", "--suite", str(suite), *options]
+    )
+    assert result.exit_code == 2 and message in result.stderr
+    assert not small_store.rows("SELECT * FROM evaluations")

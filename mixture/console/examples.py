@@ -27,7 +27,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture dedup nq --method semantic --model all-MiniLM-L6-v2": "also paraphrases, by a model's embeddings",
         "mixture dedup --undo": "put back what the last one took out",
     },
-    "decontaminate": {"mixture decontaminate --against eval/": "a folder of suites in BEIR layout"},
+    "decontaminate": {
+        "mixture decontaminate --against eval/": "a folder of suites in BEIR layout",
+        "mixture decontaminate --against nanobeir": "suites by name",
+    },
     "mine": {
         "mixture mine": "BM25 negatives for all examples without any",
         "mixture mine nq --miner all-MiniLM-L6-v2 --per-query 7": "with a model",
@@ -53,6 +56,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture soup tdro uniform --out soup --weights 0.7,0.3": "",
     },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
+    "suites": {
+        "mixture suites": "what --suite takes by name",
+        "mixture suites beir miracl/sw": "one suite a line, with the size of those that are cached",
+    },
     "verdict": {
         "mixture verdict tdro --against uniform --model static --suite eval/": "",
         "mixture verdict tdro --against uniform --model M --suite eval/ --seeds 5": "",

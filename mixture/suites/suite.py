@@ -45,6 +45,7 @@ class Suite:
              its keys and no grades then
     metrics: names of the metrics that the suite is reported in; none: those that every suite is
     language, prompt: of its queries, where the suite says so; the prompt is its text, for a model that has none for it
+    benchmark: that the suite belongs to by its name (beir, miracl), where it has one
     revision: of the data it was read from, where that has one
     excluded: of each query the documents that are not ranked for it; None: there are none
     """
@@ -63,6 +64,7 @@ class Suite:
     prompt: str | None = None
     revision: str | None = None
     excluded: dict[str, list[str]] | None = None
+    benchmark: str | None = None
 
     @property
     def title(self) -> str:

@@ -40,6 +40,7 @@ class SuiteResult:
     text. `missing_documents` is that of the suite. `own`: the model was trained on the suite's collection
     (`mixture.suites.families`); False where that is not known. `max_tokens`: where the model cuts texts off;
     `precision`: of the embeddings that were searched; both None for what is no model. `revision`: of the suite's data.
+    `benchmark`: that the suite belongs to, as beir.
     `queries`: their texts by id.
     """
 
@@ -60,6 +61,7 @@ class SuiteResult:
     max_tokens: int | None = None
     precision: str | None = None
     revision: str | None = None
+    benchmark: str | None = None
     queries: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -157,6 +159,7 @@ def score_suite(
         max_tokens=facts.max_tokens,
         precision=facts.precision,
         revision=suite.revision,
+        benchmark=suite.benchmark,
         queries=dict(zip(suite.query_ids, suite.queries, strict=True)),
     )
 

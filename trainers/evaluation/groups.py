@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mixture.suites.families import family
-from mixture.suites.halves import HALVES
 
 SUITE, ALL = "suite", "all"
 
@@ -23,25 +22,28 @@ class Group:
 
 def groups(
     suites: Sequence[str], languages: Mapping[str, str | None] | None = None,
-    categories: Mapping[str, str] | None = None,
+    categories: Mapping[str, str] | None = None, benchmarks: Mapping[str, str | None] | None = None,
 ) -> list[Group]:  # fmt: skip
     """Each suite by itself, then its groups.
 
-    A benchmark is what stands before the "/" of a name, as in `beir/nfcorpus` and `miracl/zh`. Its mean is over
-    families, as BEIR's counts the twelve forums of CQADupStack as one; other means are over suites. What has one suite
-    alone is no group, nor is a language or category of all suites.
+    benchmarks: suite -> the benchmark that it belongs to (beir, miracl). A benchmark's mean is over families, as BEIR's
+    counts the twelve forums of CQADupStack as one; other means are over suites. What has one suite alone is no group,
+    nor is a language or category of all suites.
 
     >>> [(group.kind, group.name, len(group.weights)) for group in groups(["nq", "xquad-de", "xquad-zh"])[3:]]
     [('family', 'xquad', 2), ('all', 'all', 3)]
     """
-    families = _parted({suite: _family(suite) for suite in suites})
-    benchmarks: dict[str, list[list[str]]] = {}
-    for name, part in families.items():
-        if "/" in name:
-            benchmarks.setdefault(name.split("/")[0], []).append(part)
+    of = {suite: (benchmarks or {}).get(suite) for suite in suites}
+    families = _parted({suite: "/".join(filter(None, (of[suite], family(suite)))) for suite in suites})
+    by_benchmark: dict[str, list[list[str]]] = {}
+    for part in families.values():
+        if benchmark := of[part[0]]:
+            by_benchmark.setdefault(benchmark, []).append(part)
     found = [Group("family", name, _equal(part)) for name, part in families.items()]
-    for name, parts in benchmarks.items():
+    for name, parts in by_benchmark.items():
         weights = {suite: w / len(parts) for part in parts for suite, w in _equal(part).items()}
+        # Of a benchmark that is one family, as miracl, the family's mean is the benchmark's.
+        found = [one for one in found if len(parts) > 1 or one.weights.keys() != weights.keys()]
         found.append(Group("benchmark", name, weights))
     for kind, of_suite in (("language", languages or {}), ("category", categories or {})):
         parted = _parted({suite: value for suite in suites if (value := of_suite.get(suite))})
@@ -49,16 +51,6 @@ def groups(
     found.append(Group(ALL, ALL, _equal(suites)))
     alone = [Group(SUITE, suite, {suite: 1.0}) for suite in suites]
     return alone + [group for group in found if len(group.weights) > 1]
-
-
-def _family(suite: str) -> str:
-    """The family, after the benchmark where the name has one; halves of a suite (`nq/report`) are of its family.
-
-    >>> _family("beir/cqadupstack-android/report"), _family("xquad-zh/report")
-    ('beir/cqadupstack', 'xquad')
-    """
-    benchmark, slash, rest = suite.partition("/")
-    return f"{benchmark.lower()}/{family(rest)}" if slash and rest not in HALVES else family(suite)
 
 
 def _parted(names: Mapping[str, str]) -> dict[str, list[str]]:

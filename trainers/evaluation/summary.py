@@ -46,6 +46,8 @@ class Scored(Protocol):
     def num_documents(self) -> int: ...
     @property
     def language(self) -> str | None: ...
+    @property
+    def benchmark(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,14 @@ def summarise(
         raise unknown_name("model", baseline, models)
     by_suite = _checked(results, models)
     languages = {suite: found[baseline].language for suite, found in by_suite.items()}
+    benchmarks = {suite: found[baseline].benchmark for suite, found in by_suite.items()}
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
     rows: list[Row] = []
     worst: list[Worst] = []
     regressions: list[Regression] = []
     for metric in metrics:
         suites = {suite: found for suite, found in by_suite.items() if metric in found[baseline].metrics}
-        parts = groups(list(suites), languages, categories)
+        parts = groups(list(suites), languages, categories, benchmarks)
         for part in ([g for g in parts if g.kind == SUITE], [g for g in parts if g.kind != SUITE]):
             draws = max(DRAWS, int(len(part) * (len(models) - 1) / FINEST) - 1)
             of_groups = [

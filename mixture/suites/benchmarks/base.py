@@ -125,4 +125,5 @@ def suite_of(
     revisions = [source.revision for source in held]
     revision = None if None in revisions else " ".join(map(str, revisions))
     return Suite(part.name, ids, documents, list(queries), list(queries.values()), qrels, metrics=part.metrics,
-                 language=part.language, prompt=prompt(part.instruction), revision=revision, **more)  # fmt: skip
+                 language=part.language, prompt=prompt(part.instruction), revision=revision,
+                 benchmark=part.key.partition("/")[0], **more)  # fmt: skip

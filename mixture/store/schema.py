@@ -180,7 +180,16 @@ CREATE TABLE answers (collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL, 
 ALTER TABLE positive_scores SET PARTITIONED BY (collection)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12)
+# What a score depends on beside its suite, corpus and prompt; NULL where a store did not keep it yet.
+V13 = """
+ALTER TABLE evaluations ADD COLUMN document_prompt VARCHAR;
+ALTER TABLE evaluations ADD COLUMN similarity VARCHAR;
+ALTER TABLE evaluations ADD COLUMN max_tokens INTEGER;
+ALTER TABLE evaluations ADD COLUMN "precision" VARCHAR;
+ALTER TABLE evaluations ADD COLUMN revision VARCHAR
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

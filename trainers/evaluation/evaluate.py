@@ -72,8 +72,9 @@ class SuiteResult:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The means as the table `evaluations` has them, a row for each metric."""
-        facts = {"num_queries": self.num_queries, "num_documents": self.num_documents, "corpus": self.corpus,
-                 "prompt": self.prompt}  # fmt: skip
+        names = ("num_queries", "num_documents", "corpus", "prompt", "document_prompt", "similarity", "max_tokens",
+                 "precision", "revision")  # fmt: skip
+        facts = {name: getattr(self, name) for name in names}
         return [{"suite": self.suite, "metric": name, "value": value, **facts} for name, value in self.metrics.items()]
 
     @property

@@ -255,11 +255,11 @@ def soup(
 
 @app.command()
 def evaluate(
-    models: Annotated[list[str], typer.Argument(
+    model: Annotated[list[str], typer.Argument(
         metavar="MODEL...", help="Folders or names of models; bm25; bm25+MODEL for the two fused")],
     suite: SuiteOption = None,
     half: HalfOption = None,
-    metric: Annotated[list[str] | None, typer.Option(
+    metrics: Annotated[list[str] | None, typer.Option(
         "--metric", help="One more: ndcg, recall, mrr, map, precision or success, as mrr@10; repeatable")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Query prompt; default: the model's own")] = None,
     keep_embeddings: Annotated[bool, typer.Option(
@@ -276,8 +276,8 @@ def evaluate(
     """Score models on suites; the scores are kept in the table evaluations. Of several, say which differ and where."""
     if not suite:
         raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
-    if baseline is not None and baseline not in models:
-        raise UsageError(f"--baseline is {baseline!r}; allowed: {', '.join(models)}")
+    if baseline is not None and baseline not in model:
+        raise UsageError(f"--baseline is {baseline!r}; allowed: {', '.join(model)}")
     import trainers
     from mixture.console.scores import show_scores
     from trainers.evaluation import exports
@@ -286,7 +286,7 @@ def evaluate(
         exports.checked_export(export)
     with _open(store) as lake, stages("texts") as stage:
         results = trainers.evaluate(
-            lake, models, suite, prompt=prompt, half=half, metrics=metric or (), batch_size=batch_size,
+            lake, model, suite, prompt=prompt, half=half, metrics=metrics or (), batch_size=batch_size,
             processes=processes, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
         )  # fmt: skip
     scored = [result.row for result in results]
@@ -294,12 +294,12 @@ def evaluate(
     if export is not None:
         exports.export(export, summary, results)
     if as_json:
-        print_json(scored if len(models) == 1 else {"results": scored, "comparison": summary.as_json()})
+        print_json(scored if len(model) == 1 else {"results": scored, "comparison": summary.as_json()})
         return
     from mixture.console.comparison import show_comparison
     from trainers.evaluation.evaluate import caption
 
-    if len(models) == 1:
+    if len(model) == 1:
         say(sentences.evaluated(scored))
         show_scores(scored, caption(results))
     else:
@@ -330,7 +330,7 @@ def verdict(
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, repeatable")
+        raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
     from mixture.console.scores import show_verdict
     from trainers.parallel.ranks import is_main
 
@@ -367,7 +367,7 @@ def ablate(
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, repeatable")
+        raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
     from mixture.console.scores import show_ablation
     from trainers.parallel.ranks import is_main
 

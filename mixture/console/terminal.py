@@ -184,7 +184,7 @@ def as_options(message: str, command: Any) -> str:
     names: dict[str, str] = {}
     for parameter in getattr(command, "params", ()):
         long = [option for option in parameter.opts if option.startswith("--")]
-        shown = long[0] if long else (parameter.metavar or parameter.name).upper()
+        shown = long[0] if long else (parameter.metavar or parameter.name).upper().rstrip(".")
         names |= dict.fromkeys((parameter.name, *(option[2:].replace("-", "_") for option in long)), shown)
 
     def option(found: re.Match[str]) -> str:

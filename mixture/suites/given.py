@@ -17,12 +17,13 @@ from mixture.suites.suite import Suite, load_suite, suite_passages, suite_querie
 
 class Given(Protocol):
     """A suite that is not read yet. `key` is its folder or the name it has here, `name` what its results are kept
-    under."""
+    under. `fetch` has its data here, `load` reads it."""
 
     @property
     def key(self) -> str: ...
     @property
     def name(self) -> str: ...
+    def fetch(self) -> None: ...
     def load(self) -> Suite: ...
     def queries(self) -> Iterator[tuple[str, str]]: ...
     def passages(self, *, judged_only: bool = True) -> Iterator[tuple[str, str]]: ...
@@ -41,6 +42,9 @@ class Folder:
     @property
     def name(self) -> str:
         return suite_name(self.folder)
+
+    def fetch(self) -> None:
+        return
 
     def load(self) -> Suite:
         return load_suite(self.folder)

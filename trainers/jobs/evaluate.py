@@ -73,6 +73,11 @@ def evaluate(
     if doubled := [name.given for name in names if sum(name.kept == other.kept for other in names) > 1]:
         raise UsageError(f"`model` names {doubled[0]!r} twice")
     asked = suites_of(suites)
+    fetching = stage("suites")
+    for number, one in enumerate(asked):  # before hours of work on the first ones
+        fetching(number, len(asked), one.key)
+        one.fetch()
+    fetching(len(asked), len(asked), "done")
     starting, results = stage("starting"), []
     keep = partial(layout.space, store.work) if keep_embeddings else None
     for number, name in enumerate(names):

@@ -29,6 +29,10 @@ class Named(ABC):
     def load(self) -> Suite:
         """Read it, and fetch it first where it is not here. Raises `UsageError` where that cannot be done."""
 
+    def fetch(self) -> None:
+        """Have its data here, where that can be done without reading it. Raises `UsageError` as `load` does."""
+        return
+
     def queries(self) -> Iterator[tuple[str, str]]:
         """Id and text of its queries."""
         suite = _last(self)
@@ -72,7 +76,13 @@ class Part(Named):
     instruction: str | None = None
 
     def load(self) -> Suite:
-        return self.read(self, [fetched(source, self.key) for source in self.sources])
+        return self.read(self, self._held())
+
+    def fetch(self) -> None:
+        self._held()
+
+    def _held(self) -> list[Held]:
+        return [fetched(source, self.key) for source in self.sources]
 
 
 SUITES: dict[str, Part] = {}

@@ -119,3 +119,13 @@ def test_the_command_refuses_before_the_work(small_store: Store, suite: Path, op
     )
     assert result.exit_code == 2 and message in result.stderr
     assert not small_store.rows("SELECT * FROM evaluations")
+
+
+def test_data_that_is_missing_is_said_before_the_first_suite_is_scored(
+    small_store: Store, suite: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MIXTURE_SUITES", str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"beir/nfcorpus: its data is not in .*nothing"):
+        trainers.evaluate(small_store, "bm25", [suite, "beir/nfcorpus"])
+    assert not small_store.rows("SELECT * FROM evaluations")

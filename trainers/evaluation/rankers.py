@@ -110,8 +110,9 @@ class Dense:
 
     def facts(self, suite: Suite) -> Facts:
         longest = getattr(self._encoder, "max_seq_length", None)
+        cut = isinstance(longest, int) and longest > 0  # a table of tokens says that it has no end
         return Facts(self._prompt(suite) or None, self._document_prompt or None, self._encoder.similarity_fn_name,
-                     longest or None, self._precision)  # fmt: skip
+                     longest if cut else None, self._precision)  # fmt: skip
 
     def __call__(self, suite: Suite, documents: Corpus, top: int, progress: Progress) -> Best:
         total = len(suite.queries) + len(documents)

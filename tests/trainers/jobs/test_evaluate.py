@@ -129,3 +129,16 @@ def test_data_that_is_missing_is_said_before_the_first_suite_is_scored(
     with pytest.raises(UsageError, match=r"beir/nfcorpus: its data is not in .*nothing"):
         trainers.evaluate(small_store, "bm25", [suite, "beir/nfcorpus"])
     assert not small_store.rows("SELECT * FROM evaluations")
+
+
+def test_what_a_score_depends_on_is_kept(small_store: Store, tiny_model: Path, suite: Path) -> None:
+    pytest.importorskip("wordllama")  # a table of tokens cuts no text
+    trainers.evaluate(small_store, [tiny_model, "static", "bm25"], suite, prompt="find: ")
+    rows = small_store.rows(
+        """SELECT DISTINCT prompt, similarity, max_tokens > 0 AS cut, "precision" FROM evaluations ORDER BY ALL"""
+    )
+    assert rows == [
+        {"prompt": "find: ", "similarity": "cosine", "cut": True, "precision": "float32"},
+        {"prompt": "find: ", "similarity": "cosine", "cut": None, "precision": "float32"},
+        {"prompt": None, "similarity": "bm25", "cut": None, "precision": None},
+    ]

@@ -182,8 +182,11 @@ def _statement(
                for row in matches_by_suite(tests, kind, of)]  # fmt: skip
         found |= {suite: _of_suite(tests.of(suite), [r for r in left + out if r.row.suite == suite])
                   for suite in tests.rules}  # fmt: skip
-    scored = store.rows("""SELECT DISTINCT suite FROM evaluations
-                           WHERE mixture = ? AND metric <> 'holdout_loss' ORDER BY suite""", [spec.id])
+    scored = store.rows(
+        """SELECT DISTINCT suite FROM evaluations
+                           WHERE mixture = ? AND metric <> 'holdout_loss' ORDER BY suite""",
+        [spec.id],
+    )
     for suite in (row["suite"] for row in scored):
         if not {suite, suite.removesuffix("/learn").removesuffix("/report")} & {*found, *known_by}:
             unchecked = {**unchecked, suite: "a model was evaluated on it, but it is not registered"}

@@ -104,7 +104,10 @@ def test_a_document_that_is_not_ranked_costs_the_others_no_rank_in_a_fusion() ->
     np.testing.assert_allclose(best.scores[0][:2], [1 / 61 + 1 / 62] * 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mrr", "mrr@0", "ndcg@010", "foo@3", "map@99999", "accuracy", "accuracy@x"])
+@pytest.mark.parametrize(
+    "name",
+    ["mrr", "mrr@0", "ndcg@010", "foo@3", "map@99999", "accuracy", "accuracy@x", "accuracy@010", "accuracy@10001"],
+)
 def test_a_metric_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"`metrics` has .*; allowed: ndcg@K, recall@K, mrr@K"):
         checked_metrics([name])

@@ -24,7 +24,7 @@ from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import accuracy_depth, checked_metrics
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
-from trainers.model.identity import STATIC
+from trainers.model.identity import STATIC, locate, model_file
 from trainers.model.instructions import Instructions
 from trainers.model.names import known_model, shown
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 BM25 = "bm25"
 FUSION = "+"
+# One of them is in whatever loads.
+MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")
 # Of the query that is shown when an evaluation starts.
 SHOWN_WORDS = 12
 
@@ -76,6 +78,9 @@ def evaluate(
         raise UsageError("`model` names no model")
     if doubled := [name.given for name in names if sum(name.kept == other.kept for other in names) > 1]:
         raise UsageError(f"`model` names {doubled[0]!r} twice")
+    if sum(len(name.parts) for name in names) > 1:  # the last one's mistake is not to be said after the others' work
+        for name in names:
+            name.check()
     asked = suites_of(suites)
     starting, results = stage("starting"), []
     keep = partial(layout.space, store.work) if keep_embeddings else None
@@ -133,6 +138,12 @@ class _Name:
             raise UsageError(f"{BM25} is the ranking by words; write ./{BM25} for the folder of that name")
         if not all(self.parts):
             raise UsageError(f"`model` is {given!r}; a fusion names two or more, as {BM25}{FUSION}{STATIC}")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a part that is no model, in a folder, in the cache or on the hub."""
+        for part in self.parts:
+            if part not in (BM25, STATIC) and not any(model_file(locate(part), name) for name in MODEL_FILES):
+                raise UsageError(f"no model loads from {part!r}: it has none of {', '.join(MODEL_FILES)}")
 
     @property
     def shown(self) -> str:

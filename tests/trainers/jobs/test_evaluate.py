@@ -65,6 +65,8 @@ def test_kept_embeddings_are_read_again_and_change_no_score(
     [
         ({"model": "bm25+"}, "a fusion names two or more"),
         ({"model": []}, "`model` names no model"),
+        ({"model": ["bm25", "no-such-model"]}, "no model loads from 'no-such-model': it has none of modules.json"),
+        ({"model": ["bm25", "bm25+no-such-model"]}, "no model loads from 'no-such-model'"),
         ({"model": ["bm25", "static", "bm25"]}, "`model` names 'bm25' twice"),
         ({"metrics": ["mrr"]}, "`metrics` has 'mrr'"),
         ({"batch_size": 0}, "`batch_size` is 0"),

@@ -132,6 +132,14 @@ def test_the_command_of_one_model_is_a_table_and_a_list(small_store: Store, suit
     assert "100.00" in evaluate(small_store, "bm25", "--suite", suite)
 
 
+def test_scores_are_shown_though_a_file_cannot_be_written(small_store: Store, suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "scores.csv")
+    asked = ["--store", str(small_store.root), "evaluate", "bm25", "--suite", str(suite), "--export", place]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code != 0 and "100.00" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--baseline", "static"], "--baseline is 'static'"), (["--export", "scores.xlsx"], "ends in .xlsx")],

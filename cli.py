@@ -329,7 +329,7 @@ def verdict(
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, repeatable")
+        raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
     from mixture.console.scores import show_verdict
     from trainers.parallel.ranks import is_main
 
@@ -366,7 +366,7 @@ def ablate(
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
     if not suite:
-        raise UsageError("name the suites: --suite FOLDER, repeatable")
+        raise UsageError("name the suites: --suite FOLDER or NAME, repeatable")
     from mixture.console.scores import show_ablation
     from trainers.parallel.ranks import is_main
 

@@ -58,7 +58,7 @@ def soup(
     weights: of the models in their order, as shares of their sum; default: equal. `dev` finds them on `suites`: the
              greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, recipe 1), which takes up one model after the other,
              the best first, where the mean of those taken scores no less with it
-    suites:  with `dev`: folders in BEIR layout, or folders of such. A score is nDCG@10 over the queries of their
+    suites:  with `dev`: folders in BEIR layout and names. A score is nDCG@10 over the queries of their
              `learn` halves; families of suites (xquad-zh, xquad-en) have equal say
 
     Means are taken in float64 and kept in the models' own type, tensor by tensor: memory holds one model at most.

@@ -42,13 +42,20 @@ def asked(
     jobs.create(small_store, "other", collections=["hard"])
 
 
-def test_it_scores_a_training(small_store: Store, static_model: Path, tmp_path: Path) -> None:
-    made = trainers.train(small_store, "mix", static_model, out=tmp_path / "out", settings=SETTINGS, suites=NAME)
-    (scores,) = made.scores
-    assert scores["metrics"] == {"accuracy@10": 1.0, "accuracy@100": 1.0}
-    rows = small_store.rows("SELECT step, metric FROM evaluations ORDER BY metric, step NULLS LAST")
-    assert [tuple(row.values()) for row in rows] == [(step, metric) for metric in scores["metrics"]
-                                                     for step in (2, 4, None)]  # fmt: skip
+def test_it_scores_a_training_beside_others(
+    small_store: Store, static_model: Path, tmp_path: Path, suite: Path
+) -> None:
+    made = trainers.train(small_store, "mix", static_model, out=tmp_path / "out", settings=SETTINGS,
+                          suites=[NAME, suite])  # fmt: skip
+    asked, judged = made.scores
+    assert asked["metrics"] == {"accuracy@10": 1.0, "accuracy@100": 1.0}
+    rows = small_store.rows("SELECT step, metric FROM evaluations WHERE suite = 'mkqa-th' ORDER BY ALL")
+    assert [tuple(row.values()) for row in rows] == [(step, metric) for step in (2, 4, None)
+                                                     for metric in asked["metrics"]]  # fmt: skip
+    ndcg, recall = (f"{100 * judged['metrics'][name]:.2f}" for name in ("ndcg@10", "recall@100"))
+    card = (made.model / "README.md").read_text()
+    assert "| mkqa-th | 8 | 8 | 100.00 | 100.00 |  |  |" in card
+    assert f"|  |  | {ndcg} | {recall} |" in card
 
 
 def best(store: Store, model: Path, folder: Path) -> Any:

@@ -279,6 +279,7 @@ def evaluate(
     if baseline is not None and baseline not in model:
         raise UsageError(f"--baseline is {baseline!r}; allowed: {', '.join(model)}")
     import trainers
+    from mixture.console.comparison import show_comparison
     from mixture.console.scores import show_scores
     from trainers.evaluation import exports
 
@@ -289,22 +290,20 @@ def evaluate(
             lake, model, suite, prompt=prompt, half=half, metrics=metrics or (), batch_size=batch_size,
             processes=processes, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
         )  # fmt: skip
-    scored = [result.row for result in results]
-    summary = trainers.compare(results, baseline=baseline)
-    if export is not None:
-        exports.export(export, summary, results)
-    if as_json:
-        print_json(scored if len(model) == 1 else {"results": scored, "comparison": summary.as_json()})
-        return
-    from mixture.console.comparison import show_comparison
-    from trainers.evaluation.evaluate import caption
+    from trainers.evaluation.evaluate import caption  # loads PyTorch, which a stage says
 
-    if len(model) == 1:
+    scored, alone = [result.row for result in results], len(model) == 1
+    summary = None if alone and export is None else trainers.compare(results, baseline=baseline)
+    if as_json:
+        print_json(scored if alone or summary is None else {"results": scored, "comparison": summary.as_json()})
+    elif alone or summary is None:
         say(sentences.evaluated(scored))
         show_scores(scored, caption(results))
     else:
         show_comparison(summary.as_json(), exports.tables(summary), exports.note(summary))
         say(caption([result for result in results if result.model == results[0].model]))
+    if export is not None and summary is not None:
+        exports.export(export, summary, results)
 
 
 @app.command(cls=WithSettings)

@@ -48,7 +48,7 @@ def show(
     contamination: Annotated[bool, typer.Option(
         "--contamination", help="Search it for rows of test suites, and say what decontaminate took out")] = False,
     against: Annotated[list[str] | None, typer.Option(
-        "--against", help="With --contamination: a registered suite, a list of test queries, a folder of suites; "
+        "--against", help="With --contamination: a registered suite, a list of test queries, a suite or its name; "
         "repeatable [all registered]")] = None,
     cards: CardsOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip

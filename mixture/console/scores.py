@@ -86,7 +86,8 @@ def score_table(results: Sequence[Mapping[str, Any]], width: int) -> Table:
         values = {name: [r["metrics"][name] for r in part if name in r["metrics"]] for name in metrics}
         mean = {"metrics": {name: sum(found) / len(found) for name, found in values.items() if found}}
         mean |= {"seconds": sum(r["seconds"] for r in part)} if "seconds" in columns else {}
-        table.add_row(f"mean of {len(part)} {what}", *(_cell(mean, column) for column in columns), style="bold")
+        count = len(part) if all(len(found) == len(part) for found in values.values() if found) else "the"
+        table.add_row(f"mean of {count} {what}", *(_cell(mean, column) for column in columns), style="bold")
     return table
 
 

@@ -73,9 +73,9 @@ def averaged(soup: Mapping[str, Any]) -> str:
 
 
 def evaluated(rows: Rows) -> str:
-    """The mean of the first metric, times 100 as the field prints it."""
+    """The mean of the first metric over the suites that have it, times 100 as the field prints it."""
     metric = next(iter(rows[0]["metrics"]))
-    scores = [100 * row["metrics"][metric] for row in rows]
+    scores = [100 * row["metrics"][metric] for row in rows if metric in row["metrics"]]
     return f"mean {metric.replace('ndcg', 'nDCG')} {sum(scores) / len(scores):.1f} on {counted(len(scores), 'suite')}"
 
 

@@ -19,6 +19,7 @@ from mixture.jobs.contamination import PASSAGE, QUERY, Row, found_in, matches_by
 from mixture.registry import Mixture
 from mixture.specs import MixtureSpec
 from mixture.store import Store, registered, removed
+from mixture.suites.given import is_named
 from mixture.suites.lists import TEST_PASSAGES, check_suite_names, read_test_passages, read_test_queries, tables_of
 from mixture.suites.matches import Rule, TestSets
 from mixture.suites.suite import Suite
@@ -93,9 +94,9 @@ def contamination_statement(
     the mixture still pins, by suite and collection. Exact for each suite's rule; each row counts for the suite's
     nearest text.
 
-    suites: files and folders as `decontaminate` takes them, which are not registered, or names of registered suites;
-            default: all of these. What a folder brings is looked for by the rule of the registered suite of its name,
-            or by the default
+    suites: files, folders and names of benchmarks' suites as `decontaminate` takes them, which are not registered, or
+            names of registered suites; default: all of these. What a folder brings is looked for by the rule of the
+            registered suite of its name, or by the default
     cards:  a folder of datacards besides the built-in ones
 
     What was found is kept in the store's folder until a content or a suite changes. A folder that is gone or cannot be
@@ -139,15 +140,16 @@ def _covered(tests: TestSets, suite: Suite) -> bool:
 def _given(
     given: Sequence[str], known: Collection[str]
 ) -> tuple[dict[Path, tuple[pa.Table, pa.Table]], list[str], dict[str, str]]:
-    """The queries and passages of files and folders, the names of registered suites, and what cannot be looked for."""
+    """The queries and passages of files, folders and suites by name, the names of registered suites, and what cannot be
+    looked for."""
     lists: dict[Path, tuple[pa.Table, pa.Table]] = {}
     names, unchecked = [], {}
     for one in given:
         path = Path(one).expanduser()
-        if path.exists():
+        if path.exists() or (one not in known and is_named(one)):
             try:
                 queries = read_test_queries(path).select(["suite", "query_id", "query"])
-                lists[path] = queries, read_test_passages(path) if path.is_dir() else TEST_PASSAGES.empty_table()
+                lists[path] = queries, TEST_PASSAGES.empty_table() if path.is_file() else read_test_passages(path)
             except UsageError as error:
                 unchecked[one] = str(error)
         elif one in known:
@@ -180,8 +182,12 @@ def _statement(
                for row in matches_by_suite(tests, kind, of)]  # fmt: skip
         found |= {suite: _of_suite(tests.of(suite), [r for r in left + out if r.row.suite == suite])
                   for suite in tests.rules}  # fmt: skip
-    for row in store.rows("SELECT DISTINCT suite FROM evaluations WHERE mixture = ? ORDER BY suite", [spec.id]):
-        suite = row["suite"]
+    scored = store.rows(
+        """SELECT DISTINCT suite FROM evaluations
+                           WHERE mixture = ? AND metric <> 'holdout_loss' ORDER BY suite""",
+        [spec.id],
+    )
+    for suite in (row["suite"] for row in scored):
         if not {suite, suite.removesuffix("/learn").removesuffix("/report")} & {*found, *known_by}:
             unchecked = {**unchecked, suite: "a model was evaluated on it, but it is not registered"}
     drawn = {c.collection for c in spec.components if c.weight > 0}

@@ -66,5 +66,7 @@ def test_the_numbers_are_those_of_the_rows() -> None:
     assert sentences.mined(mined[:1], "all-MiniLM-L6-v2", had_none=False).startswith("1,000 all-MiniLM-L6-v2 negatives")
     scored: list[dict[str, Any]] = [{"metrics": {"ndcg@10": 0.25, "x": 1}}, {"metrics": {"ndcg@10": 0.5, "x": 1}}]
     assert sentences.evaluated(scored) == "mean nDCG@10 37.5 on 2 suites"
+    scored.insert(1, {"metrics": {"accuracy@10": 1.0}})  # a suite of answers
+    assert sentences.evaluated(scored) == "mean nDCG@10 37.5 on 2 suites"
     row = {"steps": 200, "mixture": "abc", "model": Path("out")}
     assert sentences.trained(row) == "200 steps on abc, saved to out"

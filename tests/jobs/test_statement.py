@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 
 from cli import app
@@ -16,6 +17,7 @@ from mixture.jobs import contamination
 from mixture.jobs.statement import Counts, SuiteStatement, statement_for_training
 from mixture.registry.files import export_text
 from mixture.store.materialise import materialise
+from mixture.suites.benchmarks import SUITES
 from mixture.suites.halves import halved
 from mixture.suites.suite import load_suite
 
@@ -212,6 +214,20 @@ def test_what_is_not_looked_for_is_said(store: Store, suite: Path, planted: Path
         (tmp_path / "m.json").write_text(spec)
         jobs.import_(other, tmp_path / "m.json", "m")
         assert jobs.contamination_statement(other, "m", suite).unread == ("birds", "faq")
+
+
+def test_suites_by_name_are_looked_for(
+    store: Store, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = jobs.create(store, "m")
+    monkeypatch.setenv("MIXTURE_SUITES", str(tmp_path / "brought"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (source,) = SUITES["beir/nq"].sources
+    shutil.move(write_suite(tmp_path, "bridges", range(45)), tmp_path / "brought" / source.repo)
+    found = only(store, mixture, "beir/nq")
+    assert (found.suite, found.found) == ("nq", Counts(WITHIN + 1, 6, 0, WITHIN + 6))
+    unchecked = jobs.contamination_statement(store, mixture, "beir/scifact").unchecked
+    assert "its data is not in" in unchecked["beir/scifact"]
 
 
 def test_for_training_evaluated_suites_are_looked_for_too(store: Store, suite: Path, planted: Path) -> None:

@@ -222,10 +222,9 @@ def caption(results: Sequence[SuiteResult]) -> str:
     """What a reader must know to compare the numbers of the table."""
     searched = sorted({result.corpus for result in results})
     notes = [f"searched: {', '.join(searched)}"] if searched else []
-    smallest = min((result.num_documents for result in results), default=0)
-    measured = dict.fromkeys(name for result in results for name in result.metrics)
-    for name in measured:
+    for name in dict.fromkeys(name for result in results for name in result.metrics):
         metric = None if accuracy_depth(name) is not None else metric_of(name)
+        smallest = min(result.num_documents for result in results if name in result.metrics)
         if metric is not None and not metric.ordered and smallest <= metric.depth:
             notes.append(f"with {metric.depth} documents or fewer {name} says nothing")
     missing = sum(result.missing_documents for result in results)

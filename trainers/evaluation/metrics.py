@@ -59,9 +59,8 @@ def metric_of(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     family, _, cut = name.partition("@")
-    known = cut.isdecimal() and 1 <= int(cut) <= DEEPEST and str(int(cut)) == cut
-    if family not in _FAMILIES or not known:
-        there = ", ".join(f"{family}@K" for family in _FAMILIES)
+    if family not in _FAMILIES or not _is_cut(cut):
+        there = ", ".join(f"{family}@K" for family in (*_FAMILIES, ACCURACY))
         own = [name for name in METRICS if name.partition("@")[0] not in _FAMILIES]
         raise UsageError(f"`metrics` has {name!r}; allowed: {', '.join([there, *own])}, K from 1 to {DEEPEST:,}")
     return Metric(_FAMILIES[family].format(k=cut), int(cut), ordered=family not in _UNORDERED)
@@ -70,7 +69,11 @@ def metric_of(name: str) -> Metric:
 def accuracy_depth(name: str) -> int | None:
     """K of accuracy@K; None for another metric."""
     family, _, cut = name.partition("@")
-    return int(cut) if family == ACCURACY and cut.isdecimal() and int(cut) else None
+    return int(cut) if family == ACCURACY and _is_cut(cut) else None
+
+
+def _is_cut(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text) <= DEEPEST and str(int(text)) == text
 
 
 def checked_metrics(names: Sequence[str]) -> list[str]:

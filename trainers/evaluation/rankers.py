@@ -32,6 +32,8 @@ CHUNK_DOCUMENTS = 16_384
 """Documents embedded between two searches: bounds memory to one chunk of embeddings, whatever the corpus."""
 
 RANK_CONSTANT = 60  # of reciprocal rank fusion, Cormack, Clarke and Büttcher (SIGIR 2009)
+# Documents that each ranker gives to a fusion, whatever is measured: a document's rank hangs on how many there are.
+FUSED = 1_000
 
 
 class Best(NamedTuple):
@@ -170,7 +172,7 @@ class Lexical:
 
 class Fused:
     """Reciprocal rank fusion: a document scores the sum of 1 / (60 + its rank) over the rankers that find it among
-    their best `top`."""
+    their best `FUSED`, of those that are ranked for the query (`Suite.unranked`)."""
 
     def __init__(self, rankers: Sequence[Ranker]) -> None:
         self._rankers = rankers
@@ -187,16 +189,24 @@ class Fused:
         def after(number: int) -> Progress:
             return lambda done, _: progress(number * each + done, total)
 
-        lists = [ranker(suite, documents, top, after(number)) for number, ranker in enumerate(self._rankers)]
+        unranked = [suite.unranked(query) for query in suite.query_ids]
+        deep = FUSED + max(map(len, unranked), default=0)
+        lists = [ranker(suite, documents, deep, after(number)) for number, ranker in enumerate(self._rankers)]
         found = _empty(len(suite.queries), min(top, len(documents)))
-        for query in range(len(suite.queries)):
-            numbers = np.concatenate([one.numbers[query] for one in lists])
-            shares = np.concatenate([1 / (RANK_CONSTANT + 1.0 + np.arange(one.numbers.shape[1])) for one in lists])
-            own, where = np.unique(numbers[numbers >= 0], return_inverse=True)
-            scores = np.bincount(where, shares[numbers >= 0], len(own)).astype(np.float32)
+        for query, left_out in enumerate(unranked):
+            ranked = [self._ranked(documents, one.numbers[query], left_out) for one in lists]
+            shares = np.concatenate([1 / (RANK_CONSTANT + 1.0 + np.arange(len(numbers))) for numbers in ranked])
+            own, where = np.unique(np.concatenate(ranked), return_inverse=True)
+            scores = np.bincount(where, shares, len(own)).astype(np.float32)
             best = np.lexsort((own, -scores))[: found.numbers.shape[1]]
             found.numbers[query, : len(best)], found.scores[query, : len(best)] = own[best], scores[best]
         return found
+
+    @staticmethod
+    def _ranked(documents: Corpus, numbers: NDArray[np.int64], left_out: set[str]) -> NDArray[np.int64]:
+        there = numbers[numbers >= 0]
+        kept = [document not in left_out for document in documents.ids(there)]
+        return there[np.array(kept, np.bool_)][:FUSED]
 
 
 def _empty(queries: int, k: int) -> Best:

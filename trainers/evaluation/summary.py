@@ -54,7 +54,7 @@ class Scored(Protocol):
 class Row:
     """A model on a suite or a group of suites. Scores and differences are within 0 to 1, and −1 to 1.
 
-    low, high:  95 % interval of the score over other queries; None for one query alone
+    low, high:  95 % interval of the score over other queries; None where a suite has one query alone
     difference: to the baseline, with its interval. None, as all p-values, in the baseline's own rows
     p, p_t:     of the randomisation test, and of the paired t-test (suites alone)
     p_holm:     p, corrected for the number of suites or groups and models
@@ -236,6 +236,8 @@ def _rows(
     differences = shares - shares[base]
     # An interval is that of the deviations from each suite's mean: suites are given, their queries are drawn.
     ends = interval(np.stack([deviations, deviations - deviations[base]]))
+    if any(part.shape[1] < 2 for part in weighed):  # which says nothing of others
+        ends = np.full_like(ends, np.nan)
     p, p_t = randomisation(differences, draws=draws), paired_t(differences)
     rows = []
     for place, model in enumerate(models):

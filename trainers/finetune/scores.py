@@ -44,11 +44,18 @@ def check_suites(suites: Sequence[Any], settings: FinetuneSettings) -> None:
         require_pytrec_eval()
 
 
+def check_judged(suites: Sequence[Suite]) -> None:
+    """Raise `UsageError` for a suite that has no nDCG@10, where models are compared by it."""
+    if asked := [suite.title for suite in suites if suite.answers is not None]:
+        raise UsageError(f"`suite` has {asked[0]}, which says answers and has no nDCG@10, by which models are compared "
+                         "here; leave it out")  # fmt: skip
+
+
 @dataclass
 class Scores:
-    """What the suites said so far: a row for each step, suite and metric; of the best and the last step also the value
-    of each query, a row for each step and suite. What the loss on held-out rows was: a row for each step and component
-    (`HeldOut.losses`), of step 0 too. Travels in the checkpoint.
+    """What the suites said so far: a row for each step, suite and metric; of the last step, and of the best where it is
+    kept, also the value of each query, a row for each step and suite. What the loss on held-out rows was: a row for
+    each step and component (`HeldOut.losses`), of step 0 too. Travels in the checkpoint.
 
     The best step is the one with the highest mean nDCG@10 over the suites; with `best_by` holdout, and without suites,
     the one with the lowest mean held-out loss over the components. Of equal ones it is the earliest. The model before
@@ -66,6 +73,8 @@ class Scores:
 
     def __post_init__(self) -> None:
         check_suites(self.suites, self.settings)
+        if self.settings.needs_best and self.settings.best_by == "suites":
+            check_judged(self.suites)
 
     def check(self, encoder: SentenceTransformer) -> None:
         """Raise `UsageError` for a model that cannot be scored."""
@@ -96,7 +105,8 @@ class Scores:
         new = [row for rows, _ in agreed for row in rows]
         self.rows += new
         if agreed:
-            self.queries = [row for row in self.queries if row["step"] == self.best] + [row for _, row in agreed]
+            best = self.best if self.settings.needs_best else step
+            self.queries = [row for row in self.queries if row["step"] == best] + [row for _, row in agreed]
         shown = {f"{METRIC}/{row['suite']}": row["value"] for row in new if row["metric"] == METRIC}
         shown |= {f"{LOSS}/{row['collection']}": row["loss"] for row in losses}
         return shown | ({LOSS: self.mean_losses[step]} if losses else {})

@@ -29,7 +29,7 @@ from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison, compare, holm
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
-from trainers.finetune.scores import check_suites, load_suites
+from trainers.finetune.scores import check_judged, check_suites, load_suites
 from trainers.jobs.runs import finished_config, materialised, recorded
 from trainers.jobs.verdict import ALIKE, Training, scored, scores_of, train_missing
 from trainers.learning.ablation import (
@@ -90,6 +90,7 @@ def ablate(
     name, given = known_model(model), suites_of(suites)
     check_suites(given, settings)
     loaded = load_suites(given, half)
+    check_judged(loaded)
     data = materialised(store, saved.spec)
     base = resolve_model(store.work, data, name, seed=settings.seed)
     settings = fitted(settings, base)

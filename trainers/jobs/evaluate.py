@@ -21,10 +21,10 @@ from mixture.suites.families import family, is_own
 from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
 from mixture.suites.suite import Suite
-from trainers.evaluation.metrics import checked_metrics
+from trainers.evaluation.metrics import accuracy_depth, checked_metrics
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import query_rows
-from trainers.model.identity import STATIC
+from trainers.model.identity import STATIC, locate, model_file
 from trainers.model.instructions import Instructions
 from trainers.model.names import known_model, shown
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 BM25 = "bm25"
 FUSION = "+"
+# One of them is in whatever loads.
+MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")
 # Of the query that is shown when an evaluation starts.
 SHOWN_WORDS = 12
 
@@ -65,13 +67,20 @@ def evaluate(
         raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
     if batch_size is not None and processes > 1:
         raise UsageError("`batch_size` is of one process; leave it away, or `processes`")
+    if batch_size is not None and keep_embeddings:
+        raise UsageError("`batch_size` keeps nothing; leave it away, or `keep_embeddings`")
     check_precision(precision)
+    if precision != "float32" and not keep_embeddings:
+        raise UsageError(f"`precision` is {precision!r}, of kept embeddings alone; give `keep_embeddings` too")
     metrics = checked_metrics(metrics)
     names = [_Name(given) for given in listed(model)]
     if not names:
         raise UsageError("`model` names no model")
     if doubled := [name.given for name in names if sum(name.kept == other.kept for other in names) > 1]:
         raise UsageError(f"`model` names {doubled[0]!r} twice")
+    if sum(len(name.parts) for name in names) > 1:  # the last one's mistake is not to be said after the others' work
+        for name in names:
+            name.check()
     asked = suites_of(suites)
     fetching = stage("suites")
     for number, one in enumerate(asked):  # before hours of work on the first ones
@@ -97,6 +106,10 @@ def evaluate(
             result = replace(result, own=is_own(suite.name, entrant.trained_on), model=name.given)
             _record_evaluation(store, name, entrant.record, result)
             results.append(result)
+    for metric in metrics:
+        if not any(metric in result.metrics for result in results):
+            what = "says answers" if accuracy_depth(metric) else "judges documents"
+            logger.warning("nothing was scored by %s: none of the suites %s", metric, what)
     return results
 
 
@@ -126,8 +139,16 @@ class _Name:
         fused = FUSION in given and not Path(given).is_dir()
         parts = given.split(FUSION) if fused else [given]
         self.parts = [part if part == BM25 else known_model(part) for part in parts]
+        if BM25 in self.parts and Path(BM25, "modules.json").is_file():
+            raise UsageError(f"{BM25} is the ranking by words; write ./{BM25} for the folder of that name")
         if not all(self.parts):
             raise UsageError(f"`model` is {given!r}; a fusion names two or more, as {BM25}{FUSION}{STATIC}")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a part that is no model, in a folder, in the cache or on the hub."""
+        for part in self.parts:
+            if part not in (BM25, STATIC) and not any(model_file(locate(part), name) for name in MODEL_FILES):
+                raise UsageError(f"no model loads from {part!r}: it has none of {', '.join(MODEL_FILES)}")
 
     @property
     def shown(self) -> str:

@@ -20,7 +20,7 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import require_pytrec_eval
-from trainers.finetune.scores import METRIC, load_suites
+from trainers.finetune.scores import METRIC, check_judged, load_suites
 from trainers.model.alike import Trained, check_alike, common_start, opened
 from trainers.model.template import CONFIG, RECORD
 
@@ -58,7 +58,7 @@ def soup(
     weights: of the models in their order, as shares of their sum; default: equal. `dev` finds them on `suites`: the
              greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, recipe 1), which takes up one model after the other,
              the best first, where the mean of those taken scores no less with it
-    suites:  with `dev`: folders in BEIR layout, or folders of such. A score is nDCG@10 over the queries of their
+    suites:  with `dev`: folders in BEIR layout and names. A score is nDCG@10 over the queries of their
              `learn` halves; families of suites (xquad-zh, xquad-en) have equal say
 
     Means are taken in float64 and kept in the models' own type, tensor by tensor: memory holds one model at most.
@@ -132,7 +132,9 @@ def _dev_suites(weights: Sequence[float] | str | None, suites: Names) -> list[Su
         if not named:
             raise UsageError(f"`weights={DEV}` finds the weights on suites: name them in `suite`")
         require_pytrec_eval()
-        return load_suites(suites_of(named), LEARN)
+        loaded = load_suites(suites_of(named), LEARN)
+        check_judged(loaded)
+        return loaded
     if named:
         raise UsageError(f"`suite` is read with `weights={DEV}` alone; leave it out")
     return []

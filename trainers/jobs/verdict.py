@@ -30,7 +30,7 @@ from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, 
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished
-from trainers.finetune.scores import METRIC, check_suites, load_suites
+from trainers.finetune.scores import METRIC, check_judged, check_suites, load_suites
 from trainers.jobs.runs import finished_config, materialised, recorded
 from trainers.jobs.train import trained_on
 from trainers.model.fitting import fitted
@@ -142,6 +142,7 @@ def verdict(
     name, given = known_model(model), suites_of(suites)
     check_suites(given, settings)
     loaded = load_suites(given, half)
+    check_judged(loaded)
     home = None if keep is None else Path(keep).expanduser()
     trainings = _trainings(
         store, pair, name, loaded, [replace(settings, seed=settings.seed + n) for n in range(seeds)], home

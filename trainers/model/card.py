@@ -183,7 +183,7 @@ def _score_table(scores: Sequence[Mapping[str, Any]]) -> str:
     values = {(row["suite"], row["metric"]): row["value"] for row in scores}
     rows = (
         (_escaped(name), f"{row['num_queries']:,}", f"{row['num_documents']:,}",
-         *(f"{100 * values[name, metric]:.2f}" for metric in metrics))
+         *(f"{100 * values[name, metric]:.2f}" if (name, metric) in values else "" for metric in metrics))
         for name, row in suites.items()
     )  # fmt: skip
     searched = ", ".join(sorted({row["corpus"] for row in scores}))

@@ -245,6 +245,15 @@ def test_the_table_shows_each_suite_and_their_mean():
     assert "with 100 documents or fewer recall@100 says nothing" in text.replace("\n", " ")
 
 
+def test_suites_of_answers_stand_in_one_table_with_others():
+    asked = replace(result_of("asked", 0, 0, 8), metrics={"accuracy@10": 0.5})
+    found = [result_of("nq", 0.25, 1.0, 600), asked, result_of("miracl-sw", 0.5, 1.0, 600)]
+    text = printed(found)
+    (mean,) = [line for line in text.splitlines() if "mean of" in line]
+    assert "mean of the suites " in mean and "37.50" in mean and "50.00" in mean
+    assert "says nothing" not in text  # the few documents are of a suite without recall
+
+
 def test_a_metric_more_is_searched_for_shown_and_noted(monkeypatch):
     monkeypatch.setitem(METRICS, "success@3", Metric("success_3", 3, ordered=False))
     monkeypatch.setitem(METRICS, "map", Metric("map", 150))

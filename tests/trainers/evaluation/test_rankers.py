@@ -41,7 +41,8 @@ class Fixed:
         numbers = np.full((len(self.rankings), k), -1)
         for row, ids in enumerate(self.rankings):
             numbers[row, : len(ids)] = [number[key] for key in ids]
-        return Best(np.where(numbers < 0, -np.inf, -np.arange(k)).astype(np.float32), numbers)
+        numbers = numbers[:, :top]
+        return Best(np.where(numbers < 0, -np.inf, -np.arange(numbers.shape[1])).astype(np.float32), numbers)
 
 
 def test_documents_are_numbered_by_id_the_largest_first() -> None:
@@ -83,7 +84,30 @@ def test_fused_equals_rank_by_id() -> None:
     assert Corpus(suite).ids(best.numbers[0]) == ["b", "a"]
 
 
-@pytest.mark.parametrize("name", ["mrr", "mrr@0", "ndcg@010", "foo@3", "map@99999", "accuracy", "accuracy@x"])
+def test_a_fused_score_does_not_hang_on_what_else_is_measured() -> None:
+    """The answer is 5th here and 150th there; what is 40th to 49th in both is behind it, however deep one looks."""
+    names = [f"d{n:03}" for n in range(200)]
+    answer, both, rest = names[0], names[1:11], names[11:]
+    rankings = [*rest[:4], answer, *rest[4:39], *both, *rest[39:]], [*rest[::-1][:39], *both, *rest[::-1][39:]]
+    rankings[1].insert(149, answer)
+    suite = made({name: name for name in names}, {"q": "x"}, {"q": answer})
+    fused = Fused([Fixed(ranking) for ranking in rankings])
+    few, many = score_suite(fused, suite), score_suite(fused, suite, metrics=["recall@200"])
+    assert 0 < few.metrics["ndcg@10"] == many.metrics["ndcg@10"]
+
+
+def test_a_document_that_is_not_ranked_costs_the_others_no_rank_in_a_fusion() -> None:
+    suite = made({name: name for name in "abq"}, {"q": "x"}, {"q": "a"})
+    fused = Fused([Fixed(["q", "a", "b"]), Fixed(["b", "a", "q"])])
+    best = fused(suite, Corpus(suite), 3, lambda done, total: None)
+    assert Corpus(suite).ids(best.numbers[0][:2]) == ["b", "a"] and best.numbers[0][2] == -1
+    np.testing.assert_allclose(best.scores[0][:2], [1 / 61 + 1 / 62] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mrr", "mrr@0", "ndcg@010", "foo@3", "map@99999", "accuracy", "accuracy@x", "accuracy@010", "accuracy@10001"],
+)
 def test_a_metric_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"`metrics` has .*; allowed: ndcg@K, recall@K, mrr@K"):
         checked_metrics([name])

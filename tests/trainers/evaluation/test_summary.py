@@ -69,6 +69,12 @@ def _row(summary: Summary, model: str, name: str, metric: str = "ndcg@10") -> Ro
     return next(row for row in summary.rows if (row.model, row.name, row.metric) == (model, name, metric))
 
 
+def test_a_mean_with_a_suite_of_one_query_has_no_interval() -> None:
+    summary = summarise([_result("a", "s", _some(1)), _result("a", "t", [0.5]), _result("a", "u", [1.0])])
+    assert _row(summary, "a", "s").low is not None
+    assert _row(summary, "a", "t").low is _row(summary, "a", "all").low is None
+
+
 def test_a_suites_row_has_the_numbers_of_its_parts(results: list[Result]) -> None:
     summary = summarise(results)
     before, after = (np.array([s["ndcg@10"] for s in r.per_query.values()]) for r in results[3:5])

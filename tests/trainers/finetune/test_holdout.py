@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 import trainers
-from mixture import Store, registry
+from mixture import Store, jobs, registry
 from mixture.errors import UsageError
 from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
@@ -245,6 +245,7 @@ def test_store_card_and_result_have_the_losses(
     assert {(row["suite"].removesuffix("/held out"), row["step"]): row["value"] for row in stored} == values
     newest = small_store.sql("SELECT DISTINCT suite FROM newest_evaluations").to_pylist()
     assert newest == [{"suite": "suite"}]  # a loss is no score
+    assert jobs.contamination_statement(small_store, "mix").unchecked.keys() == {"suite"}
     seen = small_store.sql("FROM seen_by(?)", [made.run]).to_pylist()
     assert {row["example_id"] for row in seen} <= {
         name for part in kept.components.values() for name in part.example_ids().to_pylist()

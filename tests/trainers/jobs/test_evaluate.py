@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,40 @@ def test_kept_embeddings_are_read_again_and_change_no_score(
     [
         ({"model": "bm25+"}, "a fusion names two or more"),
         ({"model": []}, "`model` names no model"),
+        ({"model": ["bm25", "no-such-model"]}, "no model loads from 'no-such-model': it has none of modules.json"),
+        ({"model": ["bm25", "bm25+no-such-model"]}, "no model loads from 'no-such-model'"),
         ({"model": ["bm25", "static", "bm25"]}, "`model` names 'bm25' twice"),
         ({"metrics": ["mrr"]}, "`metrics` has 'mrr'"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"batch_size": 8, "processes": 2}, "`batch_size` is of one process"),
         ({"precision": "int8"}, "`precision` is 'int8'"),
         ({"processes": 0}, "`processes` is 0"),
+        ({"batch_size": 8, "keep_embeddings": True}, "`batch_size` keeps nothing"),
+        ({"precision": "float16"}, "`precision` is 'float16', of kept embeddings alone"),
     ],
 )
 def test_mistakes(small_store: Store, suite: Path, tiny_model: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trainers.evaluate(small_store, **({"model": tiny_model, "suites": suite} | options))
     assert not small_store.rows("SELECT * FROM evaluations")
+
+
+def test_a_folder_called_bm25_is_not_passed_over(
+    small_store: Store, suite: Path, static_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(static_model, tmp_path / "bm25")
+    monkeypatch.chdir(tmp_path)
+    for name in ("bm25", "static+bm25"):
+        with pytest.raises(UsageError, match=r"bm25 is the ranking by words; write \./bm25"):
+            trainers.evaluate(small_store, name, suite)
+    (result,) = trainers.evaluate(small_store, "./bm25", suite)
+    assert result.similarity == "cosine"
+
+
+def test_a_metric_that_no_suite_has_is_said(small_store: Store, suite: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainers.evaluate(small_store, "bm25", suite, metrics=["accuracy@10", "mrr@10"])
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["nothing was scored by accuracy@10: none of the suites says answers"]
 
 
 def evaluate(store: Store, *arguments: Any) -> Any:
@@ -107,6 +130,14 @@ def test_the_command_of_one_model_is_a_table_and_a_list(small_store: Store, suit
     assert row["metrics"] == {"ndcg@10": 1.0, "recall@100": 1.0}
     assert "per_query" not in row and "queries" not in row
     assert "100.00" in evaluate(small_store, "bm25", "--suite", suite)
+
+
+def test_scores_are_shown_though_a_file_cannot_be_written(small_store: Store, suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "scores.csv")
+    asked = ["--store", str(small_store.root), "evaluate", "bm25", "--suite", str(suite), "--export", place]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code != 0 and "100.00" in result.stdout
 
 
 @pytest.mark.parametrize(

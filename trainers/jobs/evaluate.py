@@ -106,6 +106,7 @@ def evaluate(
             result = replace(result, own=is_own(suite.name, entrant.trained_on), model=name.given)
             _record_evaluation(store, name, entrant.record, result)
             results.append(result)
+            del suite  # before the next one is read
     for metric in metrics:
         if not any(metric in result.metrics for result in results):
             what = "says answers" if accuracy_depth(metric) else "judges documents"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mixture.holdout import MOST_HELD_OUT
 from trainers.losses import LOSSES
+from trainers.losses.ndcg import LONGEST_CUT
 from trainers.settings import TrainingSettings, later, setting
 
 
@@ -14,7 +15,9 @@ class FinetuneSettings(TrainingSettings):
     """`TrainingSettings`, whether the other examples' passages are negatives too (equation 7), and evaluation during
     training."""
 
-    loss: str = later("info_nce", "a loss of trainers.losses")
+    loss: str = later("info_nce", "info_nce, expected_ndcg, or another of trainers.losses")
+    info_nce_first: float = later(0.0, "the share of the steps, the first ones, that train with info_nce instead")
+    ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
     cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
     hard_only: tuple[str, ...] = setting((), "collections whose examples see their own passages only, in_batch or not")
@@ -44,17 +47,35 @@ class FinetuneSettings(TrainingSettings):
             + [("holdout", f"0 to {MOST_HELD_OUT}")] * (not 0 <= self.holdout <= MOST_HELD_OUT)
             + [("best_by", "suites, holdout")] * (self.best_by not in ("suites", "holdout"))
             + [("best_by", "suites without holdout")] * (self.best_by == "holdout" and not self.holdout)
-            + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._without_form())
+            + [("info_nce_first", "0 or more, less than 1")] * (not 0 <= self.info_nce_first < 1)
+            + [("ndcg_cut", f"1 to {LONGEST_CUT}")] * (not 1 <= self.ndcg_cut <= LONGEST_CUT)
+            + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
         )
 
-    def _without_form(self) -> list[tuple[str, str]]:
-        """Settings that are on and that the loss has no form for."""
-        values = {name: getattr(self, name) for name in LOSSES[self.loss].cannot}
-        return [
-            (name, f"{type(value)()} with {self.loss}, which has no such form")
-            for name, value in values.items()
-            if value
-        ]
+    def loss_at(self, step: int) -> str:
+        """The name of the loss of a step, from 0."""
+        return "info_nce" if step < round(self.info_nce_first * self.steps) else self.loss
+
+    def _unsuited(self) -> list[tuple[str, str]]:
+        """Settings that the loss has no form for, or does not take."""
+        loss = LOSSES[self.loss]
+        default = {f.name: f.default for f in fields(self)}
+        taken = {name for used in {self.loss, self.loss_at(0)} for name in LOSSES[used].takes}
+        others = [name for other in LOSSES.values() for name in other.takes if name not in taken]
+        return (
+            [
+                (name, f"{type(value)()} with {self.loss}, which has no such form")
+                for name in loss.cannot
+                if (value := getattr(self, name))
+            ]
+            + [
+                (name, f"{default[name]} with {self.loss}, which does not take it")
+                for name in dict.fromkeys(others)
+                if getattr(self, name) != default[name]
+            ]
+            + [("temperature", f"{loss.least_temperature:g} or more with {self.loss}: under it the gradient is 0")]
+            * (self.temperature < loss.least_temperature)
+        )
 
     @property
     def needs_best(self) -> bool:

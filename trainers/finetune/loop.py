@@ -141,10 +141,12 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
         masked = masked | others
     passages = passages.unflatten(0, (len(query), -1))
+    chosen = LOSSES[settings.loss_at(loop.step)]
     loss = partial(
-        LOSSES[settings.loss].function, temperature=settings.temperature, in_batch=in_batch,
+        chosen.function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
         symmetric=settings.symmetric_loss and in_batch,
+        **{name: getattr(settings, name) for name in chosen.takes},
     )  # fmt: skip
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)

@@ -1,5 +1,7 @@
 """Losses of embeddings, a module each, which puts its own into `LOSSES`: what the setting `loss` may be."""
 
 # ruff: noqa: F401
-from trainers.losses.contrastive import BLOCK, info_nce
+from trainers.losses.contrastive import info_nce
 from trainers.losses.loss import LOSSES, Loss, matryoshka
+from trainers.losses.ndcg import expected_ndcg
+from trainers.losses.scores import BLOCK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mixture.errors import UsageError
 from trainers.deferred import Deferred
@@ -26,21 +26,28 @@ class LossFunction(Protocol):
     masked:      (B, B·N) bool, only with in_batch: candidates that must not count, since they answer the query; an
                  example's own positive always counts
     symmetric:   only with in_batch: the loss from passage to query too
+    more:        the settings that `Loss.takes` names
     """
 
     def __call__(
         self, query: Tensor, passages: Tensor, *, temperature: float, in_batch: bool, masked: Tensor | None,
-        symmetric: bool,
+        symmetric: bool, **more: Any,
     ) -> Tensor: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss to train with, and the settings of `FinetuneSettings` that it has no form for: in_batch, symmetric_loss,
-    matryoshka_dims. They are refused with it."""
+    """A loss to train with, and the settings of `FinetuneSettings` that suit it.
 
-    function: LossFunction
+    cannot:            those that it has no form for, of in_batch, symmetric_loss and matryoshka_dims: refused with it
+    takes:             those that are its own, given by their names: refused with losses that do not take them
+    least_temperature: a lower temperature is refused with it
+    """
+
+    function: Callable[..., Tensor]  # a `LossFunction`
     cannot: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    least_temperature: float = 0.0
 
 
 # The name in the setting `loss` -> the loss. The modules beside this one fill it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses
 from trainers.loop.steps import TrainingLoop
-from trainers.losses import LOSSES, Loss, info_nce
+from trainers.losses import LOSSES, Loss, expected_ndcg, info_nce
 from trainers.model.encoder import load_encoder
 from trainers.settings import resolve
 
@@ -37,7 +38,8 @@ def test_settings_choose_the_form_of_the_loss(
             for what, changes in {
                 "plain": {}, "hard": {"in_batch": False}, "hard_only": {"hard_only": (name,)},
                 "other_hard_only": {"hard_only": ("another",)}, "symmetric": {"symmetric_loss": True},
-                "half": {"matryoshka_dims": (32, 64)},
+                "half": {"matryoshka_dims": (32, 64)}, "ndcg": {"loss": "expected_ndcg", "ndcg_cut": 2},
+                "ndcg_half": {"loss": "expected_ndcg", "in_batch": False, "matryoshka_dims": (32, 64)},
             }.items()
         }  # fmt: skip
         query, passages = TrainingLoop(encoder, SETTINGS, tmp_path).embed_batch(encoder, batch)
@@ -52,7 +54,11 @@ def test_settings_choose_the_form_of_the_loss(
     torch.testing.assert_close(found["other_hard_only"], found["plain"])
     torch.testing.assert_close(found["symmetric"], expected(symmetric=True))
     torch.testing.assert_close(found["half"], (expected(32) + expected()) / 2)
-    different = [found[what] for what in ("plain", "hard", "symmetric", "half")]
+    ndcg = {"temperature": 0.05, "in_batch": True, "masked": batch.masked, "ndcg_cut": 2}
+    torch.testing.assert_close(found["ndcg"], expected_ndcg(query, passages, **ndcg))
+    halves = [expected_ndcg(query[:, :d], passages[:, :d], temperature=0.05) for d in (32, 64)]
+    torch.testing.assert_close(found["ndcg_half"], (halves[0] + halves[1]) / 2)
+    different = [found[what] for what in ("plain", "hard", "symmetric", "half", "ndcg", "ndcg_half")]
     assert all(not torch.allclose(a, b, rtol=1e-3) for i, a in enumerate(different) for b in different[:i])
 
 
@@ -92,6 +98,42 @@ def test_an_unknown_loss_and_what_a_loss_has_no_form_for_are_refused(monkeypatch
                   r"matryoshka_dims is (8,); allowed: ()"):  # fmt: skip
         assert f"{fault} with own, which has no such form" in str(caught.value)
     assert replace(SETTINGS, loss="own", in_batch=False).loss == "own"
+
+
+def test_a_temperature_too_low_and_what_another_loss_takes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"temperature is 0\.002; allowed: 0\.01 or more with expected_ndcg"):
+        FinetuneSettings(loss="expected_ndcg")
+    with pytest.raises(UsageError, match="symmetric_loss is True; allowed: False with expected_ndcg"):
+        replace(SETTINGS, loss="expected_ndcg", symmetric_loss=True)
+    with pytest.raises(UsageError, match="ndcg_cut is 0; allowed: 1 to 100"):
+        replace(SETTINGS, loss="expected_ndcg", ndcg_cut=0)
+    with pytest.raises(UsageError, match="ndcg_cut is 5; allowed: 10 with info_nce, which does not take it"):
+        replace(SETTINGS, ndcg_cut=5)
+    with pytest.raises(UsageError, match=r"info_nce_first is 1\.0; allowed: 0 or more, less than 1"):
+        replace(SETTINGS, loss="expected_ndcg", info_nce_first=1.0)
+
+
+def test_expected_ndcg_is_trained_after_info_nce(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
+) -> None:
+    plain = replace(SETTINGS, steps=40, batch_size=16, learning_rate=1e-3, checkpoint_every=7)
+    mixed = replace(plain, loss="expected_ndcg", ndcg_cut=3, info_nce_first=0.25)
+    rows = {}
+    for name, settings in {"plain": plain, "mixed": mixed}.items():
+        finetune(mixture_data, str(tiny_model), settings, tmp_path / name)
+        rows[name] = json.loads((tmp_path / name / "training.json").read_text())["losses"]
+    losses = {name: [row["loss"] for row in rows[name]] for name in rows}
+    assert losses["plain"][:10] == losses["mixed"][:10]
+    assert max(losses["mixed"][10:]) < 1 < min(losses["mixed"][:10])
+
+    plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 16, 1, positives=mixture_data.positives())
+    batches = [BatchSource(mixture_data, plan, negatives=2).homogeneous(n) for n in range(6)]
+    found = {}
+    for model in (tiny_model, tmp_path / "mixed"):
+        loop = TrainingLoop(load_encoder(str(model)).eval(), replace(mixed, info_nce_first=0.0), tmp_path)
+        with torch.no_grad():
+            found[model.name] = float(torch.cat([batch_losses(loop, batch) for batch in batches]).mean())
+    assert found["mixed"] < found[tiny_model.name] - 0.1
 
 
 def test_a_collection_that_the_mixture_lacks_is_a_mistake(

@@ -47,6 +47,10 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     products = gradient_products(losses, torch.arange(7) % 2, 3, loop.parameters)
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
+    graded = TrainingLoop(load_for_training(model, SETTINGS), replace(SETTINGS, loss="expected_ndcg"), out.parent)
+    one_less_ndcg = batch_losses(graded, batch)
+    graded.accelerator.backward(one_less_ndcg.mean())
+    ranks.reduce_gradients(graded.parameters)
     bare = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     if ranks.state().process_index == ranks.state().num_processes - 1:
         bare[0].grad = torch.full((2,), 3.0)
@@ -64,6 +68,10 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
                 "own_rank_only": own_rank_only,
                 "embeddings": embeddings,
                 "gradient": found,
+                "one_less_ndcg": one_less_ndcg.detach(),
+                "ndcg_gradient": torch.cat(
+                    [p.grad.to_dense().flatten() for p in graded.parameters if p.grad is not None]
+                ),
                 "sparse": [p.grad.is_sparse for p in loop.parameters if p.grad is not None],
                 "of_the_last_rank": bare[0].grad,
                 "of_none": bare[1].grad,
@@ -123,12 +131,14 @@ def test_two_ranks_compute_what_one_computes(
 
     one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert (one["ranks"], two["ranks"]) == (1, 2)
-    assert float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()) < 1e-5
+    for kept in ("gradient", "ndcg_gradient"):
+        assert float((one[kept] - two[kept]).norm() / one[kept].norm()) < 1e-5
     for found in (one, two):
         assert any(found["sparse"]) == (kind == "static_model")
         assert found["of_the_last_rank"].tolist() == [3.0, 3.0]
         assert found["of_none"] is None
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one["one_less_ndcg"], two["one_less_ndcg"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(one["products"], two["products"], rtol=1e-4, atol=1e-6)
     assert one["products"][0, 0] > 1e-4
     torch.testing.assert_close(one["own_rank_only"], one["losses"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +94,30 @@ def test_a_tokenizer_without_a_limit_is_none(tiny_model: Path) -> None:
     np.testing.assert_allclose(
         encode(encoder, TEXTS[2:3]).numpy(), _theirs(load_encoder(str(tiny_model)), "")[2:3], atol=1e-6
     )
+
+
+PRODUCTS = """
+import torch
+from trainers.batch.encoding import same_for_any_threads
+
+def products(threads):
+    torch.set_num_threads(threads)
+    return [torch.nn.functional.linear(*pair) for pair in pairs]
+
+{first}
+drawn = torch.Generator().manual_seed(0)
+pairs = [(torch.randn(m, 1536, generator=drawn), torch.randn(384, 1536, generator=drawn)) for m in range(8, 200, 8)]
+print(sum(not torch.equal(one, two) for one, two in zip(products(1), products(2))))
+"""
+
+
+def test_products_do_not_depend_on_the_number_of_threads() -> None:
+    """In processes of their own, for MKL reads its mode once."""
+    kept = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    differ = {
+        first: int(subprocess.check_output([sys.executable, "-c", PRODUCTS.format(first=first)], env=kept, text=True))
+        for first in ("same_for_any_threads()", "")
+    }
+    if not differ[""]:
+        pytest.skip("on this machine they never do")
+    assert differ["same_for_any_threads()"] == 0

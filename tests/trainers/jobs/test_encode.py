@@ -125,7 +125,7 @@ def texts_of(words: list[str], count: int) -> list[str]:
 def test_two_processes_give_the_same_bits_as_one(bge: Path, words: list[str]) -> None:
     texts = texts_of(words, 2_500)
     alone, two = encode_with(str(bge)), encode_with(str(bge), processes=2)
-    two._encoder.forward = None  # type: ignore[assignment]  # so that only the workers can have encoded
+    two.encoder.forward = None  # type: ignore[assignment]  # so that only the workers can have encoded
     for kind in ("query", "passage"):
         np.testing.assert_array_equal(two(texts, kind), alone(texts, kind))  # type: ignore[arg-type]
     assert alone.space("query") == two.space("query")

@@ -141,11 +141,19 @@ def test_expected_ndcg_is_trained_after_info_nce(
     plain = replace(SETTINGS, steps=40, batch_size=16, learning_rate=1e-3, checkpoint_every=7)
     mixed = replace(plain, loss="expected_ndcg", ndcg_cut=3, info_nce_first=0.25)
     rows = {}
-    for name, settings in {"plain": plain, "mixed": mixed}.items():
+
+    def cut_short(step: int, *_: Any) -> None:
+        if step == 12:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):  # it goes on from step 7, with info_nce
+        finetune(mixture_data, str(tiny_model), mixed, tmp_path / "resumed", progress=cut_short)
+    for name, settings in {"plain": plain, "mixed": mixed, "resumed": mixed}.items():
         finetune(mixture_data, str(tiny_model), settings, tmp_path / name)
         rows[name] = json.loads((tmp_path / name / "training.json").read_text())["losses"]
     losses = {name: [row["loss"] for row in rows[name]] for name in rows}
     assert losses["plain"][:10] == losses["mixed"][:10]
+    assert losses["resumed"] == losses["mixed"]
     assert max(losses["mixed"][10:]) < 1 < min(losses["mixed"][:10])
 
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 16, 1, positives=mixture_data.positives())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch.nn.functional import cosine_similarity
 
 from mixture.errors import UsageError
@@ -21,17 +23,26 @@ def test_worked_example() -> None:
     assert info_nce(query, passages, temperature=0.5).item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-7)
 
 
-def _naive(query: torch.Tensor, passages: torch.Tensor, temperature: float, in_batch: bool, masked) -> list[float]:  # type: ignore[no-untyped-def]
+def _naive(  # type: ignore[no-untyped-def]
+    query: torch.Tensor, passages: torch.Tensor, temperature: float, in_batch: bool, masked,
+    margin: float | None = None, relative: bool = False, hardness: float = 0.0,
+) -> list[float]:  # fmt: skip
     batch, count, _ = passages.shape
     losses = []
     for i in range(batch):
         own = i * count if in_batch else 0
         pool = passages.reshape(batch * count, -1) if in_batch else passages[i]
+        positive = cosine_similarity(query[i], pool[own], dim=0).item()
         total = 0.0
         for j, candidate in enumerate(pool):
-            if j == own or masked is None or not masked[i, j]:
-                total += math.exp(cosine_similarity(query[i], candidate, dim=0).item() / temperature)
-        losses.append(-cosine_similarity(query[i], pool[own], dim=0).item() / temperature + math.log(total))
+            score = cosine_similarity(query[i], candidate, dim=0).item()
+            if j != own and masked is not None and masked[i, j]:
+                continue
+            if j != own and margin is not None and score > positive - margin * (abs(positive) if relative else 1):
+                continue
+            weight = math.exp(hardness * score) if own < j < own + count else 1.0
+            total += weight * math.exp(score / temperature)
+        losses.append(-positive / temperature + math.log(total))
     return losses
 
 
@@ -110,3 +121,82 @@ def test_blocks_of_queries_give_the_same_losses_and_gradients(monkeypatch: pytes
         found.append((got.detach(), query.grad, passages.grad))
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two)
+
+
+# cos(q, d) = 0.8 for the positive, then 0.75, 0.3.
+QUERY = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+PASSAGES = torch.tensor([[[0.8, 0.6], [0.75, 0.4375**0.5], [0.3, 0.91**0.5]]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("forms", "others"),
+    [
+        ({}, math.exp(1.5) + math.exp(0.6)),
+        ({"margin": 0.1}, math.exp(0.6)),  # 0.75 > 0.7
+        ({"margin": 0.04}, math.exp(1.5) + math.exp(0.6)),  # 0.75 < 0.76
+        ({"margin": 0.05, "margin_strategy": "relative"}, math.exp(1.5) + math.exp(0.6)),  # 0.75 < 0.76
+        ({"margin": 0.1, "margin_strategy": "relative"}, math.exp(0.6)),  # 0.75 > 0.72
+        ({"margin": 0.6}, 0.0),
+        ({"hardness": 5.0}, math.exp(1.5 + 3.75) + math.exp(0.6 + 1.5)),
+        ({"margin": 0.1, "hardness": 5.0}, math.exp(0.6 + 1.5)),
+    ],
+)
+def test_worked_margins_and_hardness(forms: dict[str, Any], others: float) -> None:
+    """τ = 0.5: the scores over it are 1.6, 1.5, 0.6."""
+    got = info_nce(QUERY, PASSAGES, temperature=0.5, **forms)
+    assert got.item() == pytest.approx(-1.6 + math.log(math.exp(1.6) + others), abs=1e-9)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("margin", [None, -0.1, 0.0, 0.2])
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("hardness", [0.0, 5.0])
+def test_margins_and_hardness_equal_the_naive_loop(
+    in_batch: bool, margin: float | None, relative: bool, hardness: float
+) -> None:
+    torch.manual_seed(6)
+    query, passages = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 3, 8, dtype=torch.float64)
+    passages[:, 0] += query  # some positives score high
+    masked = torch.rand(5, 15 if in_batch else 3) < 0.2
+    forms: dict[str, Any] = {"margin": margin, "hardness": hardness}
+    strategy = "relative" if relative else "absolute"
+    found = partial(info_nce, query, passages, temperature=0.2, in_batch=in_batch, masked=masked,
+                    margin_strategy=strategy, **forms)  # fmt: skip
+    forward = _naive(query, passages, 0.2, in_batch, masked, relative=relative, **forms)
+    assert found().tolist() == pytest.approx(forward, abs=1e-9)
+    if in_batch:  # from passage to query there is a margin, and no hard negative
+        backward = _naive(passages[:, 0], query[:, None], 0.2, True, masked[:, ::3].T, margin, relative)
+        means = [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
+        assert found(symmetric=True).tolist() == pytest.approx(means, abs=1e-9)
+
+
+def test_hardness_is_sentence_transformers() -> None:
+    torch.manual_seed(7)
+    query, passages = torch.randn(4, 6), torch.randn(4, 3, 6)
+    theirs = MultipleNegativesRankingLoss(
+        torch.nn.Identity(), scale=20.0, hardness_mode="hard_negatives", hardness_strength=5.0
+    )
+    expected = theirs.compute_loss_from_embeddings([query, *passages.unbind(1)], torch.empty(0))
+    torch.testing.assert_close(
+        info_nce(query, passages, temperature=0.05, in_batch=True, hardness=5.0).mean(), expected
+    )
+
+
+def test_weights_have_no_gradient_and_who_is_left_out_has_none() -> None:
+    """d ℓ / d s is that of a softmax whose weights are constants."""
+    passages = PASSAGES.clone().requires_grad_()
+    info_nce(QUERY, passages, temperature=0.5, margin=0.1, hardness=5.0).sum().backward()
+    found = passages.grad
+    weight, constant = math.exp(5 * 0.3), PASSAGES.clone().requires_grad_()
+    scores = cosine_similarity(QUERY[:, None], constant, dim=-1)[0] / 0.5
+    (torch.log(scores[0].exp() + weight * scores[2].exp()) - scores[0]).backward()
+    torch.testing.assert_close(found, constant.grad)
+    assert found is not None
+    assert found[0, 1].tolist() == [0.0, 0.0]
+
+
+def test_values_that_margins_and_hardness_cannot_have() -> None:
+    with pytest.raises(UsageError, match="margin_strategy is half; allowed: absolute, relative"):
+        info_nce(QUERY, PASSAGES, temperature=0.5, margin=0.1, margin_strategy="half")
+    with pytest.raises(UsageError, match="hardness is -1; allowed: 0 or more"):
+        info_nce(QUERY, PASSAGES, temperature=0.5, hardness=-1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from mixture.holdout import MOST_HELD_OUT
 from trainers.losses import LOSSES
+from trainers.losses.contrastive import MARGINS
 from trainers.losses.ndcg import LONGEST_CUT
 from trainers.settings import TrainingSettings, later, setting
 
@@ -17,6 +19,15 @@ class FinetuneSettings(TrainingSettings):
 
     loss: str = later("info_nce", "info_nce, expected_ndcg, or another of trainers.losses")
     info_nce_first: float = later(0.0, "the share of the steps, the first ones, that train with info_nce instead")
+    margin: float | None = later(
+        None,
+        "info_nce: candidates that score above the positive's score less this are left out, as likely false negatives; "
+        "none: no candidate is",
+    )
+    margin_strategy: str = later("absolute", "absolute: margin is in cosine; relative: a share of the positive's score")
+    hardness: float = later(
+        0.0, "info_nce: an example's own hard negatives weigh exp(hardness * score); 5 in EmbeddingGemma, 0: as others"
+    )
     ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
     cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
@@ -48,6 +59,11 @@ class FinetuneSettings(TrainingSettings):
             + [("best_by", "suites, holdout")] * (self.best_by not in ("suites", "holdout"))
             + [("best_by", "suites without holdout")] * (self.best_by == "holdout" and not self.holdout)
             + [("info_nce_first", "0 or more, less than 1")] * (not 0 <= self.info_nce_first < 1)
+            + [("margin", "none, or -1 to 1")] * (self.margin is not None and not -1 <= self.margin <= 1)
+            + [("margin_strategy", ", ".join(MARGINS))] * (self.margin_strategy not in MARGINS)
+            + [("margin_strategy", "absolute without margin")]
+            * (self.margin is None and self.margin_strategy == "relative")
+            + [("hardness", "0 or more")] * (not 0 <= self.hardness < math.inf)
             + [("ndcg_cut", f"1 to {LONGEST_CUT}")] * (not 1 <= self.ndcg_cut <= LONGEST_CUT)
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
         )

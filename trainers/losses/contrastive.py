@@ -5,8 +5,10 @@ Shape legend: B examples, N = 1 + H passages an example (the positive first, the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mixture.errors import UsageError
 from trainers.deferred import Deferred
 from trainers.losses.loss import LOSSES, Loss
 from trainers.losses.scores import of_scores
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 else:
     torch = Deferred("torch")
 
+MARGINS = ("absolute", "relative")
+
 
 def info_nce(
     query: Tensor,
@@ -26,6 +30,9 @@ def info_nce(
     in_batch: bool = False,
     masked: Tensor | None = None,
     symmetric: bool = False,
+    margin: float | None = None,
+    margin_strategy: str = "absolute",
+    hardness: float = 0.0,
 ) -> Tensor:
     """InfoNCE with cosine similarity, one loss an example: (B,), in nats, 0 or more.
 
@@ -39,15 +46,39 @@ def info_nce(
                  an example's own positive always counts
     symmetric:   with `in_batch`: the mean of this loss and of the one in the other direction, which finds each
                  positive's query among the B queries (as CLIP, Radford et al. 2021, 2103.00020, figure 3)
+    margin:      likely false negatives do not count, in either direction: candidates that the model itself scores over
+                 s⁺ − margin (`margin_strategy` absolute) or s⁺ − margin·|s⁺| (relative), s⁺ = s(q_i, d_i⁺); None: all
+                 count. sentence-transformers' `GISTEmbedLoss` has the same of a guide's scores, NV-Retriever
+                 (2407.15831) in mining; Qwen3 Embedding (2506.05176) trains with absolute −0.1
+    hardness:    α ≥ 0: in C_i the example's own hard negatives weigh e^{α·sg(s(q_i, d))}, where sg has no gradient;
+                 EmbeddingGemma (2509.20354) takes 5. From passage to query nothing weighs more
+
+    Raises `UsageError` for a temperature that is not above 0, and for values that `margin_strategy` and `hardness`
+    cannot have.
     """
+    if margin_strategy not in MARGINS:
+        raise UsageError(f"margin_strategy is {margin_strategy}; allowed: {', '.join(MARGINS)}")
+    if hardness < 0:
+        raise UsageError(f"hardness is {hardness}; allowed: 0 or more")
+    loss = partial(_cross_entropy, temperature=temperature, margin=margin, strategy=margin_strategy, hardness=hardness)
     return of_scores(
-        _cross_entropy, query, passages, temperature=temperature, in_batch=in_batch, masked=masked, symmetric=symmetric
+        loss, query, passages, temperature=temperature, in_batch=in_batch, masked=masked, symmetric=symmetric
     )
 
 
-LOSSES["info_nce"] = Loss(info_nce)
+LOSSES["info_nce"] = Loss(info_nce, takes=("margin", "margin_strategy", "hardness"))
 
 
-def _cross_entropy(scores: Tensor, own: Tensor, hard: int) -> Tensor:
+def _cross_entropy(
+    scores: Tensor, own: Tensor, hard: int, *, temperature: float, margin: float | None, strategy: str, hardness: float
+) -> Tensor:
     """−log softmax of each row's own column, (b,)."""
-    return torch.logsumexp(scores, dim=1) - scores.gather(1, own[:, None]).squeeze(1)
+    positive = scores.gather(1, own[:, None])
+    if margin is not None:
+        allowed = positive.abs() if strategy == "relative" else 1 / temperature
+        likely = (scores > positive - margin * allowed).scatter(1, own[:, None], False)
+        scores = scores.masked_fill(likely, float("-inf"))
+    if hardness and hard:
+        columns = own[:, None] + torch.arange(1, hard + 1, device=own.device)
+        scores = scores.scatter_add(1, columns, hardness * temperature * scores.detach().gather(1, columns))
+    return torch.logsumexp(scores, dim=1) - positive.squeeze(1)

@@ -68,6 +68,11 @@ def _expected_ndcg(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     return batch_losses(loop, source.homogeneous(0)).mean()
 
 
+def _margin_and_hardness(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    loop.settings = replace(loop.settings, margin=-0.1, hardness=5.0)
+    return batch_losses(loop, source.homogeneous(0)).mean()
+
+
 def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     """tDRO's: examples weigh as their collection's weight."""
     batch = source.mixed(0)
@@ -76,7 +81,7 @@ def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     return (losses * Tdro(3).example_weights(weights, losses, torch.from_numpy(batch.collections))).sum()
 
 
-@pytest.mark.parametrize("loss_of", [_finetuning_loss, _expected_ndcg, _proxy_loss])
+@pytest.mark.parametrize("loss_of", [_finetuning_loss, _expected_ndcg, _margin_and_hardness, _proxy_loss])
 def test_cached_gradients_equal_those_of_one_pass(
     mixture_data: MaterialisedMixture, model: str, tmp_path: Path, loss_of
 ) -> None:  # type: ignore[no-untyped-def]

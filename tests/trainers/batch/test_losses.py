@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,26 +40,34 @@ def test_settings_choose_the_form_of_the_loss(
                 "plain": {}, "hard": {"in_batch": False}, "hard_only": {"hard_only": (name,)},
                 "other_hard_only": {"hard_only": ("another",)}, "symmetric": {"symmetric_loss": True},
                 "half": {"matryoshka_dims": (32, 64)}, "ndcg": {"loss": "expected_ndcg", "ndcg_cut": 2},
+                "margin": {"margin": 0.05}, "relative": {"margin": 0.3, "margin_strategy": "relative"},
+                "hardness": {"hardness": 5.0, "symmetric_loss": True},
                 "ndcg_half": {"loss": "expected_ndcg", "in_batch": False, "matryoshka_dims": (32, 64)},
             }.items()
         }  # fmt: skip
         query, passages = TrainingLoop(encoder, SETTINGS, tmp_path).embed_batch(encoder, batch)
 
-    def expected(dims: int = 64, *, in_batch: bool = True, symmetric: bool = False) -> torch.Tensor:
+    def expected(dims: int = 64, *, in_batch: bool = True, symmetric: bool = False, **more: Any) -> torch.Tensor:
         return info_nce(query[:, :dims], passages[:, :dims], temperature=0.05, in_batch=in_batch,
-                        masked=batch.masked if in_batch else None, symmetric=symmetric)  # fmt: skip
+                        masked=batch.masked if in_batch else None, symmetric=symmetric, **more)  # fmt: skip
 
     torch.testing.assert_close(found["plain"], expected())
     torch.testing.assert_close(found["hard"], expected(in_batch=False))
     torch.testing.assert_close(found["hard_only"], found["hard"])
     torch.testing.assert_close(found["other_hard_only"], found["plain"])
     torch.testing.assert_close(found["symmetric"], expected(symmetric=True))
+    torch.testing.assert_close(found["margin"], expected(margin=0.05))
+    torch.testing.assert_close(found["relative"], expected(margin=0.3, margin_strategy="relative"))
+    torch.testing.assert_close(found["hardness"], expected(hardness=5.0, symmetric=True))
     torch.testing.assert_close(found["half"], (expected(32) + expected()) / 2)
     ndcg = {"temperature": 0.05, "in_batch": True, "masked": batch.masked, "ndcg_cut": 2}
     torch.testing.assert_close(found["ndcg"], expected_ndcg(query, passages, **ndcg))
     halves = [expected_ndcg(query[:, :d], passages[:, :d], temperature=0.05) for d in (32, 64)]
     torch.testing.assert_close(found["ndcg_half"], (halves[0] + halves[1]) / 2)
-    different = [found[what] for what in ("plain", "hard", "symmetric", "half", "ndcg", "ndcg_half")]
+    different = [
+        found[what]
+        for what in ("plain", "hard", "symmetric", "half", "margin", "relative", "hardness", "ndcg", "ndcg_half")
+    ]
     assert all(not torch.allclose(a, b, rtol=1e-3) for i, a in enumerate(different) for b in different[:i])
 
 
@@ -109,6 +118,19 @@ def test_a_temperature_too_low_and_what_another_loss_takes_are_refused() -> None
         replace(SETTINGS, loss="expected_ndcg", ndcg_cut=0)
     with pytest.raises(UsageError, match="ndcg_cut is 5; allowed: 10 with info_nce, which does not take it"):
         replace(SETTINGS, ndcg_cut=5)
+    for changes, said in {
+        ("margin", 1.5): "margin is 1.5; allowed: none, or -1 to 1",
+        ("margin_strategy", "relative"): "margin_strategy is relative; allowed: absolute without margin",
+        ("margin_strategy", "half"): "margin_strategy is half; allowed: absolute, relative",
+        ("hardness", -1.0): "hardness is -1.0; allowed: 0 or more",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(said)):
+            replace(SETTINGS, **{changes[0]: changes[1]})
+    graded = replace(SETTINGS, loss="expected_ndcg")
+    for name, value, default in (("margin", 0.1, "None"), ("hardness", 5.0, "0.0")):
+        with pytest.raises(UsageError, match=f"{name} is {value}; allowed: {default} with expected_ndcg, which does"):
+            replace(graded, **{name: value})
+        assert getattr(replace(graded, steps=2, info_nce_first=0.5, **{name: value}), name) == value
     with pytest.raises(UsageError, match=r"info_nce_first is 1\.0; allowed: 0 or more, less than 1"):
         replace(SETTINGS, loss="expected_ndcg", info_nce_first=1.0)
 
@@ -119,11 +141,19 @@ def test_expected_ndcg_is_trained_after_info_nce(
     plain = replace(SETTINGS, steps=40, batch_size=16, learning_rate=1e-3, checkpoint_every=7)
     mixed = replace(plain, loss="expected_ndcg", ndcg_cut=3, info_nce_first=0.25)
     rows = {}
-    for name, settings in {"plain": plain, "mixed": mixed}.items():
+
+    def cut_short(step: int, *_: Any) -> None:
+        if step == 12:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):  # it goes on from step 7, with info_nce
+        finetune(mixture_data, str(tiny_model), mixed, tmp_path / "resumed", progress=cut_short)
+    for name, settings in {"plain": plain, "mixed": mixed, "resumed": mixed}.items():
         finetune(mixture_data, str(tiny_model), settings, tmp_path / name)
         rows[name] = json.loads((tmp_path / name / "training.json").read_text())["losses"]
     losses = {name: [row["loss"] for row in rows[name]] for name in rows}
     assert losses["plain"][:10] == losses["mixed"][:10]
+    assert losses["resumed"] == losses["mixed"]
     assert max(losses["mixed"][10:]) < 1 < min(losses["mixed"][:10])
 
     plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 16, 1, positives=mixture_data.positives())

@@ -34,3 +34,11 @@ def test_another_loss_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "other", LOSSES["info_nce"])
     other = replace(FinetuneSettings(), loss="other")
     assert run_id("finetune", "0123456789ab", other, model="m") != IDS[0][2]
+
+
+def test_each_setting_of_a_loss_is_another_run() -> None:
+    forms: list[dict[str, Any]] = [{"loss": "expected_ndcg"}, {"loss": "expected_ndcg", "ndcg_cut": 5},
+                                   {"loss": "expected_ndcg", "info_nce_first": 0.5}, {}, {"margin": 0.1},
+                                   {"margin": 0.1, "margin_strategy": "relative"}, {"hardness": 5.0}]  # fmt: skip
+    ids = [run_id("finetune", "0123456789ab", FinetuneSettings(temperature=0.05, **form), model="m") for form in forms]
+    assert len(set(ids)) == len(forms)

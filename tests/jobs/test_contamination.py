@@ -264,6 +264,10 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
             "DROP TABLE answers",
             "ALTER TABLE mixture_weights DROP COLUMN miners",
             *(
+                f'ALTER TABLE evaluations DROP COLUMN "{name}"'
+                for name in ("document_prompt", "similarity", "max_tokens", "precision", "revision")
+            ),
+            *(
                 f"DROP TABLE {table}"
                 for table in (
                     "candidates",

@@ -615,6 +615,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           "DROP TABLE file_examples", "DROP TABLE collection_changes", "DROP TABLE test_suites",
                           "DROP TABLE minings", "DROP TABLE positive_scores", "DROP TABLE answers",
                           "ALTER TABLE mixture_weights DROP COLUMN miners",
+                          *(f'ALTER TABLE evaluations DROP COLUMN "{name}"' for name in
+                            ("document_prompt", "similarity", "max_tokens", "precision", "revision")),
                           *(f"DROP TABLE {table}" for table in ("candidates", "candidate_scores", "collection_products",
                                                                 "verdicts", "verdict_suites", "ablations")),
                           "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",

@@ -73,6 +73,7 @@ def evaluate(
     if precision != "float32" and not keep_embeddings:
         raise UsageError(f"`precision` is {precision!r}, of kept embeddings alone; give `keep_embeddings` too")
     metrics = checked_metrics(metrics)
+    asked = suites_of(suites)
     names = [_Name(given) for given in listed(model)]
     if not names:
         raise UsageError("`model` names no model")
@@ -81,7 +82,6 @@ def evaluate(
     if sum(len(name.parts) for name in names) > 1:  # the last one's mistake is not to be said after the others' work
         for name in names:
             name.check()
-    asked = suites_of(suites)
     fetching = stage("suites")
     for number, one in enumerate(asked):  # before hours of work on the first ones
         fetching(number, len(asked), one.key)

@@ -24,6 +24,9 @@ from mixture.sampling import Lists, Positives
 from mixture.specs import MixtureSpec
 from mixture.store import layout
 
+# Beside a component's dataset for sentence-transformers, since its columns are texts alone.
+POSITIVES = "positives.arrow"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -90,10 +93,13 @@ class ComponentData:
 
     def positives(self) -> Lists:
         """For every example the row numbers of its positives: num_examples lists."""
-        column = self._column("positives")
-        offsets = np.zeros(self.num_examples + 1, dtype=np.int64)
-        np.cumsum(pc.list_value_length(column).to_numpy(), out=offsets[1:])
-        return Lists(pc.list_flatten(column).to_numpy(), offsets)
+        return _lists(self._column("positives"))
+
+    def write_positives(self, folder: Path) -> None:
+        """`positives()` as a file in `folder`, where `positives_beside` reads them."""
+        table = pa.table({"positives": self._column("positives")})
+        with pa.OSFile(str(folder / POSITIVES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
 
     def without_candidates(self) -> int:
         """How many examples have no negative, and no passage in the collection that could serve as one."""
@@ -140,3 +146,16 @@ class MaterialisedMixture:
 
 def _map(file: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+
+
+def positives_beside(folder: Path) -> Lists:
+    """What `ComponentData.write_positives` wrote there. Raises `UsageError` where nothing is."""
+    if not (folder / POSITIVES).is_file():
+        raise UsageError(f"{folder} has no {POSITIVES}: an older version exported it; export the mixture anew")
+    return _lists(_map(folder / POSITIVES)["positives"])
+
+
+def _lists(column: pa.ChunkedArray) -> Lists:
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(pc.list_value_length(column).to_numpy(), out=offsets[1:])
+    return Lists(pc.list_flatten(column).to_numpy(), offsets)

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainers.batch.sampler import MixtureBatchSampler
     from trainers.finetune.config import FinetuneSettings
     from trainers.jobs.ablate import ablate
     from trainers.jobs.encode import encode_with
@@ -24,6 +25,7 @@ __all__ = [
     "FinetuneSettings",
     "LearnedMixtures",
     "LearningSettings",
+    "MixtureBatchSampler",
     "Soup",
     "Trained",
     "Verdict",
@@ -44,6 +46,7 @@ _HOME = {
     "FinetuneSettings": "trainers.finetune.config",
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
+    "MixtureBatchSampler": "trainers.batch.sampler",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",

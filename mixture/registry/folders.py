@@ -110,7 +110,8 @@ def export_hf_dataset(store: Store, mixture: SavedMixture, folder: Path) -> dict
     that are not its positives, drawn from a seeded generator. A collection without negatives has pairs.
 
     Beside it prompts.json, the trainer's argument `prompts` (the first of each collection's), and mixture.json, which
-    has the weights. Returns the columns of each collection.
+    has the weights. Each dataset's folder has the numbers of its rows' positives, all of them: by these
+    `trainers.MixtureBatchSampler` keeps equal ones apart. Returns the columns of each collection.
     """
     import datasets
 
@@ -133,6 +134,8 @@ def export_hf_dataset(store: Store, mixture: SavedMixture, folder: Path) -> dict
         datasets.DatasetDict(parts).save_to_disk(str(folder))
         if shown:
             datasets.enable_progress_bars()
+        for name, part in data.components.items():
+            part.write_positives(folder / name)
         columns = {name: list(part.column_names) for name, part in parts.items()}
     first = {n: (p.prompts or (DEFAULT_PROMPT,))[0] for n, p in data.components.items()}
     prompts = {n: {"anchor": prompt and PREFIX.format(prompt=prompt)} for n, prompt in first.items()}

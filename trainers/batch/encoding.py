@@ -6,7 +6,6 @@ waiting; here a micro-batch has as many texts as fill the device. Equal texts ar
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,18 +67,6 @@ def in_groups(texts: Sequence[str]) -> tuple[list[list[str]], NDArray[np.int64]]
     place = {text: number for number, text in enumerate(distinct)}
     groups = [distinct[start : start + AT_ONCE] for start in range(0, len(distinct), AT_ONCE)]
     return groups, np.array([place[text] for text in texts], np.int64)
-
-
-def same_for_any_threads() -> None:
-    """Have products of matrices on this CPU be the same to the bit whatever the number of threads, from now on and in
-    processes that are started: by the strict mode of MKL (`MKL_CBWR`), unless the user chose another.
-
-    MKL reads it at the process's first product, so this has to come before. Without it some sizes, as (64, 1536) by
-    (1536, 384), differ in their last bits between one thread and two.
-    """
-    kind = torch.backends.cpu.get_cpu_capability()
-    if torch.backends.mkl.is_available() and kind in ("AVX2", "AVX512"):
-        os.environ.setdefault("MKL_CBWR", f"{kind},STRICT")
 
 
 def _is_plain(encoder: SentenceTransformer, prompt: str) -> bool:

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind, Space
 from mixture.errors import UsageError
-from trainers.batch.encoding import AT_ONCE, encode, in_groups, same_for_any_threads
+from trainers.batch.encoding import AT_ONCE, encode, in_groups
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
 from trainers.jobs.workers import Workers
 from trainers.model.encoder import load_encoder
@@ -32,7 +32,6 @@ class TextEncoder:
     def __init__(self, model: str, processes: int = 1) -> None:
         if processes < 1:
             raise UsageError(f"`processes` is {processes}; allowed: 1 or more")
-        same_for_any_threads()  # processes have fewer of them each
         self.encoder = load_encoder(model)
         self.unit = True
         self._workers = Workers(model, processes) if processes > 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ FLASH = "flash_attention_2"
 for _noisy in ("sentence_transformers", "transformers"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
 disable_progress_bar()
+# Products of matrices on this CPU are then the same to the bit whatever the number of threads. MKL reads its mode at
+# the process's first product, and processes that are started inherit it. Without it some sizes, as (64, 1536) by
+# (1536, 384), differ in their last bits between one thread and two.
+if torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+    os.environ.setdefault("MKL_CBWR", f"{torch.backends.cpu.get_cpu_capability()},STRICT")
 
 
 def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransformer:

@@ -7,6 +7,7 @@ Layout: `<folder>/<mixture id>.json` (the spec), `<folder>/components/<digest>/{
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from mixture.store import layout
 
 # Beside a component's dataset for sentence-transformers, since its columns are texts alone.
 POSITIVES = "positives.arrow"
+# Beside a component's examples: what a teacher scores their passages (`mixture.store.teachers`).
+SCORES = "scores.arrow"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ComponentData:
         self.num_passages: int = self._passages.num_rows
         self._chosen: NDArray[np.bool_] | None = None
         self._places: NDArray[np.int64] | None = None
+        self._scores = _map(folder / SCORES) if (folder / SCORES).is_file() else None
 
     def only(self, chosen: NDArray[np.bool_]) -> ComponentData:
         """The same with some of its examples, those where `chosen` (num_examples,) is true; it keeps all passages."""
@@ -78,6 +82,35 @@ class ComponentData:
             tuple(columns["positives"][row].as_py()),
             tuple(columns["negatives"][row].as_py()),
         )
+
+    def scores(self, row: int) -> dict[int, float]:
+        """Of an example, by passage's row number: what a teacher scores it. Passages without a score are not there."""
+        if self._scores is None:
+            return {}
+        place = row if self._places is None else int(self._places[row])
+        sides = ("positives", "negatives")
+        numbers = [n for side in sides for n in self._examples[side][place].as_py()]
+        found = [score for side in sides for score in self._scores[side][place].as_py()]
+        return {n: score for n, score in zip(numbers, found, strict=True) if score is not None}
+
+    def num_scored(self) -> int:
+        """How many examples have a score of a positive, and one of a negative."""
+        if self._scores is None:
+            return 0
+        both = np.ones(self._scores.num_rows, dtype=np.bool_) if self._chosen is None else self._chosen.copy()
+        for side in ("positives", "negatives"):
+            column = self._scores[side]
+            valid = pc.is_valid(pc.list_flatten(column)).to_numpy(zero_copy_only=False)
+            some = np.zeros(len(both), dtype=np.bool_)
+            some[pc.list_parent_indices(column).to_numpy()[valid]] = True
+            both &= some
+        return int(both.sum())
+
+    def scores_digest(self) -> str:
+        """SHA-256 of all scores, empty where there are none."""
+        if self._scores is None:
+            return ""
+        return hashlib.sha256((self.folder / SCORES).read_bytes()).hexdigest()
 
     def queries(self) -> pa.ChunkedArray:
         """The query of every example: num_examples texts."""

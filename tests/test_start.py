@@ -72,7 +72,9 @@ def test_what_lies_in_the_working_folder_is_not_run(start: Start) -> None:
         (["mine", "easy", "--negatives", "1"], "easy"),  # it imports the model side
     ):
         done = start(*arguments)
-        assert (done.returncode, done.stderr) == (0, ""), arguments
+        # A busy machine gets as far as a line of progress.
+        stderr = [line for line in done.stderr.splitlines() if not line.startswith("mine: ")]
+        assert (done.returncode, stderr) == (0, []), arguments
         assert said in done.stdout
 
 

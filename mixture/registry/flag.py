@@ -1,9 +1,8 @@
 """A mixture's rows with their scores, as FlagEmbedding's trainers take them for distillation.
 
 A file of JSON lines for each component: query, pos, neg, pos_scores, neg_scores, prompt. A passage is its title and its
-text. Scores are written where they are of one scale: those of the one miner whose negatives have any, with what the
-example's positives score with it (`positive_scores`), or those of the files, whose positives have them as grades. A
-side of a row has them where each of its passages has one: a random negative has none.
+text. Scores are written where they are of one scale (`mixture.store.teachers`). A side of a row has them where each of
+its passages has one: a random negative has none.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mixture.errors import UsageError
-from mixture.ingest.normalise import DEFAULT_GRADE, PROVIDED
 from mixture.registry.names import SavedMixture
 from mixture.specs import Component
 from mixture.store import Store, read
 from mixture.store.materialise import with_content
+from mixture.store.teachers import teacher_of
 
 ROWS_AT_ONCE = 4_096
 TEXT = "trim(p.title || ' ' || p.text)"
@@ -53,27 +52,11 @@ def _write(store: Store, component: Component, file: Path) -> tuple[int, list[st
     """How many rows a component has, and what is worth knowing of them."""
     part, values = component.part, read.part_parameters(component.part)
     prompts = store.rows("SELECT prompts FROM collections WHERE collection = ?", [part.collection])[0]["prompts"]
-    scored = store.rows(
-        f"""SELECT DISTINCT miner FROM negatives SEMI JOIN {read.part_negatives(part)} USING (example_id, passage_id)
-            WHERE collection = $c AND score IS NOT NULL AND ($among IS NULL OR list_contains($among, miner))
-            ORDER BY miner""",
-        values | {"among": None if part.miners is None else list(part.miners)},
-    )
-    miners = [row["miner"] for row in scored]
-    remarks = [f"{component.name}: without scores, since negatives of {', '.join(miners)} have some, each on a scale "
-               "of its own; a mixture of one of them has scores"] * (len(miners) > 1)  # fmt: skip
-    (grades,) = store.rows(
-        f"""SELECT count(*) AS n FROM (SELECT unnest(positives).grade AS grade FROM {read.part_examples(part)})
-            WHERE grade <> {DEFAULT_GRADE}""",
-        read.part_parameters(part, negatives=False),
-    )
-    score = "NULL::FLOAT"  # of a positive
-    if len(miners) == 1 and miners != [PROVIDED]:
-        score = "s.score"
-    elif len(miners) < 2 and grades["n"]:  # without a number of the file every grade is the usual one
-        score = "one.grade"
-    teacher = {"teacher": miners[0] if len(miners) == 1 else None}
-    reader = store.connection.execute(_query(component, score), values | teacher).to_arrow_reader(ROWS_AT_ONCE)
+    whose = teacher_of(store, part)
+    remarks = [f"{component.name}: without scores, since negatives of {', '.join(whose.miners)} have some, each on a "
+               "scale of its own; a mixture of one of them has scores"] * (len(whose.miners) > 1)  # fmt: skip
+    teacher = {"teacher": whose.name}
+    reader = store.connection.execute(_query(component, whose.score), values | teacher).to_arrow_reader(ROWS_AT_ONCE)
     rows = 0
     with file.open("w", encoding="utf-8") as stream:
         for batch in reader:

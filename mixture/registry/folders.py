@@ -22,6 +22,7 @@ from mixture.registry.names import SavedMixture
 from mixture.sampling import BatchPlan, generator
 from mixture.store import Store
 from mixture.store.materialise import materialise
+from mixture.store.teachers import write_scores
 
 # What training puts before a query; `trainers.model.template.Template` has the same form, and a test compares the two.
 PREFIX = "Instruct: {prompt}\nQuery: "
@@ -41,7 +42,9 @@ def export_materialised(store: Store, mixture: SavedMixture, folder: Path) -> Ma
     """
     from mixture.cards import load_cards, render_card
 
-    data = materialise(store, mixture.spec, folder)
+    materialise(store, mixture.spec, folder)
+    write_scores(store, mixture.spec, folder, strict=False)
+    data = MaterialisedMixture.open(folder, mixture.spec.id)
     (folder / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
     known = load_cards()
     used = {c.collection for c in data.spec.components}

@@ -39,6 +39,8 @@ class TextBatch:
     rows:        row numbers within the collections, (B,)
     examples:    the examples' ids, B texts
     names:       the plan's collections
+    teacher:     (B, N) float32, what a teacher scores each example's passages, NaN where one has no score; None where
+                 nobody asked for it
     tokens:      queries and then passages, tokenised in the background for the model that is trained; else None
     """
 
@@ -50,6 +52,7 @@ class TextBatch:
     examples: list[str]
     names: tuple[str, ...]
     tokens: Tokens | None = None
+    teacher: Tensor | None = None
 
     def describe(self, places: Sequence[int] | None = None) -> str:
         """Collections and example ids of some of the batch (default: all), for an error message."""
@@ -69,9 +72,10 @@ class BatchSource:
 
     def __init__(
         self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False,
-        template: Template = Template(),
+        template: Template = Template(), taught: bool = False,
     ) -> None:  # fmt: skip
         self.mixture = mixture
+        self.taught = taught
         self.plan = plan
         self.negatives = negatives
         self.symmetric_prompts = symmetric_prompts
@@ -97,7 +101,9 @@ class BatchSource:
         masked = np.stack([np.isin(drawn, answers[example.query]).reshape(-1) for example in examples])
         ids = [example.example_id for example in examples]
         groups = np.full(len(rows), index)
-        return TextBatch(groups, queries, passages, torch.from_numpy(masked), rows, ids, self.plan.collections)
+        teacher = torch.from_numpy(_scores_of(part, rows, drawn)) if self.taught else None
+        return TextBatch(groups, queries, passages, torch.from_numpy(masked), rows, ids, self.plan.collections,
+                         teacher=teacher)  # fmt: skip
 
     def mixed(self, step: int) -> TextBatch:
         """A batch over all collections, each example from a collection drawn uniformly (tDRO)."""
@@ -144,6 +150,13 @@ class BatchSource:
         return queries, passages, numbers
 
 
+def _scores_of(part: ComponentData, rows: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """What a teacher scores the passages drawn for examples, (B, N) float32; NaN where one has no score."""
+    known = [part.scores(int(row)) for row in rows]
+    return np.array([[of.get(n, np.nan) for n in own] for of, own in zip(known, drawn.tolist(), strict=True)],
+                    np.float32)  # fmt: skip
+
+
 def _random_passages(part: ComponentData, example: Example, count: int, random: np.random.Generator) -> list[int]:
     """Passages of the collection that are not the example's, for an example that came without negatives."""
     drawn: list[int] = []
@@ -188,6 +201,22 @@ def say_small(mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = Fa
     else:
         logger.info("`batch_size` is %s; a batch holds all rows, and no more, of the smaller %s",
                     f"{batch_size:,}", _some("collection", small, 3))  # fmt: skip
+
+
+def say_taught(mixture: MaterialisedMixture) -> None:
+    """A line to the log: how many examples a teacher scored. Raises `UsageError` where there is none."""
+    drawn = [c.name for c in mixture.spec.components if c.weight > 0]
+    scored = {name: mixture.components[name].num_scored() for name in drawn}
+    if not any(scored.values()):
+        raise UsageError(
+            "no example of the mixture has a teacher's scores of a positive and a negative; mine with a model, or "
+            "bring scores with the rows"
+        )
+    total = sum(mixture.sizes[name] for name in drawn)
+    bare = [name for name in drawn if not scored[name]]
+    none = f"; none in {_some('collection', bare, 3)}" if bare else ""
+    if ranks.is_main():
+        logger.info("a teacher's scores: %s of %s examples%s", f"{sum(scored.values()):,}", f"{total:,}", none)
 
 
 def check_prompts(

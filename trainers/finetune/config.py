@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 
 from mixture.holdout import MOST_HELD_OUT
 from trainers.losses import LOSSES
-from trainers.losses.contrastive import MARGINS
+from trainers.losses.contrastive import JUDGES, MARGINS
+from trainers.losses.distil import KINDS
 from trainers.losses.ndcg import LONGEST_CUT
 from trainers.settings import TrainingSettings, later, setting
 
@@ -17,7 +18,7 @@ class FinetuneSettings(TrainingSettings):
     """`TrainingSettings`, whether the other examples' passages are negatives too (equation 7), and evaluation during
     training."""
 
-    loss: str = later("info_nce", "info_nce, expected_ndcg, or another of trainers.losses")
+    loss: str = later("info_nce", "info_nce, distil, expected_ndcg, or another of trainers.losses")
     info_nce_first: float = later(0.0, "the share of the steps, the first ones, that train with info_nce instead")
     margin: float | None = later(
         None,
@@ -25,8 +26,16 @@ class FinetuneSettings(TrainingSettings):
         "none: no candidate is",
     )
     margin_strategy: str = later("absolute", "absolute: margin is in cosine; relative: a share of the positive's score")
+    margin_by: str = later(
+        "model", "whose scores the margin looks at: model, or teacher, of an example's own negatives"
+    )
     hardness: float = later(
         0.0, "info_nce: an example's own hard negatives weigh exp(hardness * score); 5 in EmbeddingGemma, 0: as others"
+    )
+    distil_by: str = later("kl", "distil: kl, or margin_mse")
+    distil_weight: float = later(0.5, "distil: the share of the teacher in the loss; the rest is info_nce")
+    teacher_temperature: float | None = later(
+        None, "distil: the teacher's scores are divided by it; none: as `temperature`, which suits cosines, 1 logits"
     )
     ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
@@ -63,6 +72,12 @@ class FinetuneSettings(TrainingSettings):
             + [("margin_strategy", ", ".join(MARGINS))] * (self.margin_strategy not in MARGINS)
             + [("margin_strategy", "absolute without margin")]
             * (self.margin is None and self.margin_strategy == "relative")
+            + [("margin_by", ", ".join(JUDGES))] * (self.margin_by not in JUDGES)
+            + [("margin_by", "model without margin")] * (self.margin is None and self.margin_by == "teacher")
+            + [("distil_by", ", ".join(KINDS))] * (self.distil_by not in KINDS)
+            + [("distil_weight", "0 to 1")] * (not 0 <= self.distil_weight <= 1)
+            + [("teacher_temperature", "none, or above 0")]
+            * (self.teacher_temperature is not None and not 0 < self.teacher_temperature < math.inf)
             + [("hardness", "0 or more")] * (not 0 <= self.hardness < math.inf)
             + [("ndcg_cut", f"1 to {LONGEST_CUT}")] * (not 1 <= self.ndcg_cut <= LONGEST_CUT)
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
@@ -92,6 +107,11 @@ class FinetuneSettings(TrainingSettings):
             + [("temperature", f"{loss.least_temperature:g} or more with {self.loss}: under it the gradient is 0")]
             * (self.temperature < loss.least_temperature)
         )
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher's scores decide what is trained."""
+        return self.loss == "distil" or self.margin_by == "teacher"
 
     @property
     def needs_best(self) -> bool:

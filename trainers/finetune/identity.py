@@ -16,4 +16,6 @@ def identity(mixture: MaterialisedMixture, model: str, settings: FinetuneSetting
     """The run's id: a hash of what decides the model and its record."""
     more = {"suites": ",".join(f"{suite.name}:{suite.digest}" for suite in suites)} if suites else {}
     more |= identified(mixture, model, settings)
+    if settings.taught:
+        more["scores"] = ",".join(f"{name}:{part.scores_digest()}" for name, part in mixture.components.items())
     return run_id("finetune", mixture.spec.id, settings, model=model_identity(model), **more)

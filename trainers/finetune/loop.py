@@ -21,7 +21,7 @@ from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
 from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
-from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_texts
+from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_taught, say_texts
 from trainers.finetune import output
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.holdout import HeldOut, say_held_out
@@ -75,6 +75,8 @@ def finetune(
         scores.held_out = HeldOut(held_out, encoder, settings, template)
         say_held_out(whole, held_out)
     say_texts(mixture, template)
+    if settings.taught:
+        say_taught(mixture)
     say_small(mixture, settings.batch_size)
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
@@ -142,11 +144,13 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         masked = masked | others
     passages = passages.unflatten(0, (len(query), -1))
     chosen = LOSSES[settings.loss_at(loop.step)]
+    more = {name: getattr(settings, name) for name in chosen.takes}
+    if chosen.taught:
+        more["teacher"] = None if batch.teacher is None else to_device(batch.teacher, query.device)
     loss = partial(
         chosen.function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
-        symmetric=settings.symmetric_loss and in_batch,
-        **{name: getattr(settings, name) for name in chosen.takes},
+        symmetric=settings.symmetric_loss and in_batch, **more,
     )  # fmt: skip
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)
@@ -167,7 +171,7 @@ def _source(mixture: MaterialisedMixture, settings: FinetuneSettings, template: 
         mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives()
     )
     return BatchSource(mixture, plan, negatives=settings.negatives, symmetric_prompts=settings.symmetric_prompts,
-                       template=template)  # fmt: skip
+                       template=template, taught=settings.taught)  # fmt: skip
 
 
 def _evaluated(loop: TrainingLoop, scores: Scores) -> dict[str, float]:

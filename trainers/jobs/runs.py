@@ -19,6 +19,7 @@ from mixture.registry.slices import Slice, keep, slice_of
 from mixture.specs import WEIGHT_COLUMNS, MixtureSpec
 from mixture.store import Store
 from mixture.store.materialise import materialise
+from mixture.store.teachers import write_scores
 from mixture.store.write import append
 from trainers.finetune.scores import LOSS
 from trainers.loop.stopping import Stopped
@@ -26,9 +27,15 @@ from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
 
 
-def materialised(store: Store, spec: MixtureSpec) -> MaterialisedMixture:
-    """A mixture's data: the first rank writes what is missing, the others open it."""
-    ranks.on_main(lambda: materialise(store, spec).folder)
+def materialised(store: Store, spec: MixtureSpec, *, taught: bool = False) -> MaterialisedMixture:
+    """A mixture's data: the first rank writes what is missing, the others open it. taught: with the store's scores."""
+
+    def write() -> None:
+        materialise(store, spec)
+        if taught:
+            write_scores(store, spec)
+
+    ranks.on_main(write)
     return materialise(store, spec)
 
 

@@ -46,7 +46,7 @@ def train(
     name, asked = asked_for(model, target, suites, settings)
     show = stage("training")
     loaded = load_suites(asked, half)
-    data = materialised(store, spec)
+    data = materialised(store, spec, taught=settings.taught)
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
     base = resolve_model(store.work, data, name, seed=settings.seed)
     return trained_on(store, data, base, loaded, target, settings, show, shown(model))

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401
 from trainers.losses.contrastive import info_nce
+from trainers.losses.distil import distil
 from trainers.losses.loss import LOSSES, Loss, matryoshka
 from trainers.losses.ndcg import expected_ndcg
 from trainers.losses.scores import BLOCK

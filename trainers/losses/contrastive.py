@@ -20,6 +20,7 @@ else:
     torch = Deferred("torch")
 
 MARGINS = ("absolute", "relative")
+JUDGES = ("model", "teacher")
 
 
 def info_nce(
@@ -32,7 +33,9 @@ def info_nce(
     symmetric: bool = False,
     margin: float | None = None,
     margin_strategy: str = "absolute",
+    margin_by: str = "model",
     hardness: float = 0.0,
+    teacher: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with cosine similarity, one loss an example: (B,), in nats, 0 or more.
 
@@ -50,6 +53,9 @@ def info_nce(
                  s⁺ − margin (`margin_strategy` absolute) or s⁺ − margin·|s⁺| (relative), s⁺ = s(q_i, d_i⁺); None: all
                  count. sentence-transformers' `GISTEmbedLoss` has the same of a guide's scores, NV-Retriever
                  (2407.15831) in mining; Qwen3 Embedding (2506.05176) trains with absolute −0.1
+    margin_by:   model, or teacher: the same of the scores in `teacher`, which the example's own hard negatives alone
+                 have
+    teacher:     (B, N) scores of the example's passages, NaN where one has none
     hardness:    α ≥ 0: in C_i the example's own hard negatives weigh e^{α·sg(s(q_i, d))}, where sg has no gradient;
                  EmbeddingGemma (2509.20354) takes 5. From passage to query nothing weighs more
 
@@ -58,15 +64,35 @@ def info_nce(
     """
     if margin_strategy not in MARGINS:
         raise UsageError(f"margin_strategy is {margin_strategy}; allowed: {', '.join(MARGINS)}")
+    if margin_by not in JUDGES:
+        raise UsageError(f"margin_by is {margin_by}; allowed: {', '.join(JUDGES)}")
     if hardness < 0:
         raise UsageError(f"hardness is {hardness}; allowed: 0 or more")
+    if margin is not None and margin_by == "teacher":
+        if teacher is None:
+            raise UsageError("margin_by is teacher, which needs the scores of one")
+        masked = _likely(teacher, margin, margin_strategy, in_batch, masked)
+        margin = None
     loss = partial(_cross_entropy, temperature=temperature, margin=margin, strategy=margin_strategy, hardness=hardness)
     return of_scores(
         loss, query, passages, temperature=temperature, in_batch=in_batch, masked=masked, symmetric=symmetric
     )
 
 
-LOSSES["info_nce"] = Loss(info_nce, takes=("margin", "margin_strategy", "hardness"))
+LOSSES["info_nce"] = Loss(info_nce, takes=("margin", "margin_strategy", "margin_by", "hardness"), taught=True)
+
+
+def _likely(teacher: Tensor, margin: float, strategy: str, in_batch: bool, masked: Tensor | None) -> Tensor:
+    """`masked`, and the example's own negatives that a teacher (B, N) scores so high that they are likely answers."""
+    positive = teacher[:, :1]
+    likely = teacher > positive - margin * (positive.abs() if strategy == "relative" else 1)  # false of NaN
+    likely[:, 0] = False
+    if in_batch:
+        own, each = likely, torch.arange(len(likely), device=likely.device)
+        likely = own.new_zeros(len(own), *own.shape)
+        likely[each, each] = own
+        likely = likely.flatten(1)
+    return likely if masked is None else masked | likely
 
 
 def _cross_entropy(

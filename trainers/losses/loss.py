@@ -42,12 +42,15 @@ class Loss:
     cannot:            those that it has no form for, of in_batch, symmetric_loss and matryoshka_dims: refused with it
     takes:             those that are its own, given by their names: refused with losses that do not take them
     least_temperature: a lower temperature is refused with it
+    taught:            it takes `teacher`, (B, N) float32: what a teacher scores each example's passages, NaN where a
+                       passage has no score; None where no example has any
     """
 
     function: Callable[..., Tensor]  # a `LossFunction`
     cannot: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     least_temperature: float = 0.0
+    taught: bool = False
 
 
 # The name in the setting `loss` -> the loss. The modules beside this one fill it.

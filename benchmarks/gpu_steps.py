@@ -446,7 +446,7 @@ def fsdp(bench: Bench, note: Note) -> None:
         seconds = []
         for _ in range(4):
             began = time.perf_counter()
-            losses.append(train_step(loop, ready))
+            losses.append(float(train_step(loop, ready).mean()))
             throughput.synchronise()
             seconds.append(time.perf_counter() - began)
         found[name] = {

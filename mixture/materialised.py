@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ class ComponentData:
         part.num_examples = len(places)
         return part
 
+    def with_prompts(self, prompts: Sequence[str]) -> ComponentData:
+        """The same with other prompts."""
+        part = copy.copy(self)
+        part.prompts = tuple(prompts)
+        return part
+
     def _column(self, name: str) -> pa.ChunkedArray:
         """A column of the examples."""
         column = self._examples[name]
@@ -119,6 +125,10 @@ class ComponentData:
     def example_ids(self) -> pa.ChunkedArray:
         """The id of every example: num_examples texts."""
         return self._column("example_id")
+
+    def passage_ids(self, rows: Sequence[int]) -> list[str]:
+        """Ids of passages by row number: equal for equal title and text, in whatever component."""
+        return [str(self._passages["passage_id"][row]) for row in rows]
 
     def passage(self, row: int) -> str:
         """Title and text joined by a space, as the tDRO release does."""

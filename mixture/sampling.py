@@ -88,6 +88,7 @@ class BatchPlan:
     sizes:      collection -> number of rows
     batch_size: rows in a global batch, all ranks together
     positives:  collection -> for each row the ids of its positive passages; keeps equal positives apart
+    batch_sizes: collection -> rows in its homogeneous batches, where they are not `batch_size`
 
     Raises `UsageError` for weights that do not fit the sizes.
     """
@@ -100,6 +101,7 @@ class BatchPlan:
         seed: int,
         *,
         positives: Positives | None = None,
+        batch_sizes: Mapping[str, int] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; allowed: 1 or more")
@@ -121,11 +123,14 @@ class BatchPlan:
         self._bounds = np.cumsum([weights[name] for name in self.collections])
         self._uniform_bounds = np.arange(1, len(self.collections) + 1) / len(self.collections)
         self._positives = positives
+        self._own_sizes = dict.fromkeys(sizes, batch_size) | dict(batch_sizes or {})
+        self._widths = {name: min(self._own_sizes[name], size) for name, size in sizes.items()}
         self._labels: dict[str, np.ndarray] = {}
         self._shared: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._orders: OrderedDict[tuple[str, int, bool], np.ndarray] = OrderedDict()
         self._drawn = np.empty(0, dtype=np.int64)
         self._counted_step, self._counted = 0, np.zeros(len(self.collections), dtype=np.int64)
+        self._shared_counted = 0, np.zeros(len(self.collections), dtype=np.int64)
 
     def batch(self, step: int) -> tuple[str, np.ndarray]:
         """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and rows (≤ batch_size,)."""
@@ -138,7 +143,7 @@ class BatchPlan:
         index = int(self._drawn[step])
         earlier = int(np.count_nonzero(self._drawn[:step] == index))
         name = self.collections[index]
-        count = min(self.batch_size, self._sizes[name])
+        count = self._widths[name]
         return name, self._without_repeats(name, self._stream(name, earlier * count, count))
 
     def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,20 +162,55 @@ class BatchPlan:
         if empty:
             raise UsageError(f"collections without rows: {', '.join(empty)}")
         now = self._mixed_groups(step * self.batch_size, self.batch_size)
-        before = self._mixed_before(step)
-        rows = np.empty(self.batch_size, dtype=np.int64)
-        for index in np.unique(now):
-            here = np.flatnonzero(now == index)
-            rows[here] = self._drawn_mixed(self.collections[index], int(before[index]), len(here))
-        return now, rows
+        return now, self._rows_of(now, self._mixed_before(step))
 
-    def _mixed_groups(self, start: int, count: int) -> np.ndarray:
-        """Elements [start, start + count) of the endless stream of uniform draws, without drawing what is before."""
-        random = generator(self.seed, "mixed")
+    def shared(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batch of `step` that all collections share by their weights: indices into `collections` (B,), ascending,
+        and rows (B,).
+
+        Of a collection with weight w there are ⌊Bw⌋ or ⌈Bw⌉, Bw in the mean: systematic sampling (Madow 1949), whose
+        one number is drawn for each step. Rows are as in `mixed`: equal positives are not kept apart.
+        """
+        if step < 0:
+            raise UsageError(f"step is {step}; allowed: 0 or more")
+        now = np.repeat(np.arange(len(self.collections)), self._shares(step, 1)[0])
+        return now, self._rows_of(now, self._shared_before(step))
+
+    def _rows_of(self, groups: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Rows for the collections of a mixed batch, (B,), of which so many came `before`, (collections,)."""
+        rows = np.empty(len(groups), dtype=np.int64)
+        for index in np.unique(groups):
+            here = np.flatnonzero(groups == index)
+            rows[here] = self._drawn_mixed(self.collections[index], int(before[index]), len(here))
+        return rows
+
+    def _shares(self, first: int, steps: int) -> np.ndarray:
+        """How many examples of each collection the steps from `first` on have, (steps, collections)."""
+        ends = np.concatenate([[0.0], self._bounds[:-1] * self.batch_size, [self.batch_size]])
+        passed = np.ceil(ends - self._numbers("shares", first, steps)[:, None])
+        return np.diff(np.maximum(passed, 0)).astype(np.int64)
+
+    def _shared_before(self, step: int) -> np.ndarray:
+        """How many examples of each collection came before `step`; steps in order cost one batch each."""
+        first, counts = self._shared_counted
+        if step < first:
+            first, counts = 0, np.zeros(len(self.collections), dtype=np.int64)
+        while first < step:
+            some = min(65_536, step - first)
+            first, counts = first + some, counts + self._shares(first, some).sum(axis=0)
+        self._shared_counted = first, counts
+        return counts
+
+    def _numbers(self, name: str, start: int, count: int) -> np.ndarray:
+        """Elements [start, start + count) of an endless stream of numbers in [0, 1), without drawing what is before."""
+        random = generator(self.seed, name)
         # Philox gives four numbers a counter.
         random.bit_generator.advance(start // 4)  # type: ignore[attr-defined]
-        values = random.random(start % 4 + count)[start % 4 :]
-        return _pick(values, self._uniform_bounds)
+        return random.random(start % 4 + count)[start % 4 :]
+
+    def _mixed_groups(self, start: int, count: int) -> np.ndarray:
+        """Elements [start, start + count) of the endless stream of uniform draws."""
+        return _pick(self._numbers("mixed", start, count), self._uniform_bounds)
 
     def _mixed_before(self, step: int) -> np.ndarray:
         """How often each collection was drawn before `step`; steps in order cost one batch each."""
@@ -264,7 +304,7 @@ class BatchPlan:
             # Where they cut is not known without counting all draws before, so they may cut anywhere.
             most = min(self.batch_size - 1, size // 3)
             return _Cuts(size, most, max(most, 1), most)
-        width = min(self.batch_size, size)
+        width = self._widths[name]
         return _Cuts(size, -epoch * size % width, width, (epoch + 1) * size % width)
 
     def _own_order(self, name: str, epoch: int) -> np.ndarray:
@@ -275,7 +315,7 @@ class BatchPlan:
         if name not in self._labels:
             self._labels[name] = _labels(self._positives[name])
             self._shared[name] = _shared(self._positives[name])
-        rows = _spread(rows, self._labels[name], self.batch_size)
+        rows = _spread(rows, self._labels[name], self._own_sizes[name])
         cuts = self._cuts(name, epoch, mixed=False)
         clashes = _clashes(rows, *self._shared[name], cuts)
         _exchange(rows, clashes, cuts, cuts.number(cuts.size - 1), partial(self._ids, name), set())

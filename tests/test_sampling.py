@@ -237,6 +237,49 @@ def test_mixed_batches_are_functions_of_their_step_too() -> None:
             np.testing.assert_array_equal(fresh[1], batches[step][1])
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 40), st.integers(0, 9))
+def test_collections_share_each_batch_by_weight(parts: list[int], batch_size: int, seed: int) -> None:
+    if not sum(parts):
+        return
+    weights = {f"c{n}": part / sum(parts) for n, part in enumerate(parts)}
+    plan = BatchPlan(weights, dict.fromkeys(weights, 200), batch_size, seed)
+    counts = np.array([np.bincount(plan.shared(step)[0], minlength=len(parts)) for step in range(60)])
+    wanted = np.array(list(weights.values())) * batch_size
+    assert (counts.sum(axis=1) == batch_size).all()
+    assert (np.abs(counts - wanted) < 1 + 1e-9).all()
+    # Of 60 steps each share is a mean; a count is one of two neighbours, so it spreads by half at most.
+    assert (np.abs(counts.mean(axis=0) - wanted) < 4 * 0.5 / 60**0.5).all()
+
+
+def test_shared_batches_go_through_a_collection_and_are_functions_of_their_step() -> None:
+    forward = BatchPlan(WEIGHTS, SIZES, 30, 3)
+    batches = [forward.shared(step) for step in range(40)]
+    rows = np.concatenate([rows[groups == 1] for groups, rows in batches])
+    assert sorted(rows[:77].tolist()) == list(range(77)) == sorted(rows[77:154].tolist())
+    assert rows[:77].tolist() != rows[77:154].tolist()
+    for step in (39, 3, 17, 0):
+        for fresh in (BatchPlan(WEIGHTS, SIZES, 30, 3).shared(step), forward.shared(step)):
+            np.testing.assert_array_equal(fresh[0], batches[step][0])
+            np.testing.assert_array_equal(fresh[1], batches[step][1])
+    assert batches[3][1].tolist() != BatchPlan(WEIGHTS, SIZES, 30, 4).shared(3)[1].tolist()
+    assert forward.shared(100_000)[0].tolist() == BatchPlan(WEIGHTS, SIZES, 30, 3).shared(100_000)[0].tolist()
+    with pytest.raises(UsageError, match="step is -1"):
+        forward.shared(-1)
+
+
+def test_a_collection_may_have_batches_of_its_own_size() -> None:
+    plan, usual = (BatchPlan(WEIGHTS, SIZES, 16, 7, batch_sizes=sizes) for sizes in ({"a": 4, "c": 9}, None))
+    drawn = [plan.batch(step) for step in range(300)]
+    assert {(name, len(rows)) for name, rows in drawn} == {("a", 4), ("b", 16), ("c", 5)}
+    assert [name for name, _ in drawn] == [usual.batch(step)[0] for step in range(300)]
+    rows = np.concatenate([rows for name, rows in drawn if name == "a"])
+    assert len(rows) == len(set(rows.tolist()))
+    for (name, rows), step in zip(drawn, range(300), strict=True):
+        if name == "b":
+            np.testing.assert_array_equal(rows, usual.batch(step)[1])
+
+
 def test_plans_over_odd_input_are_refused() -> None:
     with pytest.raises(UsageError, match="sum to 1"):
         BatchPlan({"a": float("nan"), "b": 0.5}, {"a": 1, "b": 1}, 1, 0)

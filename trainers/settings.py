@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from mixture.errors import UsageError, unknown_name
 from mixture.weights import USUAL_BATCH, USUAL_STEPS
@@ -36,19 +37,33 @@ def setting(default: Any, does: str) -> Any:
     return field(default=default, metadata={"does": does})
 
 
+def default_of(f: Field[Any]) -> Any:
+    """The default of a dataclass's field."""
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
 def later(default: Any, does: str = "") -> Any:
     """The field of a setting that the first runs did not have: at its default it stays out of run ids, so that a run
     from before is found again."""
     return field(default=default, metadata={"later": True, "does": does})
 
 
+def tables(does: str, check: Callable[..., Any]) -> Any:
+    """As `later`, of a setting that holds tables, none by default; `check(value, hints, typed)` reads them."""
+    return field(default_factory=dict, metadata={"later": True, "does": does, "check": check})
+
+
 class Checked:
     """A dataclass that refuses values out of range, all at once."""
 
     def __post_init__(self) -> None:
-        faults = [f"{name} is {getattr(self, name)}; allowed: {rule}" for name, rule in self.violations()]
+        faults = [f"{name} is {self.value_of(name)}; allowed: {rule}" for name, rule in self.violations()]
         if faults:
             raise UsageError("; ".join(faults))
+
+    def value_of(self, name: str) -> Any:
+        """The value of a setting, as a fault shows it."""
+        return getattr(self, name)
 
     def violations(self) -> list[tuple[str, str]]:
         """All values out of range, as (name, what is allowed)."""
@@ -124,6 +139,15 @@ class TrainingSettings(Checked):
             ]
         )
 
+    def of(self, collection: str) -> Self:
+        """These settings as they are for the batches of a collection."""
+        return self
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a text may have."""
+        return max(self.max_query_tokens, self.max_passage_tokens)
+
     @property
     def num_warmup_steps(self) -> int:
         return min(self.warmup_steps, self.steps // 10)
@@ -136,7 +160,7 @@ class TrainingSettings(Checked):
             former.get(f.name, f.name): value
             for f in fields(self)
             if f.name not in BOOKKEEPING
-            and ((value := getattr(self, f.name)) != f.default or not f.metadata.get("later"))
+            and ((value := getattr(self, f.name)) != default_of(f) or not f.metadata.get("later"))
         }
         # The first runs had a number there; `fitted` puts one there for the model.
         return found | ({"learning_rate": RATE} if self.learning_rate is None else {})
@@ -151,27 +175,44 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
     """
     values = {} if recipe is None else read_recipe(recipe)
     values |= {name: value for name, value in options.items() if value is not None}
-    values |= dict(map(_assignment, assignments))
+    for name, value in map(_assignment, assignments):
+        values[name] = _merged(values.get(name), value)
     hints = typing.get_type_hints(kind)
-    known = {field.name for field in fields(kind)}
+    known = {f.name: f for f in fields(kind)}
     for name, value in values.items():
         if name in kind.renamed:
             raise UsageError(f"the setting {name} is called {kind.renamed[name]}")
         if name not in known:
             raise unknown_name("setting", name, known)
-        values[name] = _typed(name, value, hints[name])
+        check = known[name].metadata.get("check")
+        values[name] = check(value, hints, _typed) if check else _typed(name, value, hints[name])
     return kind(**values)
 
 
 def table(settings: TrainingSettings) -> list[dict[str, Any]]:
     """All settings as rows: name, value, default, and what the setting does."""
     return [
-        {"setting": f.name, "value": getattr(settings, f.name), "default": f.default, "does": f.metadata["does"]}
+        {"setting": f.name, "value": getattr(settings, f.name), "default": default_of(f), "does": f.metadata["does"]}
         for f in fields(settings)
     ]
 
 
+# NAME.OTHER.SETTING=VALUE: an entry of a setting that holds tables; OTHER may hold dots and equals signs.
+IN_TABLE = re.compile(r"([a-z_]+)\.(.+?)\.([a-z_]+)=(.*)", re.DOTALL)
+
+
+def _merged(before: Any, value: Any) -> Any:
+    """A value in place of the one before; of tables, entry by entry."""
+    if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
+        return value
+    return {**before, **{name: _merged(before.get(name), one) for name, one in value.items()}}
+
+
 def _assignment(text: str) -> tuple[str, Any]:
+    found = IN_TABLE.fullmatch(text.strip())
+    if found:
+        name, entry, setting_name, value = found.groups()
+        return name, {entry: dict([_assignment(f"{setting_name}={value}")])}
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"setting {text!r}; write name=value")

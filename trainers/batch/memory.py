@@ -93,7 +93,7 @@ def num_fitting(encoder: SentenceTransformer, settings: TrainingSettings) -> int
     coming = sum(3 * 4 * p.numel() * held for p in encoder.parameters() if p.requires_grad)
     coming -= sum(p.numel() * p.element_size() * (1 - held) for p in encoder.parameters())
     room = SHARE.get(device.type, SHARE["cuda"]) * (_free(device) - coming)
-    length = min(settings.max_passage_tokens, encoder.max_seq_length or settings.max_passage_tokens)
+    length = min(settings.longest, encoder.max_seq_length or settings.longest)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
         per_token, per_pass = bytes_kept(encoder, length)
     largest = settings.tokens_per_pass or PER_PASS.get(device.type, PER_PASS["cuda"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class TextBatch:
     collections: for each example its collection as an index into the plan's names, (B,)
     queries:     B texts with their prompts
     passages:    B · N texts, N = 1 + H; each example's positive comes first
-    masked:      (B, B·N) bool: candidates that are a positive of the row's example; None for a mixed batch
+    masked:      (B, B·N) bool: candidates that are a positive of the row's example; None for a batch of tDRO
     rows:        row numbers within the collections, (B,)
     examples:    the examples' ids, B texts
     names:       the plan's collections
@@ -71,8 +71,8 @@ class BatchSource:
     """Batches of a materialised mixture under a plan; a pure function of (mixture, plan, negatives, template, step)."""
 
     def __init__(
-        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int, symmetric_prompts: bool = False,
-        template: Template = Template(), taught: bool = False,
+        self, mixture: MaterialisedMixture, plan: BatchPlan, *, negatives: int | Mapping[str, int],
+        symmetric_prompts: bool = False, template: Template = Template(), taught: bool = False,
     ) -> None:  # fmt: skip
         self.mixture = mixture
         self.taught = taught
@@ -86,15 +86,17 @@ class BatchSource:
                 f"nothing can serve as a negative for some examples of: {', '.join(stuck)}; leave these collections out"
             )
 
+    def _negatives(self, name: str) -> int:
+        return self.negatives if isinstance(self.negatives, int) else self.negatives[name]
+
     def homogeneous(self, step: int) -> TextBatch:
         """A batch of one collection (fine-tuning)."""
         name, rows = self.plan.batch(step)
         index = self.plan.collections.index(name)
         part = self.mixture.components[name]
         examples = [part.example(int(row)) for row in rows]
-        queries, passages, numbers = self._texts(part, examples, ("batch", step))
-        per_example = 1 + self.negatives
-        drawn = np.array(numbers).reshape(len(rows), per_example)
+        queries, passages, numbers = self._texts(part, examples, self._negatives(name), ("batch", step))
+        drawn = np.array(numbers).reshape(len(rows), -1)
         answers: dict[str, list[int]] = {}  # an equal query's answers are this one's, too
         for example in examples:
             answers.setdefault(example.query, []).extend(example.positives)
@@ -107,36 +109,66 @@ class BatchSource:
 
     def mixed(self, step: int) -> TextBatch:
         """A batch over all collections, each example from a collection drawn uniformly (tDRO)."""
-        groups, rows = self.plan.mixed(step)
-        per_example = 1 + self.negatives
+        return self._over_all(*self.plan.mixed(step), ("mixed", step))[0]
+
+    def shared(self, step: int) -> TextBatch:
+        """A batch that all collections share by their weights, with its mask (fine-tuning with mixed batches)."""
+        batch, drawn, examples = self._over_all(*self.plan.shared(step), ("shared", step))
+        parts = [self.mixture.components[batch.names[group]] for group in batch.collections]
+        # Passages by their ids, which are the same in every collection.
+        codes: dict[str, int] = {}
+        candidates = np.array([
+            codes.setdefault(key, len(codes))
+            for part, own in zip(parts, drawn, strict=True) for key in part.passage_ids(own)
+        ])  # fmt: skip
+        answers: dict[str, set[int]] = {}
+        for part, example in zip(parts, examples, strict=True):
+            known = (codes.get(key, -1) for key in part.passage_ids(example.positives))
+            answers.setdefault(example.query, set()).update(known)
+        masked = np.stack([np.isin(candidates, list(answers[example.query])) for example in examples])
+        scores = (_scores_of(part, [row], own[None])
+                  for part, row, own in zip(parts, batch.rows, drawn, strict=True))  # fmt: skip
+        teacher = torch.from_numpy(np.concatenate(list(scores))) if self.taught else None
+        return replace(batch, masked=torch.from_numpy(masked), teacher=teacher)
+
+    def _over_all(
+        self, groups: np.ndarray, rows: np.ndarray, key: tuple[str, int]
+    ) -> tuple[TextBatch, np.ndarray, list[Example]]:
+        """A batch over collections, without a mask; the row numbers of its passages, (B, N); and its examples."""
+        per_example = 1 + self._negatives(self.plan.collections[groups[0]])  # all have as many
         queries = [""] * len(rows)
         passages = [""] * (len(rows) * per_example)
-        ids = [""] * len(rows)
+        found: list[Example | None] = [None] * len(rows)
+        drawn = np.empty((len(rows), per_example), dtype=np.int64)
         for index in np.unique(groups):
             name = self.plan.collections[index]
             part = self.mixture.components[name]
             places = np.flatnonzero(groups == index)
             examples = [part.example(int(row)) for row in rows[places]]
-            texts, candidates, _ = self._texts(part, examples, ("mixed", step, name))
+            texts, candidates, numbers = self._texts(part, examples, per_example - 1, (*key, name))
+            drawn[places] = np.array(numbers).reshape(-1, per_example)
             for k, place in enumerate(places):
                 queries[place] = texts[k]
-                ids[place] = examples[k].example_id
+                found[place] = examples[k]
                 passages[place * per_example : (place + 1) * per_example] = candidates[
                     k * per_example : (k + 1) * per_example
                 ]
-        return TextBatch(groups, queries, passages, None, rows, ids, self.plan.collections)
+        whole = [example for example in found if example is not None]
+        ids = [example.example_id for example in whole]
+        return TextBatch(groups, queries, passages, None, rows, ids, self.plan.collections), drawn, whole
 
     def _texts(
-        self, part: ComponentData, examples: Sequence[Example], key: tuple[int | str, ...]
+        self, part: ComponentData, examples: Sequence[Example], count: int, key: tuple[int | str, ...]
     ) -> tuple[list[str], list[str], list[int]]:
-        """Queries with prompts; passages example by example, and their row numbers in the component."""
+        """Queries with prompts; passages example by example, with `count` negatives, and their row numbers in the
+        component."""
         seed = self.plan.seed
         positives = draw_passages([e.positives for e in examples], 1, (seed, "positive", *key))
-        negatives = draw_passages([e.negatives for e in examples], self.negatives, (seed, "negative", *key))
+        negatives = draw_passages([e.negatives for e in examples], count, (seed, "negative", *key))
         random = generator(seed, "fill", *key)
         numbers: list[int] = []
         for example, positive, hard in zip(examples, positives, negatives, strict=True):
-            numbers += positive + (hard or _random_passages(part, example, self.negatives, random))
+            numbers += positive + (hard or _random_passages(part, example, count, random))
         before = self.template.prefixes(part.prompts)
         choice = generator(seed, "prompt", *key).integers(0, len(before), size=len(examples))
         prefixes = [before[c] for c in choice]
@@ -144,13 +176,13 @@ class BatchSource:
         passages = [part.passage(n) for n in numbers]
         if self.symmetric_prompts and part.symmetric:
             # As the tDRO release does: an example's passages get the prompt of its query.
-            passages = [prefixes[i // (1 + self.negatives)] + text for i, text in enumerate(passages)]
+            passages = [prefixes[i // (1 + count)] + text for i, text in enumerate(passages)]
         elif self.template.before_passage:
             passages = [self.template.before_passage + text for text in passages]
         return queries, passages, numbers
 
 
-def _scores_of(part: ComponentData, rows: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def _scores_of(part: ComponentData, rows: Sequence[int] | np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """What a teacher scores the passages drawn for examples, (B, N) float32; NaN where one has no score."""
     known = [part.scores(int(row)) for row in rows]
     return np.array([[of.get(n, np.nan) for n in own] for of, own in zip(known, drawn.tolist(), strict=True)],
@@ -229,9 +261,10 @@ def check_prompts(
     queries their end, a line to the log says so, once a collection; queries that are too long by themselves do not
     count.
     """
-    limit = min(settings.max_query_tokens, encoder.max_seq_length or settings.max_query_tokens)
     full: dict[str, int] = {}
+    limits = {name: settings.of(name).max_query_tokens for name in mixture.components}
     for name, part in mixture.components.items():
+        limit = limits[name] = min(limits[name], encoder.max_seq_length or limits[name])
         lengths = {p: _num_tokens(encoder, [p.rstrip()])[0] for p in template.prefixes(part.prompts)}
         prompt = max(lengths, key=lambda p: lengths[p])
         if not prompt:
@@ -253,7 +286,8 @@ def check_prompts(
     if full:
         longest = max(full, key=lambda name: full[name])
         raise UsageError(
-            f"max_query_tokens is {limit}, which the prompt alone fills in {_some('collection', list(full), 3)} "
+            f"max_query_tokens is {limits[longest]}, which the prompt alone fills in "
+            f"{_some('collection', list(full), 3)} "
             f"({full[longest]} tokens in {longest}); `max_query_tokens={2 * full[longest]}` would leave room"
         )
 

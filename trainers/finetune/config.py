@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from mixture.holdout import MOST_HELD_OUT
+from trainers.finetune import by_collection
 from trainers.losses import LOSSES
 from trainers.losses.contrastive import JUDGES, MARGINS
 from trainers.losses.distil import KINDS
 from trainers.losses.ndcg import LONGEST_CUT
-from trainers.settings import TrainingSettings, later, setting
+from trainers.settings import TrainingSettings, default_of, later, setting, tables
+
+BATCHINGS = ("homogeneous", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,15 @@ class FinetuneSettings(TrainingSettings):
         None, "distil: the teacher's scores are divided by it; none: as `temperature`, which suits cosines, 1 logits"
     )
     ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
+    batching: str = later(
+        "homogeneous",
+        "homogeneous: each batch is of one collection; mixed: of all, each with its weight's share",
+    )
+    collection: Mapping[str, Mapping[str, Any]] = tables(
+        "settings of single collections, in place of the run's: tables [collection.NAME], or "
+        "collection.NAME.SETTING=VALUE",
+        by_collection.check,
+    )
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
     cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
     hard_only: tuple[str, ...] = setting((), "collections whose examples see their own passages only, in_batch or not")
@@ -60,6 +74,8 @@ class FinetuneSettings(TrainingSettings):
         return (
             super().violations()
             + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
+            + by_collection.faults(self)
+            + [("batching", ", ".join(BATCHINGS))] * (self.batching not in BATCHINGS)
             + [("symmetric_loss", "false without in_batch")] * (self.symmetric_loss and not self.in_batch)
             + [("matryoshka_dims", "1 or more, each once")]
             * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
@@ -83,6 +99,9 @@ class FinetuneSettings(TrainingSettings):
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
         )
 
+    def value_of(self, name: str) -> Any:
+        return by_collection.value_of(self, name) if name.startswith("collection.") else super().value_of(name)
+
     def loss_at(self, step: int) -> str:
         """The name of the loss of a step, from 0."""
         return "info_nce" if step < round(self.info_nce_first * self.steps) else self.loss
@@ -90,7 +109,7 @@ class FinetuneSettings(TrainingSettings):
     def _unsuited(self) -> list[tuple[str, str]]:
         """Settings that the loss has no form for, or does not take."""
         loss = LOSSES[self.loss]
-        default = {f.name: f.default for f in fields(self)}
+        default = {f.name: default_of(f) for f in fields(self)}
         taken = {name for used in {self.loss, self.loss_at(0)} for name in LOSSES[used].takes}
         others = [name for other in LOSSES.values() for name in other.takes if name not in taken]
         return (
@@ -108,10 +127,21 @@ class FinetuneSettings(TrainingSettings):
             * (self.temperature < loss.least_temperature)
         )
 
+    def of(self, collection: str) -> FinetuneSettings:
+        return by_collection.own(self, collection)
+
+    @property
+    def longest(self) -> int:
+        return (
+            max(super().longest, *(self.of(name).longest for name in self.collection))
+            if self.collection
+            else (super().longest)
+        )
+
     @property
     def taught(self) -> bool:
-        """Whether a teacher's scores decide what is trained."""
-        return self.loss == "distil" or self.margin_by == "teacher"
+        """Whether a teacher's scores decide what is trained, in some collection."""
+        return self.loss == "distil" or self.margin_by == "teacher" or any(self.of(c).taught for c in self.collection)
 
     @property
     def needs_best(self) -> bool:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -23,12 +25,13 @@ from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_taught, say_texts
 from trainers.finetune import output
+from trainers.finetune.by_collection import with_prompts
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.holdout import HeldOut, say_held_out
 from trainers.finetune.identity import identity
 from trainers.finetune.scores import Scores
 from trainers.loop.checkpoints import fill
-from trainers.loop.recent import MOST, recent
+from trainers.loop.recent import MOST, by_step, recent
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
@@ -64,6 +67,7 @@ def finetune(
     if ranks.on_main(lambda: output.finished(out, run)):
         return run
     # Mistakes are said before `out` belongs to this run.
+    mixture = with_prompts(mixture, settings)
     whole, (mixture, held_out) = mixture, hold_out(mixture, settings.holdout)
     template = template_of(model, settings)
     encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings, template)
@@ -77,33 +81,32 @@ def finetune(
     say_texts(mixture, template)
     if settings.taught:
         say_taught(mixture)
-    say_small(mixture, settings.batch_size)
+    say_small(mixture, settings.batch_size, mixed=settings.batching == "mixed")
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
     loss_weights = {c.name: c.loss_weight for c in mixture.spec.components}
+    draw = source.shared if settings.batching == "mixed" else source.homogeneous
     loop.encoder.train()
     with (
         closing(Tracker(settings, out / "logs", run)) as tracker,
         on_request(),
-        Feed(lambda n: loop.prepared(source.homogeneous(n)), loop.step, settings.steps) as batches,
+        Feed(lambda n: loop.prepared(draw(n)), loop.step, settings.steps) as batches,
     ):
         if held_out and loop.step == 0:
             tracker.log(_evaluated(loop, scores), 0)
         for batch in batches:
             began = time.perf_counter()
-            name = batch.names[int(batch.collections[0])]
-            value = step(loop, batch, loss_weights[name])
-            history.rows.append({"step": loop.step, "collection": name, "examples": len(batch.rows), "loss": value})
-            tracker.log(_numbers(loop, batch, value, batches.waited, time.perf_counter() - began), loop.step)
+            found = _by_collection(batch, step(loop, batch, _loss_weights(batch, loss_weights)), loop.step)
+            history.rows += found
+            tracker.log(_numbers(loop, batch, found, batches.waited, time.perf_counter() - began), loop.step)
             if scores.due(loop.step):
                 tracker.log(_evaluated(loop, scores), loop.step)
                 if settings.needs_best and scores.best == loop.step:
                     loop.checkpoints.save_best(loop.step)
             loop.save_if_due()
-            progress(
-                loop.step, settings.steps, recent([row["loss"] for row in history.rows[-MOST:]], settings.steps).text
-            )
+            late = by_step(history.rows[-MOST * len(batch.names) :])
+            progress(loop.step, settings.steps, recent(late, settings.steps).text)
     kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "held_out": scores.losses,
             "template": template.parts, "contamination": contamination}  # fmt: skip
     _finish(loop, mixture, model, out, {"run_id": run, **kept})
@@ -120,13 +123,17 @@ def encoder_of(mixture: MaterialisedMixture, model: str, settings: FinetuneSetti
     return encoder
 
 
-def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float = 1.0) -> float:
-    """One step of fine-tuning on a batch; returns its loss, loss weight included."""
+def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float | Tensor = 1.0) -> Tensor:
+    """One step of fine-tuning on a batch; returns its losses, (B,) float32 on the CPU, loss weights included.
+
+    loss_weight: of the whole batch, or of each example, (B,)
+    """
     with loop.explaining_oom(batch):
         losses = batch_losses(loop, batch)
-        value = loop.check(losses * loss_weight, batch)
-        loop.descend(losses.mean() * loss_weight, batch)
-    return value
+        losses = losses * (loss_weight if isinstance(loss_weight, float) else loss_weight.to(losses))
+        loop.check(losses, batch)
+        loop.descend(losses.mean(), batch)
+    return losses.detach().cpu()
 
 
 def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
@@ -136,25 +143,53 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
     """
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
     query, passages = loop.embed_batch(loop.encoder, batch)
-    in_batch = settings.in_batch and batch.names[int(batch.collections[0])] not in settings.hard_only
+    chosen = [settings.of(batch.names[group]) for group in np.unique(batch.collections)]
+    in_batch = any(one.in_batch for one in chosen)
     masked = batch.masked if in_batch else None
+    if masked is not None and not all(one.in_batch for one in chosen):
+        masked = masked | _of_others(batch, {name for name in batch.names if not settings.of(name).in_batch})
+    if len(chosen) == 1:  # of one collection; others share what of their settings decides here
+        settings = chosen[0]
     if masked is not None and not settings.cross_device:
         rank = ranks.rank_of_each(len(batch.queries))
         others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
         masked = masked | others
     passages = passages.unflatten(0, (len(query), -1))
-    chosen = LOSSES[settings.loss_at(loop.step)]
-    more = {name: getattr(settings, name) for name in chosen.takes}
-    if chosen.taught:
+    kind = LOSSES[settings.loss_at(loop.step)]
+    more = {name: getattr(settings, name) for name in kind.takes}
+    if kind.taught:
         more["teacher"] = None if batch.teacher is None else to_device(batch.teacher, query.device)
     loss = partial(
-        chosen.function, temperature=settings.temperature, in_batch=in_batch,
+        kind.function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
         symmetric=settings.symmetric_loss and in_batch, **more,
     )  # fmt: skip
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)
     return loss(query, passages)
+
+
+def _of_others(batch: TextBatch, names: set[str]) -> Tensor:
+    """(B, B·N) bool: other examples' passages, of the examples of the collections `names`."""
+    alone = torch.tensor([batch.names[group] in names for group in batch.collections])
+    own = torch.eye(len(alone), dtype=torch.bool).repeat_interleave(len(batch.passages) // len(alone), dim=1)
+    return alone[:, None] & ~own
+
+
+def _loss_weights(batch: TextBatch, by_name: Mapping[str, float]) -> float | Tensor:
+    """Of the batch where it is of one collection, else of each example, (B,)."""
+    weights = [by_name[batch.names[group]] for group in batch.collections]
+    return weights[0] if len(set(weights)) == 1 else torch.tensor(weights)
+
+
+def _by_collection(batch: TextBatch, losses: Tensor, step: int) -> list[dict[str, Any]]:
+    """The rows of the history: each collection's examples and mean loss, of the step's losses (B,)."""
+    groups = torch.from_numpy(batch.collections)
+    rows = []
+    for group in groups.unique().tolist():
+        own = losses[groups == group]
+        rows.append({"step": step, "collection": batch.names[group], "examples": len(own), "loss": float(own.mean())})
+    return rows
 
 
 def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, str]:
@@ -164,13 +199,16 @@ def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, st
 
 
 def _source(mixture: MaterialisedMixture, settings: FinetuneSettings, template: Template = Template()) -> BatchSource:
-    for name in settings.hard_only:
+    for name in (*settings.hard_only, *settings.collection):
         if name not in mixture.components:
             raise unknown_name("collection", name, mixture.components)
+    own = {name: settings.of(name) for name in mixture.components}
     plan = BatchPlan(
-        mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives()
-    )
-    return BatchSource(mixture, plan, negatives=settings.negatives, symmetric_prompts=settings.symmetric_prompts,
+        mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives(),
+        batch_sizes={name: one.batch_size for name, one in own.items()},
+    )  # fmt: skip
+    negatives = {name: one.negatives for name, one in own.items()}
+    return BatchSource(mixture, plan, negatives=negatives, symmetric_prompts=settings.symmetric_prompts,
                        template=template, taught=settings.taught)  # fmt: skip
 
 
@@ -180,12 +218,14 @@ def _evaluated(loop: TrainingLoop, scores: Scores) -> dict[str, float]:
         return scores.score(loop.encoder, loop.step)
 
 
-def _numbers(loop: TrainingLoop, batch: TextBatch, loss: float, waited: float, seconds: float) -> dict[str, float]:
+def _numbers(
+    loop: TrainingLoop, batch: TextBatch, found: Sequence[Mapping[str, Any]], waited: float, seconds: float
+) -> dict[str, float]:  # fmt: skip
     """What a tracker shows of a step; tokens are those that this rank encodes, without padding."""
     tokens = batch.tokens.num_tokens if batch.tokens is not None else 0
     return {
-        "loss": loss,
-        f"loss/{batch.names[int(batch.collections[0])]}": loss,
+        "loss": by_step(found)[0],
+        **{f"loss/{row['collection']}": row["loss"] for row in found},
         "learning rate": loop.learning_rate,
         "gradient norm": loop.gradient_norm,
         "tokens per second": tokens / (seconds + waited),
@@ -213,7 +253,7 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
         "settings": asdict(settings),
         "template": found["template"],
         "final_step": step,
-        "drawn": output.drawn(mixture, seen, settings.batch_size),
+        "drawn": output.drawn(mixture, seen, settings),
         "evaluations": found["evaluations"],
         "held_out": found["held_out"],
         "query_scores": [row for row in found["queries"] if row["step"] == step],

@@ -16,6 +16,8 @@ from trainers.model.template import RECORD
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from trainers.finetune.config import FinetuneSettings
+
 MARK = "run.json"
 
 
@@ -55,7 +57,9 @@ def record_if_any(model: Path) -> dict[str, Any]:
     return record_of(model) if (model / RECORD).is_file() else {}
 
 
-def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+def drawn(
+    mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], settings: FinetuneSettings
+) -> list[dict[str, Any]]:
     """What the steps of a history drew from each component: a row each.
 
     examples_drawn: rows in its batches; a batch may leave out a row that would repeat a positive
@@ -66,12 +70,18 @@ def drawn(mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], batch
     for row in history:
         examples[row["collection"]] += row["examples"]
     sizes = mixture.sizes
+
+    def epochs(name: str) -> float:
+        if settings.batching == "mixed":
+            return examples[name] / sizes[name]
+        return batches[name] * min(1.0, settings.of(name).batch_size / sizes[name])
+
     return [
         {
             "collection": c.name, "slice_of": None if c.slice is None else c.collection, "selection": c.selection,
             "digest": c.digest, "num_examples": sizes[c.name], "batches": batches[c.name],
             "examples_drawn": examples[c.name],
-            "epochs": batches[c.name] * min(1.0, batch_size / sizes[c.name]) if sizes[c.name] else 0.0,
+            "epochs": epochs(c.name) if sizes[c.name] else 0.0,
         }
         for c in mixture.spec.components
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import check_folder, finished, held_out, record_of
 from trainers.finetune.scores import check_suites, load_suites
-from trainers.loop.recent import recent
+from trainers.loop.recent import by_step, recent
 from trainers.model.fitting import fitted
 from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import RECORD
@@ -58,7 +58,7 @@ class Trained:
                 facts = {name: row[name] for name in ("suite", "num_queries", "num_documents", "corpus", "prompt")}
                 scores.setdefault(row["suite"], facts | {"metrics": {}})["metrics"][row["metric"]] = row["value"]
         steps = record["settings"]["steps"]
-        loss = recent([row["loss"] for row in record["losses"]], steps).loss
+        loss = recent(by_step(record["losses"]), steps).loss
         at = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC) if before else None
         return cls(folder, record["mixture"]["id"], record["run_id"], steps, loss, tuple(scores.values()), at,
                    tuple(held_out(record)))  # fmt: skip

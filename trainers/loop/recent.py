@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 # Steps that a mean is over at most.
 MOST = 100
@@ -18,6 +19,16 @@ class Recent(NamedTuple):
     @property
     def text(self) -> str:
         return f"loss {self.loss:.4f}" + (f" (mean of {self.steps} steps)" if self.steps > 1 else "")
+
+
+def by_step(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The loss of each step of a history (step, examples, loss), which has a row for each collection of a batch."""
+    losses: defaultdict[int, float] = defaultdict(float)
+    counts: Counter[int] = Counter()
+    for row in rows:
+        losses[row["step"]] += row["loss"] * row["examples"]
+        counts[row["step"]] += row["examples"]
+    return [losses[step] / counts[step] for step in losses]
 
 
 def recent(losses: Sequence[float], steps: int) -> Recent:

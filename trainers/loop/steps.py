@@ -160,8 +160,9 @@ class TrainingLoop:
 
     def limited(self, batch: TextBatch) -> tuple[list[str], list[int]]:
         """A batch's queries and then passages, and how many tokens each may have."""
-        limits = [self.settings.max_query_tokens] * len(batch.queries)
-        limits += [self.settings.max_passage_tokens] * len(batch.passages)
+        own = [self.settings.of(batch.names[group]) for group in batch.collections]
+        each = len(batch.passages) // len(batch.queries)
+        limits = [one.max_query_tokens for one in own] + [one.max_passage_tokens for one in own for _ in range(each)]
         return batch.queries + batch.passages, limits
 
     def tokens(

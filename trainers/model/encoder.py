@@ -44,7 +44,7 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     A folder that holds an adapter (`lora_merge` was off) has it merged into its weights first. Raises `UsageError`
     where the model or the machine cannot do what is asked.
     """
-    longest = max(settings.max_query_tokens, settings.max_passage_tokens)
+    longest = settings.longest
     encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
     if is_static(encoder):
         prepare(encoder)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 from mixture.holdout import MOST_HELD_OUT
 from trainers.losses import LOSSES
-from trainers.losses.contrastive import MARGINS
-from trainers.losses.ndcg import LONGEST_CUT
+from trainers.losses.contrastive import MARGINS, fault_of_directions
+from trainers.losses.ndcg import LONGEST_CUT, POSITIVES
 from trainers.settings import TrainingSettings, later, setting
 
 
@@ -28,7 +28,18 @@ class FinetuneSettings(TrainingSettings):
     hardness: float = later(
         0.0, "info_nce: an example's own hard negatives weigh exp(hardness * score); 5 in EmbeddingGemma, 0: as others"
     )
+    directions: tuple[str, ...] = later(
+        ("qd",),
+        "info_nce, with in_batch: what the positive competes with: qd: the query's passages; qq: its other queries; "
+        "dq, dd: the positive's queries and other positives; GTE has all",
+    )
     ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
+    ndcg_positives: str = later(
+        "one",
+        "expected_ndcg: one: of the batch's other passages that answer the query none counts; all: they are right",
+    )
+    ndcg_samples: int = later(0, "expected_ndcg: 0: exact; 2 or more: by so many rankings drawn")
+    spread_out: float = later(0.0, "weight of the spread-out regulariser, added to any loss")
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
     cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
     hard_only: tuple[str, ...] = setting((), "collections whose examples see their own passages only, in_batch or not")
@@ -48,6 +59,7 @@ class FinetuneSettings(TrainingSettings):
     )
 
     def violations(self) -> list[tuple[str, str]]:
+        fault = fault_of_directions(self.directions, in_batch=self.in_batch, symmetric=self.symmetric_loss)
         return (
             super().violations()
             + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
@@ -64,6 +76,11 @@ class FinetuneSettings(TrainingSettings):
             + [("margin_strategy", "absolute without margin")]
             * (self.margin is None and self.margin_strategy == "relative")
             + [("hardness", "0 or more")] * (not 0 <= self.hardness < math.inf)
+            + [("directions", fault or "")] * (fault is not None)
+            + [("ndcg_positives", ", ".join(POSITIVES))] * (self.ndcg_positives not in POSITIVES)
+            + [("ndcg_positives", "one without in_batch")] * (self.ndcg_positives == "all" and not self.in_batch)
+            + [("ndcg_samples", "0, or 2 or more")] * (self.ndcg_samples < 0 or self.ndcg_samples == 1)
+            + [("spread_out", "0 or more")] * (not 0 <= self.spread_out < math.inf)
             + [("ndcg_cut", f"1 to {LONGEST_CUT}")] * (not 1 <= self.ndcg_cut <= LONGEST_CUT)
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
         )

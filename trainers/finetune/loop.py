@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from trainers.loop.recent import MOST, recent
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
-from trainers.losses import LOSSES, matryoshka
+from trainers.losses import LOSSES, matryoshka, spread_out
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import load_for_training, to_device
 from trainers.model.fitting import fitted
@@ -135,22 +136,47 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
     query, passages = loop.embed_batch(loop.encoder, batch)
     in_batch = settings.in_batch and batch.names[int(batch.collections[0])] not in settings.hard_only
-    masked = batch.masked if in_batch else None
+    masked, rank = batch.masked if in_batch else None, torch.zeros(len(batch.queries))
     if masked is not None and not settings.cross_device:
         rank = ranks.rank_of_each(len(batch.queries))
         others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
         masked = masked | others
     passages = passages.unflatten(0, (len(query), -1))
     chosen = LOSSES[settings.loss_at(loop.step)]
-    loss = partial(
+    facts = {
+        "answers": lambda: None if masked is None else to_device(_answers(batch, rank), query.device),
+        "key": lambda: (settings.seed, loop.step),
+    }
+    left = set() if in_batch else set(chosen.of_batch)
+    objective = partial(
         chosen.function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
         symmetric=settings.symmetric_loss and in_batch,
-        **{name: getattr(settings, name) for name in chosen.takes},
+        **{name: getattr(settings, name) for name in chosen.takes if name not in left},
+        **{name: facts[name]() for name in chosen.given},
     )  # fmt: skip
+
+    def loss(query: Tensor, passages: Tensor) -> Tensor:
+        found = objective(query, passages)
+        return found + settings.spread_out * spread_out(query, passages) if settings.spread_out else found
+
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)
     return loss(query, passages)
+
+
+def _answers(batch: TextBatch, rank: Tensor) -> Tensor:
+    """The marked candidates of a query's own rank, (B, B·N): of equal texts the first, and none that equals its own
+    positive. A ranking has a text once."""
+    each = len(batch.passages) // len(rank)
+    places: dict[tuple[float, str], int] = {}
+    ranked = zip(rank.repeat_interleave(each).tolist(), batch.passages, strict=True)
+    first = torch.tensor([places.setdefault(text, place) for place, text in enumerate(ranked)])
+    own = torch.arange(len(rank)) * each
+    same_rank = rank[:, None] == rank.repeat_interleave(each)
+    once = (first == torch.arange(len(first))) & (first != first[own][:, None])
+    assert batch.masked is not None
+    return batch.masked & same_rank & once
 
 
 def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, str]:

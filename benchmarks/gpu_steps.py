@@ -528,7 +528,36 @@ def compiled(bench: Bench, note: Note) -> None:
     note(found)
 
 
+def losses(bench: Bench, note: Note) -> None:
+    """A step of `mixture train` with each loss and what is added to it, at MiniLM's shape."""
+    shape = bench.shape
+    options = bench.options(batch_size=shape.minilm_batch)
+    loop = throughput.training_loop(bench.model(shape.minilm), options, bench.folder())
+    batch, plain = loop.prepared(bench.batch("digests", shape.minilm_batch)), loop.settings
+    found: dict[str, Any] = {"batch_size": shape.minilm_batch, "negatives": shape.negatives, "losses": {}}
+    for name, forms in FORMS.items():
+        free()
+        loop.settings = replace(plain, **forms)
+        row: dict[str, Any] = {}
+        try:
+            train_step(loop, batch)
+            row["seconds"] = round(clock(lambda: train_step(loop, batch), 2), 4)
+            row |= throughput.peak_memory()
+        except MixtureError as error:
+            row["why"] = str(error)
+        found["losses"][name] = row
+        note(found)
+
+
+# What `losses` trains with.
+FORMS: dict[str, dict[str, Any]] = {
+    "info_nce": {}, "symmetric_loss": {"symmetric_loss": True}, "directions": {"directions": ("qd", "qq", "dq", "dd")},
+    "spread_out": {"spread_out": 1.0}, "expected_ndcg": {"loss": "expected_ndcg"},
+    "all positives": {"loss": "expected_ndcg", "ndcg_positives": "all"},
+    "16 rankings drawn": {"loss": "expected_ndcg", "ndcg_positives": "all", "ndcg_samples": 16},
+}  # fmt: skip
+
 STEPS: dict[str, Callable[[Bench, Note], None]] = {
     "device": device, "train": train, "tests": tests, "peer": peer, "tdro": tdro, "minilm": minilm, "encode": encoding,
-    "search": search, "fsdp": fsdp, "profile": profile, "compile": compiled,
+    "search": search, "fsdp": fsdp, "profile": profile, "compile": compiled, "losses": losses,
 }  # fmt: skip

@@ -77,6 +77,14 @@ def test_the_rehearsal_runs_every_step_and_fills_the_page(prepared: Path, tmp_pa
     assert f"{steps['train']['digests']['seconds']:.2f} s" in section
 
 
+def test_the_step_of_losses_trains_with_each(prepared: Path, tmp_path: Path) -> None:
+    done = _run(tmp_path, "--data", prepared, "--shape", "tiny", "--steps", "losses", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, (done.stdout, done.stderr[-1500:])
+    found = json.loads((tmp_path / "losses.json").read_text())["losses"]
+    assert len(found) == 7
+    assert all(row["seconds"] > 0 for row in found.values()), found
+
+
 def test_the_page_shows_what_the_result_has() -> None:
     tables = _load("gpu_tables")
     page = tables.PAGE.read_text("utf-8")

@@ -43,6 +43,7 @@ from trainers.finetune.loop import batch_losses, encoder_of, step
 from trainers.learning.config import LearningSettings
 from trainers.learning.loop import run_learner
 from trainers.loop.steps import TrainingLoop
+from trainers.losses import LOSSES, spread_out
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import lacks_for_flash, load_encoder, load_for_training
 from trainers.model.tiny import build_tiny
@@ -286,6 +287,38 @@ def test_bf16_points_where_float32_does_and_its_losses_are_float32(
         gradients.append(_gradient(loop.encoder, losses.mean()))
     assert 1e-4 < _relative(embeddings[1], embeddings[0]) < 0.03  # bf16 was in use
     assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.98
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        {"directions": ("qd", "qq", "dq", "dd"), "margin": 0.1, "spread_out": 2.0},
+        {"loss": "expected_ndcg", "ndcg_positives": "all"},
+        {"loss": "expected_ndcg", "ndcg_positives": "all", "ndcg_samples": 16},
+    ],
+)
+def test_losses_on_the_gpu_are_those_of_the_cpu(forms: dict[str, Any], device: torch.device) -> None:
+    """The rankings drawn, too: their noise is drawn on the CPU."""
+    settings = replace(SETTINGS, **forms)
+    loss = LOSSES[settings.loss]
+    generator = torch.Generator().manual_seed(5)
+    answers = torch.rand(8, 24, generator=generator) < 0.1
+    query, passages = torch.randn(8, 16, generator=generator), torch.randn(8, 3, 16, generator=generator)
+    more = {name: {"answers": answers, "key": (1, 2)}[name] for name in loss.given}
+    more |= {name: getattr(settings, name) for name in loss.takes}
+    found = []
+    for there in (device, torch.device("cpu")):
+        on = {name: part.to(there) if isinstance(part, torch.Tensor) else part for name, part in more.items()}
+        given = query.to(there).requires_grad_()
+        losses = loss.function(
+            given, passages.to(there), temperature=0.1, in_batch=True, masked=answers.to(there), **on
+        )
+        losses = losses + settings.spread_out * spread_out(given, passages.to(there))
+        losses.sum().backward()
+        assert given.grad is not None
+        found.append((losses.detach().cpu(), given.grad.cpu()))
+    torch.testing.assert_close(*(losses for losses, _ in found), rtol=1e-4, atol=1e-5)
+    assert _relative(*(gradient for _, gradient in found)) < 1e-4
 
 
 def test_flash_attention_without_padding_gives_the_same_gradients(

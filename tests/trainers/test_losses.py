@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    GlobalOrthogonalRegularizationLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch.nn.functional import cosine_similarity
 
 from mixture.errors import UsageError
 from trainers import losses
-from trainers.losses import info_nce, matryoshka
+from trainers.losses import info_nce, matryoshka, spread_out
 
 
 def test_worked_example() -> None:
@@ -108,15 +111,20 @@ def test_matryoshka_is_the_mean_over_the_first_dimensions() -> None:
         matryoshka(loss, query, passages, (2, 9))
 
 
-def test_blocks_of_queries_give_the_same_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(3)
+@pytest.mark.parametrize(
+    "forms",
+    [{"symmetric": True}, {"directions": ("qd", "qq", "dq", "dd")}, {"directions": ("dd", "qd"), "margin": 0.1}],
+)
+def test_blocks_of_queries_give_the_same_losses_and_gradients(
+    forms: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
-    for scores_at_once in (losses.BLOCK["cpu"], 40):  # 2 of 7 queries with 14 candidates each
+    for scores_at_once in (losses.BLOCK["cpu"], 40):  # 1 or 2 of 7 queries with 14 candidates each
         monkeypatch.setitem(losses.BLOCK, "cpu", scores_at_once)
         torch.manual_seed(3)
         query, passages = torch.randn(7, 8, requires_grad=True), torch.randn(7, 2, 8, requires_grad=True)
         masked = torch.rand(7, 14) < 0.3
-        got = info_nce(query, passages, temperature=0.1, in_batch=True, masked=masked, symmetric=True)
+        got = info_nce(query, passages, temperature=0.1, in_batch=True, masked=masked, **forms)
         got.sum().backward()
         found.append((got.detach(), query.grad, passages.grad))
     for one, two in zip(*found, strict=True):
@@ -200,3 +208,153 @@ def test_values_that_margins_and_hardness_cannot_have() -> None:
         info_nce(QUERY, PASSAGES, temperature=0.5, margin=0.1, margin_strategy="half")
     with pytest.raises(UsageError, match="hardness is -1; allowed: 0 or more"):
         info_nce(QUERY, PASSAGES, temperature=0.5, hardness=-1)
+
+
+ALL = ("qd", "qq", "dq", "dd")
+
+
+def _with_directions(  # type: ignore[no-untyped-def]
+    query: torch.Tensor, passages: torch.Tensor, directions: tuple[str, ...], masked, margin: float | None = None
+) -> list[float]:
+    """Pair by pair, at a temperature of 0.2."""
+    batch, count, _ = passages.shape
+    answers = [
+        [i == j or (masked is not None and bool(masked[i, j * count])) for j in range(batch)] for i in range(batch)
+    ]
+
+    def cosine(one: torch.Tensor, two: torch.Tensor) -> float:
+        return cosine_similarity(one, two, dim=0).item()
+
+    losses = []
+    for i in range(batch):
+        own, found = cosine(query[i], passages[i, 0]), []
+        for j in range(batch):
+            for n in range(count):
+                if (j, n) != (i, 0) and not (masked is not None and masked[i, j * count + n]):
+                    found.append(cosine(query[i], passages[j, n]))
+            alike = answers[i][j] or answers[j][i]
+            if "qq" in directions and not alike:
+                found.append(cosine(query[i], query[j]))
+            if "dq" in directions and not answers[j][i]:
+                found.append(cosine(passages[i, 0], query[j]))
+            if "dd" in directions and not alike:
+                found.append(cosine(passages[i, 0], passages[j, 0]))
+        kept = [one for one in found if margin is None or one <= own - margin]
+        total = sum(math.exp(one / 0.2) for one in kept) + (1 + ("dq" in directions)) * math.exp(own / 0.2)
+        losses.append(math.log(total) - own / 0.2)
+    return losses
+
+
+@pytest.mark.parametrize("directions", [("qd", "qq"), ("dq", "qd"), ("qd", "dd"), ALL])
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("margin", [None, -0.1, 0.1])
+def test_directions_equal_the_naive_loop(directions: tuple[str, ...], with_mask: bool, margin: float | None) -> None:
+    torch.manual_seed(8)
+    query, passages = torch.randn(6, 8, dtype=torch.float64), torch.randn(6, 3, 8, dtype=torch.float64)
+    passages[:, 0] += query
+    masked = torch.rand(6, 18) < 0.2 if with_mask else None
+    forms: dict[str, Any] = {"temperature": 0.2, "in_batch": True, "masked": masked, "margin": margin}
+    got = info_nce(query, passages, directions=directions, **forms)
+    assert got.tolist() == pytest.approx(_with_directions(query, passages, directions, masked, margin), abs=1e-9)
+    flat = info_nce(query, passages.flatten(0, 1), directions=directions, **forms)
+    torch.testing.assert_close(flat, got)
+    assert not torch.allclose(got, info_nce(query, passages, **forms))
+
+
+def test_worked_directions() -> None:
+    """q₁ = d₁⁺ = (1, 0), q₂ = d₂⁺ = (0, 1), τ = 0.5: own pairs have e², all others e⁰."""
+    query = torch.eye(2, dtype=torch.float64)
+    for directions, total in {("qd",): 1, ("qd", "qq"): 2, ("qd", "dd"): 2, ALL: math.exp(2) + 4}.items():
+        got = info_nce(query, query[:, None], temperature=0.5, in_batch=True, directions=directions)
+        assert got.tolist() == pytest.approx([math.log(math.exp(2) + total) - 2] * 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("directions", [("qd", "qq"), ("qd", "dq"), ("qd", "dd"), ALL])
+def test_directions_are_sentence_transformers(directions: tuple[str, ...]) -> None:
+    """Of pairs: with hard negatives theirs has those of others in dd too, where GTE's equation is of pairs."""
+    torch.manual_seed(9)
+    query, passages = torch.randn(5, 6), torch.randn(5, 3, 6)
+    names = {"qd": "query_to_doc", "qq": "query_to_query", "dq": "doc_to_query", "dd": "doc_to_doc"}
+    theirs = MultipleNegativesRankingLoss(
+        torch.nn.Identity(), scale=20.0, directions=tuple(names[one] for one in directions)
+    )
+    for count in (1, 3) if "dd" not in directions else (1,):
+        expected = theirs.compute_loss_from_embeddings([query, *passages[:, :count].unbind(1)], torch.empty(0))
+        got = info_nce(query, passages[:, :count], temperature=0.05, in_batch=True, directions=directions)
+        torch.testing.assert_close(got.mean(), expected)
+
+
+def test_an_equal_query_counts_in_no_direction() -> None:
+    """Queries 0 and 1 are one question: each one's positive is marked for the other."""
+    torch.manual_seed(10)
+    query, passages = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 2, 6, dtype=torch.float64)
+    query[1] = query[0]
+    masked = torch.zeros(4, 8, dtype=torch.bool)
+    masked[0, [0, 2]] = masked[1, [0, 2]] = True
+    forms: dict[str, Any] = {"temperature": 0.05, "in_batch": True}
+    got = info_nce(query, passages, masked=masked, directions=("qd", "qq"), **forms)
+    assert got[0] < info_nce(query, passages, masked=masked, **forms)[0] + 2  # s(q₀, q₁)/τ is 20
+    passages[1, 0] = passages[0, 0]
+    for directions in (("qd", "qq"), ("qd", "dq"), ("qd", "dd"), ALL):
+        alone = [i for i in range(4) if i != 1]
+        kept = [n for n in range(8) if n not in (2, 3)]
+        without = info_nce(query[alone], passages[alone], masked=masked[alone][:, kept], directions=directions, **forms)
+        masked[0, 3] = True  # the negative of the equal query aside
+        got = info_nce(query, passages, masked=masked, directions=directions, **forms)
+        torch.testing.assert_close(got[0], without[0])
+
+
+def test_directions_that_there_are_not() -> None:
+    forms: dict[str, Any] = {"temperature": 0.5, "in_batch": True}
+    for directions in ((), ("qq",), ("qd", "qx"), ("qd", "dd", "dd")):
+        with pytest.raises(UsageError, match="allowed: qd, with any of qq, dq, dd, each once"):
+            info_nce(QUERY, PASSAGES, directions=directions, **forms)
+    with pytest.raises(UsageError, match="allowed: qd without in_batch"):
+        info_nce(QUERY, PASSAGES, temperature=0.5, directions=ALL)
+    with pytest.raises(UsageError, match="allowed: qd with symmetric_loss"):
+        info_nce(QUERY, PASSAGES, directions=ALL, symmetric=True, **forms)
+
+
+def test_spread_out_is_the_mean_squared_cosine_of_others() -> None:
+    """Worked: three queries at 0, 60 and 90 degrees, positives at right angles or opposite."""
+    query = torch.tensor([[2.0, 0.0], [0.5, 0.75**0.5], [0.0, 3.0]], dtype=torch.float64)
+    passages = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[-4.0, 0.0]]], dtype=torch.float64)
+    of_queries, of_positives = [0.125, 0.5, 0.375], [0.5, 0.0, 0.5]
+    expected = [a + b for a, b in zip(of_queries, of_positives, strict=True)]
+    assert spread_out(query, passages).tolist() == pytest.approx(expected, abs=1e-12)
+    assert spread_out(query[:1], passages[:1]).tolist() == [0.0]
+
+
+def test_spread_out_equals_the_naive_loop_and_sentence_transformers() -> None:
+    torch.manual_seed(11)
+    query, passages = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 3, 5, dtype=torch.float64)
+    query[:, 0] += 2  # above 1/D, under which theirs has 0
+    passages[:, :, 1] += 3
+    expected = [
+        sum(
+            cosine_similarity(side[i], side[j], dim=0).item() ** 2 / 6
+            for side in (query, passages[:, 0])
+            for j in range(7)
+            if j != i
+        )
+        for i in range(7)
+    ]
+    got = spread_out(query, passages)
+    assert got.tolist() == pytest.approx(expected, abs=1e-9)
+    torch.testing.assert_close(spread_out(query, passages.flatten(0, 1)), got)
+    torch.testing.assert_close(spread_out(query.float(), passages.float()), got.float(), atol=1e-6, rtol=0)
+    theirs = GlobalOrthogonalRegularizationLoss(torch.nn.Identity(), mean_weight=None, aggregation="sum")
+    excess = theirs.compute_loss_from_embeddings([query, passages[:, 0]])["gor_second_moment"]
+    torch.testing.assert_close(got.mean(), excess + 2 / 5)
+
+
+def test_spread_out_has_no_gradient_between_equal_texts() -> None:
+    vector = torch.tensor([0.3, -0.4, 0.5], dtype=torch.float64)
+    query = vector.repeat(4, 1).requires_grad_()
+    value = spread_out(query, vector.repeat(4, 1)[:, None]).mean()
+    value.backward()
+    assert value.item() == pytest.approx(2, abs=1e-12)
+    assert query.grad is not None
+    assert query.grad.abs().max() < 1e-12
+    even = torch.nn.functional.normalize(torch.randn(4000, 16, generator=torch.Generator().manual_seed(0)))
+    assert spread_out(even, even[:, None]).mean().item() == pytest.approx(2 / 16, rel=0.02)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
+from typing import Any
 
 import pytest
 import pytrec_eval
@@ -14,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from mixture.errors import UsageError
 from trainers import losses
 from trainers.losses import expected_ndcg, info_nce
-from trainers.losses.ndcg import LONGEST_CUT, ndcg_of_scores
+from trainers.losses.ndcg import LONGEST_CUT, ndcg_of_gains, ndcg_of_scores
 
 SCORES = (0.5, 1.0, 0.0, -0.5)  # the positive first
 
@@ -187,3 +188,97 @@ def test_what_it_has_no_form_for_is_refused() -> None:
             expected_ndcg(query, passages, temperature=0.1, ndcg_cut=cut)
     with pytest.raises(UsageError, match="temperature is 0"):
         expected_ndcg(query, passages, temperature=0)
+    with pytest.raises(UsageError, match="ndcg_positives is some; allowed: one, all"):
+        expected_ndcg(query, passages, temperature=0.1, ndcg_positives="some")
+    for samples in (-1, 1):
+        with pytest.raises(UsageError, match=f"ndcg_samples is {samples}; allowed: 0, or 2 or more"):
+            expected_ndcg(query, passages, temperature=0.1, ndcg_samples=samples)
+
+
+def _of_gains(scores: Sequence[float], gains: Sequence[float], cut: int = 10) -> float:
+    """E[nDCG@cut] by enumeration."""
+    ideal = sum(gain / math.log2(place + 2) for place, gain in enumerate(sorted(gains, reverse=True)[:cut]))
+    return sum(
+        probability * gains[one] / math.log2(place + 2) / ideal
+        for order, probability in _rankings(tuple(scores))
+        for place, one in enumerate(order[:cut])
+    )
+
+
+def test_worked_numbers_of_several_positives() -> None:
+    scores = torch.tensor([[1.0, 0.5, 0.0, -0.5]], dtype=torch.float64, requires_grad=True)
+    gains = torch.tensor([[2.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    value = 1 - ndcg_of_gains(scores, gains, cut=10)
+    value.sum().backward()
+    assert value.item() == pytest.approx(0.806965, abs=1e-6)
+    assert scores.grad is not None
+    assert scores.grad[0].tolist() == pytest.approx([0.082226, -0.059287, 0.007803, -0.030743], abs=1e-6)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.02])
+def test_several_positives_equal_the_mean_over_all_permutations(cut: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(int(1000 * temperature))
+    for num in range(1, 7):
+        cosines = torch.rand(4, num, generator=generator, dtype=torch.float64) * 0.6
+        gains = torch.randint(0, 3, (4, num), generator=generator).double()
+        gains[:, 0] += 1
+        found = 1 - ndcg_of_gains(cosines / temperature, gains, cut=cut)
+        expected = [_of_gains((c / temperature).tolist(), g.tolist(), cut) for c, g in zip(cosines, gains, strict=True)]
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("cut", [3, 10])
+@pytest.mark.parametrize("gains", [(1, 1, 0, 0), (2, 0, 1, 0), (0, 3, 1, 1, 0), (1, 0, 1, 0, 0, 1)])
+def test_the_utility_of_several_positives_is_trec_evals(gains: tuple[int, ...], cut: int) -> None:
+    measure = f"ndcg_cut.{cut}"
+    evaluator = pytrec_eval.RelevanceEvaluator({"q": {f"d{n}": gain for n, gain in enumerate(gains)}}, {measure})
+    scores = tuple(torch.linspace(1, -0.5, len(gains), dtype=torch.float64).tolist())
+    mean = 0.0
+    for order, probability in _rankings(scores):
+        run = {"q": {f"d{one}": float(-rank) for rank, one in enumerate(order)}}
+        mean += probability * evaluator.evaluate(run)["q"][measure.replace(".", "_")]
+    of_scores = torch.tensor([scores], dtype=torch.float64), torch.tensor([gains], dtype=torch.float64)
+    assert 1 - ndcg_of_gains(*of_scores, cut=cut).item() == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("with_answers", [False, True])
+def test_marked_candidates_are_positives_or_left_out(with_answers: bool) -> None:
+    torch.manual_seed(5)
+    query, passages = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 2, 8, dtype=torch.float64)
+    answers = torch.tensor([[0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    masked = answers.clone()
+    masked[0, 3] = masked[2, 1] = True  # another rank's, say
+    forms: dict[str, Any] = {"temperature": 0.2, "in_batch": True, "ndcg_cut": 4}
+    told = answers if with_answers else None
+    one = expected_ndcg(query, passages, masked=masked, answers=told, **forms)
+    torch.testing.assert_close(one, expected_ndcg(query, passages, masked=masked, **forms))
+    got = expected_ndcg(query, passages, masked=masked, answers=told, ndcg_positives="all", **forms)
+    if not with_answers:
+        torch.testing.assert_close(got, one)
+        return
+    expected = []
+    for i in range(3):
+        kept = [j for j in range(6) if not (masked[i, j] and not answers[i, j])]
+        scores = [cosine_similarity(query[i], passages.flatten(0, 1)[j], dim=0).item() / 0.2 for j in kept]
+        gains = [float(j == 2 * i or answers[i, j]) for j in kept]
+        expected.append(1 - _of_gains(scores, gains, 4))
+    assert got.tolist() == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(got[2], one[2])
+    assert not torch.isclose(got[1], one[1])
+
+
+@pytest.mark.parametrize("samples", [0, 4])
+def test_blocks_of_several_positives_give_the_same(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for scores_at_once in (losses.BLOCK["cpu"], 2600 if not samples else 120):
+        monkeypatch.setitem(losses.BLOCK, "cpu", scores_at_once)
+        torch.manual_seed(3)
+        query, passages = torch.randn(7, 8, requires_grad=True), torch.randn(7, 2, 8, requires_grad=True)
+        answers = torch.rand(7, 14) < 0.3
+        got = expected_ndcg(query, passages, temperature=0.1, in_batch=True, masked=answers, answers=answers,
+                            ndcg_positives="all", ndcg_samples=samples, key=(1, 2))  # fmt: skip
+        got.sum().backward()
+        found.append((got.detach(), query.grad, passages.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 OF_TEXTS = ("max_query_tokens", "max_passage_tokens", "hard_only", "prompts")
 OF_BATCHES = (
     "temperature", "negatives", "batch_size", "loss", "in_batch", "symmetric_loss", "margin", "margin_strategy",
-    "margin_by", "hardness", "distil_by", "distil_weight", "teacher_temperature", "ndcg_cut",
+    "margin_by", "hardness", "distil_by", "distil_weight", "teacher_temperature", "directions", "ndcg_cut",
+    "ndcg_positives", "ndcg_samples",
 )  # fmt: skip
+# What examples that see their own passages alone cannot have.
+ALONE = {"in_batch": False, "symmetric_loss": False, "directions": ("qd",), "ndcg_positives": "one"}
 # Those that are no settings of a run.
 OWN = {"hard_only": bool, "prompts": tuple[str, ...]}
 
@@ -66,7 +69,7 @@ def own(settings: FinetuneSettings, collection: str) -> FinetuneSettings:
     table = dict(settings.collection.get(collection, {}))
     table.pop("prompts", None)
     if table.pop("hard_only", collection in settings.hard_only):
-        table |= {"in_batch": False, "symmetric_loss": False}
+        table |= ALONE
     changed = table or collection in settings.collection
     return replace(settings, collection={}, **table) if changed else settings
 

@@ -10,9 +10,9 @@ from typing import Any
 from mixture.holdout import MOST_HELD_OUT
 from trainers.finetune import by_collection
 from trainers.losses import LOSSES
-from trainers.losses.contrastive import JUDGES, MARGINS
+from trainers.losses.contrastive import JUDGES, MARGINS, fault_of_directions
 from trainers.losses.distil import KINDS
-from trainers.losses.ndcg import LONGEST_CUT
+from trainers.losses.ndcg import LONGEST_CUT, POSITIVES
 from trainers.settings import TrainingSettings, default_of, later, setting, tables
 
 BATCHINGS = ("homogeneous", "mixed")
@@ -42,7 +42,18 @@ class FinetuneSettings(TrainingSettings):
     teacher_temperature: float | None = later(
         None, "distil: the teacher's scores are divided by it; none: as `temperature`, which suits cosines, 1 logits"
     )
+    directions: tuple[str, ...] = later(
+        ("qd",),
+        "info_nce, with in_batch: what the positive competes with: qd: the query's passages; qq: its other queries; "
+        "dq, dd: the positive's queries and other positives; GTE has all",
+    )
     ndcg_cut: int = later(10, "expected_ndcg: the ranks that count")
+    ndcg_positives: str = later(
+        "one",
+        "expected_ndcg: one: of the batch's other passages that answer the query none counts; all: they are right",
+    )
+    ndcg_samples: int = later(0, "expected_ndcg: 0: exact; 2 or more: by so many rankings drawn")
+    spread_out: float = later(0.0, "weight of the spread-out regulariser, added to any loss")
     batching: str = later(
         "homogeneous",
         "homogeneous: each batch is of one collection; mixed: of all, each with its weight's share",
@@ -71,6 +82,7 @@ class FinetuneSettings(TrainingSettings):
     )
 
     def violations(self) -> list[tuple[str, str]]:
+        fault = fault_of_directions(self.directions, in_batch=self.in_batch, symmetric=self.symmetric_loss)
         return (
             super().violations()
             + [("evaluate_every", "0 or more")] * (self.evaluate_every < 0)
@@ -95,6 +107,11 @@ class FinetuneSettings(TrainingSettings):
             + [("teacher_temperature", "none, or above 0")]
             * (self.teacher_temperature is not None and not 0 < self.teacher_temperature < math.inf)
             + [("hardness", "0 or more")] * (not 0 <= self.hardness < math.inf)
+            + [("directions", fault or "")] * (fault is not None)
+            + [("ndcg_positives", ", ".join(POSITIVES))] * (self.ndcg_positives not in POSITIVES)
+            + [("ndcg_positives", "one without in_batch")] * (self.ndcg_positives == "all" and not self.in_batch)
+            + [("ndcg_samples", "0, or 2 or more")] * (self.ndcg_samples < 0 or self.ndcg_samples == 1)
+            + [("spread_out", "0 or more")] * (not 0 <= self.spread_out < math.inf)
             + [("ndcg_cut", f"1 to {LONGEST_CUT}")] * (not 1 <= self.ndcg_cut <= LONGEST_CUT)
             + ([("loss", ", ".join(LOSSES))] if self.loss not in LOSSES else self._unsuited())
         )

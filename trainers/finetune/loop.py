@@ -35,7 +35,7 @@ from trainers.loop.recent import MOST, by_step, recent
 from trainers.loop.steps import History, TrainingLoop
 from trainers.loop.stopping import on_request
 from trainers.loop.trackers import Tracker
-from trainers.losses import LOSSES, matryoshka
+from trainers.losses import LOSSES, matryoshka, spread_out
 from trainers.model.adapters import add_lora, merge_lora
 from trainers.model.encoder import load_for_training, to_device
 from trainers.model.fitting import fitted
@@ -145,7 +145,7 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
     query, passages = loop.embed_batch(loop.encoder, batch)
     chosen = [settings.of(batch.names[group]) for group in np.unique(batch.collections)]
     in_batch = any(one.in_batch for one in chosen)
-    masked = batch.masked if in_batch else None
+    masked, rank = batch.masked if in_batch else None, torch.zeros(len(batch.queries))
     if masked is not None and not all(one.in_batch for one in chosen):
         masked = masked | _of_others(batch, {name for name in batch.names if not settings.of(name).in_batch})
     if len(chosen) == 1:  # of one collection; others share what of their settings decides here
@@ -156,14 +156,24 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         masked = masked | others
     passages = passages.unflatten(0, (len(query), -1))
     kind = LOSSES[settings.loss_at(loop.step)]
-    more = {name: getattr(settings, name) for name in kind.takes}
-    if kind.taught:
-        more["teacher"] = None if batch.teacher is None else to_device(batch.teacher, query.device)
-    loss = partial(
+    facts = {
+        "answers": lambda: None if masked is None else to_device(_answers(batch, rank), query.device),
+        "key": lambda: (settings.seed, loop.step),
+        "teacher": lambda: None if batch.teacher is None else to_device(batch.teacher, query.device),
+    }
+    left = set() if in_batch else set(kind.of_batch)
+    objective = partial(
         kind.function, temperature=settings.temperature, in_batch=in_batch,
         masked=None if masked is None else to_device(masked, query.device),
-        symmetric=settings.symmetric_loss and in_batch, **more,
+        symmetric=settings.symmetric_loss and in_batch,
+        **{name: getattr(settings, name) for name in kind.takes if name not in left},
+        **{name: facts[name]() for name in kind.given},
     )  # fmt: skip
+
+    def loss(query: Tensor, passages: Tensor) -> Tensor:
+        found = objective(query, passages)
+        return found + settings.spread_out * spread_out(query, passages) if settings.spread_out else found
+
     if settings.matryoshka_dims:
         return matryoshka(loss, query, passages, settings.matryoshka_dims)
     return loss(query, passages)
@@ -190,6 +200,20 @@ def _by_collection(batch: TextBatch, losses: Tensor, step: int) -> list[dict[str
         own = losses[groups == group]
         rows.append({"step": step, "collection": batch.names[group], "examples": len(own), "loss": float(own.mean())})
     return rows
+
+
+def _answers(batch: TextBatch, rank: Tensor) -> Tensor:
+    """The marked candidates of a query's own rank, (B, B·N): of equal texts the first, and none that equals its own
+    positive. A ranking has a text once."""
+    each = len(batch.passages) // len(rank)
+    places: dict[tuple[float, str], int] = {}
+    ranked = zip(rank.repeat_interleave(each).tolist(), batch.passages, strict=True)
+    first = torch.tensor([places.setdefault(text, place) for place, text in enumerate(ranked)])
+    own = torch.arange(len(rank)) * each
+    same_rank = rank[:, None] == rank.repeat_interleave(each)
+    once = (first == torch.arange(len(first))) & (first != first[own][:, None])
+    assert batch.masked is not None
+    return batch.masked & same_rank & once
 
 
 def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, str]:

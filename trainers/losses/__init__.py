@@ -6,3 +6,4 @@ from trainers.losses.distil import distil
 from trainers.losses.loss import LOSSES, Loss, matryoshka
 from trainers.losses.ndcg import expected_ndcg
 from trainers.losses.scores import BLOCK
+from trainers.losses.spread import spread_out

@@ -5,13 +5,15 @@ Shape legend: B examples, N = 1 + H passages an example (the positive first, the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mixture.errors import UsageError
 from trainers.deferred import Deferred
 from trainers.losses.loss import LOSSES, Loss
-from trainers.losses.scores import of_scores
+from trainers.losses.scores import by_example, of_scores
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,7 @@ else:
 
 MARGINS = ("absolute", "relative")
 JUDGES = ("model", "teacher")
+DIRECTIONS = ("qd", "qq", "dq", "dd")
 
 
 def info_nce(
@@ -35,6 +38,7 @@ def info_nce(
     margin_strategy: str = "absolute",
     margin_by: str = "model",
     hardness: float = 0.0,
+    directions: tuple[str, ...] = ("qd",),
     teacher: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with cosine similarity, one loss an example: (B,), in nats, 0 or more.
@@ -58,9 +62,18 @@ def info_nce(
     teacher:     (B, N) scores of the example's passages, NaN where one has none
     hardness:    α ≥ 0: in C_i the example's own hard negatives weigh e^{α·sg(s(q_i, d))}, where sg has no gradient;
                  EmbeddingGemma (2509.20354) takes 5. From passage to query nothing weighs more
+    directions:  with `in_batch`: what the sum over C_i holds. All four are GTE's (2308.03281, equations 5 and 6),
 
-    Raises `UsageError` for a temperature that is not above 0, and for values that `margin_strategy` and `hardness`
-    cannot have.
+                 Σ_d e^{s(q_i, d)/τ} + Σ_{j≠i} e^{s(q_i, q_j)/τ} + Σ_j e^{s(q_j, d_i⁺)/τ} + Σ_{j≠i} e^{s(d_j⁺, d_i⁺)/τ}
+
+                 for qd, qq, dq and dd; qd is always there. GTE's equation is of pairs: here d are all B·N passages, and
+                 in dq and dd the positives alone. As in GTE dq has j = i, so that with it no loss is under log 2.
+                 What `masked` says of d_j⁺ and q_i holds in all of them: in dq q_j does not count where d_i⁺ answers
+                 it; in qq and dd example j does not where d_j⁺ answers q_i or d_i⁺ answers q_j, since the two ask the
+                 same, as equal queries do. `margin` leaves out in all of them
+
+    Raises `UsageError` for a temperature that is not above 0, for values that `margin_strategy`, `hardness` and
+    `directions` cannot have, and for more directions than qd without `in_batch` or with `symmetric`.
     """
     if margin_strategy not in MARGINS:
         raise UsageError(f"margin_strategy is {margin_strategy}; allowed: {', '.join(MARGINS)}")
@@ -68,18 +81,61 @@ def info_nce(
         raise UsageError(f"margin_by is {margin_by}; allowed: {', '.join(JUDGES)}")
     if hardness < 0:
         raise UsageError(f"hardness is {hardness}; allowed: 0 or more")
+    if fault := fault_of_directions(directions, in_batch=in_batch, symmetric=symmetric):
+        raise UsageError(f"directions is {directions}; allowed: {fault}")
     if margin is not None and margin_by == "teacher":
         if teacher is None:
             raise UsageError("margin_by is teacher, which needs the scores of one")
         masked = _likely(teacher, margin, margin_strategy, in_batch, masked)
         margin = None
-    loss = partial(_cross_entropy, temperature=temperature, margin=margin, strategy=margin_strategy, hardness=hardness)
+    passages = by_example(query, passages)
+    more = None
+    if len(directions) > 1 and temperature > 0:
+        more = _other_directions(query, passages, directions, masked, temperature)
+    loss = partial(_cross_entropy, temperature=temperature, margin=margin, strategy=margin_strategy, hardness=hardness,
+                   more=more, again="dq" in directions)  # fmt: skip
     return of_scores(
-        loss, query, passages, temperature=temperature, in_batch=in_batch, masked=masked, symmetric=symmetric
-    )
+        loss, query, passages, temperature=temperature, in_batch=in_batch, masked=masked, symmetric=symmetric,
+        held=math.ceil((passages.shape[1] + len(directions) - 1) / passages.shape[1]),
+    )  # fmt: skip
 
 
-LOSSES["info_nce"] = Loss(info_nce, takes=("margin", "margin_strategy", "margin_by", "hardness"), taught=True)
+LOSSES["info_nce"] = Loss(
+    info_nce, takes=("margin", "margin_strategy", "margin_by", "hardness", "directions"), of_batch=("directions",),
+    given=("teacher",),
+)  # fmt: skip
+
+
+def fault_of_directions(directions: tuple[str, ...], *, in_batch: bool, symmetric: bool) -> str | None:
+    """What is allowed where the directions are not."""
+    if "qd" not in directions or len(set(directions) & set(DIRECTIONS)) < len(directions):
+        return f"qd, with any of {', '.join(DIRECTIONS[1:])}, each once"
+    if len(directions) > 1 and symmetric:
+        return "qd with symmetric_loss, which is another form of it"
+    return "qd without in_batch" if len(directions) > 1 and not in_batch else None
+
+
+def _other_directions(
+    query: Tensor, passages: Tensor, directions: tuple[str, ...], masked: Tensor | None, temperature: float
+) -> Callable[[Tensor], Tensor]:
+    """The scores of the other examples that the directions but qd add for some rows (b,) of the batch; (b, ·)."""
+    query, positive = (torch.nn.functional.normalize(part, dim=-1) for part in (query, passages[:, 0]))
+    itself = torch.eye(len(query), dtype=torch.bool, device=query.device)
+    answers = itself if masked is None else masked[:, :: passages.shape[1]] | itself
+    same = answers | answers.T
+    whose = {"qq": (query, query, same), "dq": (positive, query, answers.T), "dd": (positive, positive, same)}
+
+    def scores(rows: Tensor) -> Tensor:
+        pairs = (whose[direction] for direction in DIRECTIONS[1:] if direction in directions)
+        return torch.cat(
+            [
+                (ours[rows] @ theirs.T / temperature).masked_fill(out[rows], float("-inf"))
+                for ours, theirs, out in pairs
+            ],
+            dim=1,
+        )
+
+    return scores
 
 
 def _likely(teacher: Tensor, margin: float, strategy: str, in_batch: bool, masked: Tensor | None) -> Tensor:
@@ -96,10 +152,13 @@ def _likely(teacher: Tensor, margin: float, strategy: str, in_batch: bool, maske
 
 
 def _cross_entropy(
-    scores: Tensor, own: Tensor, hard: int, *, temperature: float, margin: float | None, strategy: str, hardness: float
-) -> Tensor:
-    """−log softmax of each row's own column, (b,)."""
+    scores: Tensor, own: Tensor, hard: int, rows: Tensor, *, temperature: float, margin: float | None, strategy: str,
+    hardness: float, more: Callable[[Tensor], Tensor] | None, again: bool,
+) -> Tensor:  # fmt: skip
+    """−log softmax of each row's own column, (b,), among these scores, those of `more`, and its own `again`."""
     positive = scores.gather(1, own[:, None])
+    if more is not None:
+        scores = torch.cat([scores, more(rows)], dim=1)
     if margin is not None:
         allowed = positive.abs() if strategy == "relative" else 1 / temperature
         likely = (scores > positive - margin * allowed).scatter(1, own[:, None], False)
@@ -107,4 +166,6 @@ def _cross_entropy(
     if hardness and hard:
         columns = own[:, None] + torch.arange(1, hard + 1, device=own.device)
         scores = scores.scatter_add(1, columns, hardness * temperature * scores.detach().gather(1, columns))
+    if again:
+        scores = torch.cat([scores, positive], dim=1)
     return torch.logsumexp(scores, dim=1) - positive.squeeze(1)

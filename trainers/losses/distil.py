@@ -81,5 +81,8 @@ def distil(
 
 
 LOSSES["distil"] = Loss(
-    distil, takes=("distil_by", "distil_weight", "teacher_temperature", *LOSSES["info_nce"].takes), taught=True
+    distil,
+    takes=("distil_by", "distil_weight", "teacher_temperature", *LOSSES["info_nce"].takes),
+    of_batch=LOSSES["info_nce"].of_batch,
+    given=("teacher",),
 )

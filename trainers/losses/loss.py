@@ -26,7 +26,7 @@ class LossFunction(Protocol):
     masked:      (B, B·N) bool, only with in_batch: candidates that must not count, since they answer the query; an
                  example's own positive always counts
     symmetric:   only with in_batch: the loss from passage to query too
-    more:        the settings that `Loss.takes` names
+    more:        the settings that `Loss.takes` names, and what `Loss.given` does
     """
 
     def __call__(
@@ -41,16 +41,23 @@ class Loss:
 
     cannot:            those that it has no form for, of in_batch, symmetric_loss and matryoshka_dims: refused with it
     takes:             those that are its own, given by their names: refused with losses that do not take them
+    of_batch:          those of `takes` that set the batch's examples against each other: without in_batch they are at
+                       their defaults
+    given:             what it is told of the batch, of
+                       answers: (B, B·N) bool, candidates of `masked` that answer the query, of equal texts one and none
+                       that equals the example's own positive; None without in_batch
+                       teacher: (B, N) float32, what a teacher scores each example's passages, NaN where one has no
+                       score; None where no setting asks for it
+                       key: numbers to draw noise from, others at each step and the same on every rank
     least_temperature: a lower temperature is refused with it
-    taught:            it takes `teacher`, (B, N) float32: what a teacher scores each example's passages, NaN where a
-                       passage has no score; None where no example has any
     """
 
     function: Callable[..., Tensor]  # a `LossFunction`
     cannot: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    of_batch: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     least_temperature: float = 0.0
-    taught: bool = False
 
 
 # The name in the setting `loss` -> the loss. The modules beside this one fill it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from functools import cache, partial, reduce
+from functools import cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from mixture.errors import UsageError
 from trainers.deferred import Deferred
 from trainers.losses.loss import LOSSES, Loss
+from trainers.losses.rankings import gumbel, ideal, sampled_ndcg
 from trainers.losses.scores import of_scores
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ else:
 # The logarithm of a standard exponential time lies between these but for 1e-8.
 EARLIEST, LATEST = -18.0, 3.0
 LONGEST_CUT = 100
+POSITIVES = ("one", "all")
 
 
 def expected_ndcg(
@@ -35,6 +37,10 @@ def expected_ndcg(
     masked: Tensor | None = None,
     symmetric: bool = False,
     ndcg_cut: int = 10,
+    ndcg_positives: str = "one",
+    ndcg_samples: int = 0,
+    answers: Tensor | None = None,
+    key: tuple[int, ...] = (),
 ) -> Tensor:
     """1 − E[nDCG@cut] of a ranking drawn from the scores, one loss an example: (B,), 0 to 1.
 
@@ -46,11 +52,16 @@ def expected_ndcg(
     E[nDCG@K] = ∫ Σ_{k<K} PB(k; p_j(x)) / log₂(k + 2) · e^{x − e^x} dx,   p_j(x) = 1 − exp(−e^{x + (s_j − s_p)/τ}),
 
     where x is the logarithm of the positive's time. The integral is Gauss–Legendre's sum over Q values of x, right to
-    1e-7. At K = 1 it is the softmax probability whose −log InfoNCE is.
+    1e-7. At K = 1 it is the softmax probability whose −log InfoNCE is. With several positives DCG is a sum over them,
+    and so is its expectation: each one's rank is Poisson-binomial among all others.
 
     query, passages, temperature, in_batch and masked are `info_nce`'s; a masked candidate is not in the ranking
-    temperature: 0.02 to 0.1; under that nearly all rankings drawn are the same, and the gradient is 0
-    ndcg_cut:    K, the ranks that count, 1 to `LONGEST_CUT`
+    temperature:    0.02 to 0.1; under that nearly all rankings drawn are the same, and the gradient is 0
+    ndcg_cut:       K, the ranks that count, 1 to `LONGEST_CUT`
+    ndcg_positives: one: the example's own positive; all: those of `answers` too. The ideal ranking has them on top
+    ndcg_samples:   0: the expectation; 2 or more: the mean over so many rankings drawn (`rankings.sampled_ndcg`)
+    answers:        (B, B·N) bool with `in_batch`: the other candidates that are positives
+    key:            of the noise, where rankings are drawn
 
     Raises `UsageError` with `symmetric`: evaluation ranks passages for a query alone.
     """
@@ -58,13 +69,50 @@ def expected_ndcg(
         raise UsageError("symmetric is True; expected_ndcg has no such form")
     if not 1 <= ndcg_cut <= LONGEST_CUT:
         raise UsageError(f"ndcg_cut is {ndcg_cut}; allowed: 1 to {LONGEST_CUT}")
+    if ndcg_positives not in POSITIVES:
+        raise UsageError(f"ndcg_positives is {ndcg_positives}; allowed: {', '.join(POSITIVES)}")
+    if ndcg_samples < 0 or ndcg_samples == 1:
+        raise UsageError(f"ndcg_samples is {ndcg_samples}; allowed: 0, or 2 or more")
+    if ndcg_positives == "one":
+        answers = None
+    elif answers is not None and masked is not None:
+        masked = masked & ~answers
+
+    def loss(scores: Tensor, own: Tensor, hard: int, rows: Tensor) -> Tensor:
+        if answers is None and not ndcg_samples:
+            return ndcg_of_scores(scores, own, cut=ndcg_cut)
+        gains = torch.zeros_like(scores).scatter(1, own[:, None], 1.0)
+        if answers is not None:
+            gains = gains.masked_fill(answers[rows], 1.0)
+        if not ndcg_samples:
+            return ndcg_of_gains(scores, gains, cut=ndcg_cut)
+        noise = gumbel(key, rows, ndcg_samples, scores.shape[1], scores)
+        return sampled_ndcg(scores, gains, noise, cut=ndcg_cut)
+
     return of_scores(
-        partial(ndcg_of_scores, cut=ndcg_cut), query, passages, temperature=temperature, in_batch=in_batch,
-        masked=masked, held=len(_quadrature(ndcg_cut)[0]),
+        loss, query, passages, temperature=temperature, in_batch=in_batch, masked=masked,
+        held=ndcg_samples or len(_quadrature(ndcg_cut)[0]),
     )  # fmt: skip
 
 
-def ndcg_of_scores(scores: Tensor, own: Tensor, hard: int = 0, *, cut: int) -> Tensor:
+def ndcg_of_gains(scores: Tensor, gains: Tensor, *, cut: int) -> Tensor:
+    """1 − E[nDCG@cut], (b,), of (b, M) scores over τ and (b, M) gains, 0 or more, linear as in trec_eval; no row is
+    without one. The memory is that of one positive a row, however many there are."""
+    from torch.utils.checkpoint import checkpoint
+
+    rows, columns = gains.nonzero(as_tuple=True)
+    if len(rows) == len(scores):  # one each, in the rows' order
+        return ndcg_of_scores(scores, columns, cut=cut)
+    parts = zip(rows.split(len(scores)), columns.split(len(scores)), strict=True)
+    lost = torch.cat([
+        checkpoint(lambda s, r, c: ndcg_of_scores(s[r], c, cut=cut), scores, *part, use_reentrant=False)
+        for part in parts
+    ])  # fmt: skip
+    discounts = torch.zeros_like(scores).index_put((rows, columns), 1 - lost)
+    return 1 - (gains * discounts).sum(dim=1) / ideal(gains, cut)
+
+
+def ndcg_of_scores(scores: Tensor, own: Tensor, *, cut: int) -> Tensor:
     """1 − E[nDCG@cut] where each row's own column (b,) is the positive; of (b, M) scores over τ: (b,)."""
     gaps = (scores - scores.gather(1, own[:, None])).scatter(1, own[:, None], float("-inf"))
     times, weights, gains = (torch.as_tensor(a, dtype=scores.dtype, device=scores.device) for a in _quadrature(cut))
@@ -107,4 +155,7 @@ def _quadrature(cut: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return times, weights / weights.sum(), 1 / np.log2(np.arange(cut) + 2)
 
 
-LOSSES["expected_ndcg"] = Loss(expected_ndcg, cannot=("symmetric_loss",), takes=("ndcg_cut",), least_temperature=0.01)
+LOSSES["expected_ndcg"] = Loss(
+    expected_ndcg, cannot=("symmetric_loss",), takes=("ndcg_cut", "ndcg_positives", "ndcg_samples"),
+    of_batch=("ndcg_positives",), given=("answers", "key"), least_temperature=0.01,
+)  # fmt: skip

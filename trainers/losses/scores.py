@@ -28,9 +28,10 @@ class OfScores(Protocol):
     scores: (b, M), −inf for candidates that do not count
     own:    (b,), the column of each query's positive
     hard:   the columns after it that are the example's own hard negatives
+    rows:   (b,), the queries' places in the batch
     """
 
-    def __call__(self, scores: Tensor, own: Tensor, hard: int) -> Tensor: ...
+    def __call__(self, scores: Tensor, own: Tensor, hard: int, rows: Tensor) -> Tensor: ...
 
 
 def of_scores(
@@ -48,24 +49,30 @@ def of_scores(
     if symmetric and not in_batch:
         raise UsageError("a symmetric loss compares a passage with the batch's queries: it needs in_batch")
     batch, dim = query.shape
-    if passages.ndim == 2:
-        if len(passages) % batch:
-            raise UsageError(f"{len(passages)} passages do not divide among {batch} queries")
-        passages = passages.view(batch, -1, dim)
+    passages = by_example(query, passages)
     num_passages = passages.shape[1]
+    examples = torch.arange(batch, device=query.device)
     query, passages = torch.nn.functional.normalize(query, dim=-1), torch.nn.functional.normalize(passages, dim=-1)
     if not in_batch:
         scores = torch.einsum("bd,bnd->bn", query, passages) / temperature
-        own = torch.zeros(batch, dtype=torch.long, device=query.device)
-        return loss(_without(masked, scores, own), own, num_passages - 1)
+        own = torch.zeros_like(examples)
+        return loss(_without(masked, scores, own), own, num_passages - 1, examples)
     candidates = passages.reshape(batch * num_passages, dim)
-    examples = torch.arange(batch, device=query.device)
     own = examples * num_passages
     losses = _in_batch(loss, query, candidates, own, num_passages - 1, masked, temperature, held)
     if symmetric:  # what is masked for a query is so for its passage too
         masked = None if masked is None else masked[:, own].T
         losses = (losses + _in_batch(loss, candidates[own], query, examples, 0, masked, temperature, held)) / 2
     return losses
+
+
+def by_example(query: Tensor, passages: Tensor) -> Tensor:
+    """(B, N, D) of passages (B, N, D), or (B·N, D) with each example's together."""
+    if passages.ndim == 3:
+        return passages
+    if len(passages) % len(query):
+        raise UsageError(f"{len(passages)} passages do not divide among {len(query)} queries")
+    return passages.view(len(query), -1, passages.shape[-1])
 
 
 def _in_batch(
@@ -78,9 +85,12 @@ def _in_batch(
     """
     from torch.utils.checkpoint import checkpoint
 
+    examples = torch.arange(len(query), device=query.device)
+
     def block(rows: slice, some: Tensor, all_candidates: Tensor) -> Tensor:
         scores = some @ all_candidates.T / temperature
-        return loss(_without(None if masked is None else masked[rows], scores, own[rows]), own[rows], hard)
+        counted = _without(None if masked is None else masked[rows], scores, own[rows])
+        return loss(counted, own[rows], hard, examples[rows])
 
     step = max(1, BLOCK.get(query.device.type, BLOCK["cuda"]) // (len(candidates) * held))
     if step >= len(query):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,8 +69,28 @@ def _expected_ndcg(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     return batch_losses(loop, source.homogeneous(0)).mean()
 
 
+def _several_positives(samples: int, loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    """Two examples of the batch share a query."""
+    loop.settings = replace(loop.settings, loss="expected_ndcg", ndcg_positives="all", ndcg_samples=samples)
+    batch = source.homogeneous(0)
+    assert batch.masked is not None
+    masked = batch.masked.clone()
+    masked[0, 3] = masked[1, 0] = True
+    return batch_losses(loop, replace(batch, masked=masked)).mean()
+
+
 def _margin_and_hardness(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     loop.settings = replace(loop.settings, margin=-0.1, hardness=5.0)
+    return batch_losses(loop, source.homogeneous(0)).mean()
+
+
+def _all_directions(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    loop.settings = replace(loop.settings, directions=("qd", "qq", "dq", "dd"), spread_out=2.0)
+    return batch_losses(loop, source.homogeneous(0)).mean()
+
+
+def _spread_out(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    loop.settings = replace(loop.settings, spread_out=20.0)
     return batch_losses(loop, source.homogeneous(0)).mean()
 
 
@@ -81,7 +102,11 @@ def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     return (losses * Tdro(3).example_weights(weights, losses, torch.from_numpy(batch.collections))).sum()
 
 
-@pytest.mark.parametrize("loss_of", [_finetuning_loss, _expected_ndcg, _margin_and_hardness, _proxy_loss])
+@pytest.mark.parametrize(
+    "loss_of",
+    [_finetuning_loss, _expected_ndcg, partial(_several_positives, 0), partial(_several_positives, 16),
+     _margin_and_hardness, _all_directions, _spread_out, _proxy_loss],
+)  # fmt: skip
 def test_cached_gradients_equal_those_of_one_pass(
     mixture_data: MaterialisedMixture, model: str, tmp_path: Path, loss_of
 ) -> None:  # type: ignore[no-untyped-def]

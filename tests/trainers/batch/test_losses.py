@@ -14,14 +14,16 @@ import torch
 from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
-from trainers.batch.texts import BatchSource
+from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.loop import batch_losses
 from trainers.loop.steps import TrainingLoop
-from trainers.losses import LOSSES, Loss, expected_ndcg, info_nce
+from trainers.losses import LOSSES, Loss, expected_ndcg, info_nce, spread_out
 from trainers.model.encoder import load_encoder
+from trainers.parallel import ranks
 from trainers.settings import resolve
 
+ALL = ("qd", "qq", "dq", "dd")
 SETTINGS = FinetuneSettings(steps=1, batch_size=8, temperature=0.05, negatives=2, max_query_tokens=40,
                             max_passage_tokens=32)  # fmt: skip
 
@@ -43,6 +45,9 @@ def test_settings_choose_the_form_of_the_loss(
                 "margin": {"margin": 0.05}, "relative": {"margin": 0.3, "margin_strategy": "relative"},
                 "hardness": {"hardness": 5.0, "symmetric_loss": True},
                 "ndcg_half": {"loss": "expected_ndcg", "in_batch": False, "matryoshka_dims": (32, 64)},
+                "directions": {"directions": ALL}, "directions_hard_only": {"directions": ALL, "hard_only": (name,)},
+                "spread": {"spread_out": 3.0, "matryoshka_dims": (32, 64)},
+                "ndcg_spread": {"loss": "expected_ndcg", "spread_out": 0.5},
             }.items()
         }  # fmt: skip
         query, passages = TrainingLoop(encoder, SETTINGS, tmp_path).embed_batch(encoder, batch)
@@ -64,11 +69,82 @@ def test_settings_choose_the_form_of_the_loss(
     torch.testing.assert_close(found["ndcg"], expected_ndcg(query, passages, **ndcg))
     halves = [expected_ndcg(query[:, :d], passages[:, :d], temperature=0.05) for d in (32, 64)]
     torch.testing.assert_close(found["ndcg_half"], (halves[0] + halves[1]) / 2)
+    torch.testing.assert_close(found["directions"], expected(directions=ALL))
+    torch.testing.assert_close(found["directions_hard_only"], found["hard"])
+    spread = [spread_out(query[:, :d], passages[:, :d]) for d in (32, 64)]
+    torch.testing.assert_close(found["spread"], found["half"] + 3 * (spread[0] + spread[1]) / 2)
+    torch.testing.assert_close(found["ndcg_spread"], expected_ndcg(query, passages, **ndcg | {"ndcg_cut": 10})
+                               + 0.5 * spread[1])  # fmt: skip
     different = [
         found[what]
-        for what in ("plain", "hard", "symmetric", "half", "margin", "relative", "hardness", "ndcg", "ndcg_half")
+        for what in (
+            "plain",
+            "hard",
+            "symmetric",
+            "half",
+            "margin",
+            "relative",
+            "hardness",
+            "ndcg",
+            "ndcg_half",
+            "directions",
+            "spread",
+            "ndcg_spread",
+        )
     ]
     assert all(not torch.allclose(a, b, rtol=1e-3) for i, a in enumerate(different) for b in different[:i])
+
+
+def _marked(batch: TextBatch) -> tuple[TextBatch, torch.Tensor]:
+    """Of 8 examples with 3 passages each some share their query, and texts stand more than once; beside it the
+    candidates that are to be found."""
+    passages = list(batch.passages)
+    passages[10] = passages[0]  # example 0's own positive, a negative of example 3
+    passages[14] = passages[3]  # example 1's positive, a negative of example 4
+    masked = torch.zeros(8, 24, dtype=torch.bool)
+    masked[:, ::3] = torch.eye(8, dtype=torch.bool)
+    masked[0, [3, 10, 14, 18]] = True
+    masked[1, [0, 10, 14]] = True
+    answers = torch.zeros(8, 24, dtype=torch.bool)
+    answers[0, [3, 18]] = True
+    answers[1, 0] = True
+    return replace(batch, passages=passages, masked=masked), answers
+
+
+@pytest.mark.parametrize("samples", [0, 8])
+def test_positives_of_the_batch_are_right_once(
+    mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = BatchPlan(mixture_data.spec.weights, mixture_data.sizes, 8, 1, positives=mixture_data.positives())
+    batch, answers = _marked(BatchSource(mixture_data, plan, negatives=2).homogeneous(0))
+    encoder = load_encoder(str(tiny_model)).eval()
+    settings = replace(SETTINGS, loss="expected_ndcg", ndcg_positives="all", ndcg_samples=samples, seed=7)
+    loop = TrainingLoop(encoder, settings, tmp_path)
+    forms: dict[str, Any] = {"temperature": 0.05, "in_batch": True, "ndcg_positives": "all", "ndcg_samples": samples}
+    rank = torch.arange(8) // 4
+    others = rank[:, None] != rank.repeat_interleave(3)
+    with torch.no_grad():
+        query, passages = loop.embed_batch(encoder, batch)
+        for step in (0, 3):
+            loop.step = step
+            expected = expected_ndcg(query, passages, masked=batch.masked, answers=answers, key=(7, step), **forms)
+            torch.testing.assert_close(batch_losses(loop, batch), expected)
+        one = batch_losses(TrainingLoop(encoder, replace(settings, ndcg_positives="one"), tmp_path), batch)
+        assert one.shape == (8,) and not torch.allclose(one[:2], expected[:2], rtol=1e-3)
+        loop.settings = replace(settings, matryoshka_dims=(16, 64))
+        told = forms | {"masked": batch.masked, "answers": answers, "key": (7, 3)}
+        halves = [expected_ndcg(query[:, :d], passages[:, :d], **told) for d in (16, 64)]
+        torch.testing.assert_close(batch_losses(loop, batch), (halves[0] + halves[1]) / 2)
+        # As the first of two ranks that keep to themselves has it.
+        loop.settings = replace(settings, cross_device=False)
+        monkeypatch.setattr(ranks, "rank_of_each", lambda _: rank)
+        expected = expected_ndcg(query, passages, masked=batch.masked | others, answers=answers & ~others, key=(7, 3),
+                                 **forms)  # fmt: skip
+        assert not torch.equal(answers, answers & ~others)
+        torch.testing.assert_close(batch_losses(loop, batch), expected)
+        loop.settings = replace(settings, hard_only=(batch.names[int(batch.collections[0])],))
+        alone = expected_ndcg(query, passages, temperature=0.05, ndcg_samples=samples, key=(7, 3))
+        torch.testing.assert_close(batch_losses(loop, batch), alone)
 
 
 def test_the_loss_that_is_named_is_the_one_that_counts(
@@ -123,9 +199,24 @@ def test_a_temperature_too_low_and_what_another_loss_takes_are_refused() -> None
         ("margin_strategy", "relative"): "margin_strategy is relative; allowed: absolute without margin",
         ("margin_strategy", "half"): "margin_strategy is half; allowed: absolute, relative",
         ("hardness", -1.0): "hardness is -1.0; allowed: 0 or more",
+        ("directions", ("qq",)): "directions is ('qq',); allowed: qd, with any of qq, dq, dd, each once",
+        ("spread_out", -1.0): "spread_out is -1.0; allowed: 0 or more",
+        ("ndcg_positives", "two"): "ndcg_positives is two; allowed: one, all",
+        ("ndcg_samples", 1): "ndcg_samples is 1; allowed: 0, or 2 or more",
     }.items():
         with pytest.raises(UsageError, match=re.escape(said)):
             replace(SETTINGS, **{changes[0]: changes[1]})
+    for more, said in {
+        "symmetric_loss": "directions is ('qd', 'dd'); allowed: qd with symmetric_loss, which is another form of it",
+        "in_batch": "directions is ('qd', 'dd'); allowed: qd without in_batch",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(said)):
+            replace(SETTINGS, directions=("qd", "dd"), **{more: more == "symmetric_loss"})
+    with pytest.raises(UsageError, match="ndcg_positives is all; allowed: one without in_batch"):
+        replace(SETTINGS, loss="expected_ndcg", ndcg_positives="all", in_batch=False)
+    for name, value, default in (("ndcg_positives", "all", "one"), ("ndcg_samples", 16, "0")):
+        with pytest.raises(UsageError, match=f"{name} is {value}; allowed: {default} with info_nce, which does not"):
+            replace(SETTINGS, **{name: value})
     graded = replace(SETTINGS, loss="expected_ndcg")
     for name, value, default in (("margin", 0.1, "None"), ("hardness", 5.0, "0.0")):
         with pytest.raises(UsageError, match=f"{name} is {value}; allowed: {default} with expected_ndcg, which does"):

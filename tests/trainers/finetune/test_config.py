@@ -39,6 +39,9 @@ def test_another_loss_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_setting_of_a_loss_is_another_run() -> None:
     forms: list[dict[str, Any]] = [{"loss": "expected_ndcg"}, {"loss": "expected_ndcg", "ndcg_cut": 5},
                                    {"loss": "expected_ndcg", "info_nce_first": 0.5}, {}, {"margin": 0.1},
-                                   {"margin": 0.1, "margin_strategy": "relative"}, {"hardness": 5.0}]  # fmt: skip
+                                   {"margin": 0.1, "margin_strategy": "relative"}, {"hardness": 5.0},
+                                   {"directions": ("qd", "dd")}, {"spread_out": 0.5},
+                                   {"loss": "expected_ndcg", "ndcg_positives": "all"},
+                                   {"loss": "expected_ndcg", "ndcg_samples": 16}]  # fmt: skip
     ids = [run_id("finetune", "0123456789ab", FinetuneSettings(temperature=0.05, **form), model="m") for form in forms]
     assert len(set(ids)) == len(forms)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from mixture import Store
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
 from tests.trainers.conftest import write_suite
-from trainers.batch.texts import BatchSource
+from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import batch_losses
 from trainers.learning.gradients import gradient_products
@@ -36,6 +37,24 @@ for _assignment in ("temperature=0.05", "negatives=1", "max_query_tokens=32", "m
     LEARN += ["--set", _assignment]
 
 
+# Losses other than the default, and what is added to any.
+OTHERS: dict[str, dict[str, Any]] = {
+    "expected_ndcg": {"loss": "expected_ndcg"},
+    "several_positives": {"loss": "expected_ndcg", "ndcg_positives": "all"},
+    "drawn": {"loss": "expected_ndcg", "ndcg_positives": "all", "ndcg_samples": 16},
+    "directions": {"directions": ("qd", "qq", "dq", "dd")},
+    "spread_out": {"spread_out": 20.0},
+}
+
+
+def _of_one_query(batch: TextBatch) -> TextBatch:
+    """The first and the last example, which two ranks have, answer one question."""
+    assert batch.masked is not None
+    masked = batch.masked.clone()
+    masked[0, -3] = masked[-1, 0] = True
+    return replace(batch, masked=masked)
+
+
 def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     """Fine-tuning gradients of a batch of 7, which two ranks cannot share evenly, and inner products of two groups';
     the first rank writes them."""
@@ -47,10 +66,14 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
     products = gradient_products(losses, torch.arange(7) % 2, 3, loop.parameters)
     loop.accelerator.backward(losses.mean())
     ranks.reduce_gradients(loop.parameters)
-    graded = TrainingLoop(load_for_training(model, SETTINGS), replace(SETTINGS, loss="expected_ndcg"), out.parent)
-    one_less_ndcg = batch_losses(graded, batch)
-    graded.accelerator.backward(one_less_ndcg.mean())
-    ranks.reduce_gradients(graded.parameters)
+    others = {}
+    for name, forms in OTHERS.items():
+        other = TrainingLoop(load_for_training(model, SETTINGS), replace(SETTINGS, **forms), out.parent)
+        values = batch_losses(other, _of_one_query(batch))
+        other.accelerator.backward(values.mean())
+        ranks.reduce_gradients(other.parameters)
+        flat = [p.grad.to_dense().flatten() for p in other.parameters if p.grad is not None]
+        others[name] = (values.detach(), torch.cat(flat))
     bare = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     if ranks.state().process_index == ranks.state().num_processes - 1:
         bare[0].grad = torch.full((2,), 3.0)
@@ -68,10 +91,7 @@ def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:
                 "own_rank_only": own_rank_only,
                 "embeddings": embeddings,
                 "gradient": found,
-                "one_less_ndcg": one_less_ndcg.detach(),
-                "ndcg_gradient": torch.cat(
-                    [p.grad.to_dense().flatten() for p in graded.parameters if p.grad is not None]
-                ),
+                "others": others,
                 "sparse": [p.grad.is_sparse for p in loop.parameters if p.grad is not None],
                 "of_the_last_rank": bare[0].grad,
                 "of_none": bare[1].grad,
@@ -131,14 +151,16 @@ def test_two_ranks_compute_what_one_computes(
 
     one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert (one["ranks"], two["ranks"]) == (1, 2)
-    for kept in ("gradient", "ndcg_gradient"):
-        assert float((one[kept] - two[kept]).norm() / one[kept].norm()) < 1e-5
+    assert float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()) < 1e-5
+    for name in OTHERS:
+        (alone, gradient), (together, other_gradient) = one["others"][name], two["others"][name]
+        torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
+        assert float((gradient - other_gradient).norm() / gradient.norm()) < 1e-5, name
     for found in (one, two):
         assert any(found["sparse"]) == (kind == "static_model")
         assert found["of_the_last_rank"].tolist() == [3.0, 3.0]
         assert found["of_none"] is None
     torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(one["one_less_ndcg"], two["one_less_ndcg"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(one["products"], two["products"], rtol=1e-4, atol=1e-6)
     assert one["products"][0, 0] > 1e-4
     torch.testing.assert_close(one["own_rank_only"], one["losses"])

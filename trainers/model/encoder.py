@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
 from trainers.model.adapters import has_lora, merge_lora
+from trainers.model.bidirectional import check_both_ways, read_both_ways
 from trainers.model.identity import STATIC, locate
 from trainers.model.static import is_static, packaged, prepare
 from trainers.settings import TrainingSettings
@@ -39,7 +40,7 @@ if torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability()
 
 
 def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransformer:
-    """`load_encoder` with the pooling, the attention and the activation checkpointing that the settings ask for.
+    """`load_encoder` with the pooling, attention and activation checkpointing that the settings ask for.
 
     A folder that holds an adapter (`lora_merge` was off) has it merged into its weights first. Raises `UsageError`
     where the model or the machine cannot do what is asked.
@@ -59,7 +60,11 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     for module in encoder:
         if isinstance(module, Pooling):
             module.include_prompt = True  # texts come with their prompts in them
+    if settings.bidirectional:
+        read_both_ways(encoder)  # under the attention that others will load it with
     set_attention(encoder, settings.attention, bf16=settings.bf16)
+    if settings.bidirectional:
+        check_both_ways(encoder, bf16=settings.bf16)
     if settings.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder

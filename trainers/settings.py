@@ -94,6 +94,7 @@ class TrainingSettings(Checked):
     lora_alpha: int = setting(32, "LoRA's scale, divided by its rank")
     lora_dropout: float = setting(0.1, "LoRA's dropout")
     lora_merge: bool = setting(True, "false: the model is saved as an adapter of the model it started from")
+    four_bit: bool = later(False, "with lora_rank: the frozen weights are kept in 4 bits, as in QLoRA")
     activation_checkpointing: bool = setting(
         False, "keep no activations inside a layer: less memory, a third more time"
     )
@@ -121,6 +122,11 @@ class TrainingSettings(Checked):
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
             + [("lora_merge", "true with bidirectional: an adapter's folder cannot say how its model reads")]
             * (self.bidirectional and self.lora_rank > 0 and not self.lora_merge)
+            + [("four_bit", "false without lora_rank: weights in 4 bits are not trained")]
+            * (self.four_bit and self.lora_rank == 0)
+            + [("four_bit", "false with fsdp")] * (self.four_bit and self.fsdp)
+            + [("lora_merge", "true with four_bit: an adapter would be loaded on weights that it was not trained on")]
+            * (self.four_bit and not self.lora_merge)
             + [(n, ", ".join(names)) for n, names in CHOICES.items() if getattr(self, n) not in names]
             + [
                 (f"{kind}_template", fault)

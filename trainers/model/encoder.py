@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
+from trainers.model import four_bit
 from trainers.model.adapters import has_lora, merge_lora
 from trainers.model.bidirectional import check_both_ways, read_both_ways
 from trainers.model.identity import STATIC, locate
@@ -46,11 +47,16 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     where the model or the machine cannot do what is asked.
     """
     longest = max(settings.max_query_tokens, settings.max_passage_tokens)
-    encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
+    weights = four_bit.nf4(bf16=settings.bf16) if settings.four_bit else None
+    encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling, quantization=weights)
     if is_static(encoder):
         prepare(encoder)
         return encoder
+    if settings.four_bit:
+        four_bit.prepare(encoder)
     if has_lora(encoder):
+        if settings.four_bit:
+            raise UsageError(f"{model!r} is itself an unmerged adapter, and four_bit is true; allowed: false")
         if settings.lora_rank and not settings.lora_merge:
             raise UsageError(
                 f"{model!r} is itself an unmerged adapter, on which no other can stand: set lora_merge = true"
@@ -70,8 +76,11 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     return encoder
 
 
-def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "auto") -> SentenceTransformer:
-    """A model by folder or hub name, on CPU or GPU as torch finds it, in float32.
+def load_encoder(
+    model: str, *, max_tokens: int | None = None, pooling: str = "auto", quantization: Any = None
+) -> SentenceTransformer:
+    """A model by folder or hub name, on CPU or GPU as torch finds it, in float32, or as transformers' `quantization`
+    config says.
 
     A sentence-transformers folder keeps its pooling. A plain language model gets last-token pooling with an end token
     appended, any other plain encoder mean pooling; both get normalised embeddings. `pooling` (mean, cls or last) takes
@@ -84,7 +93,7 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
         encoder = (
             packaged(Path(source))
             if model == STATIC
-            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32, "quantization_config": quantization})
         )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -41,7 +41,7 @@ LIMIT = 480  # seconds, all steps together
 # In the order of their worth, with the seconds that each may take; a processor gets 20 times as many.
 STEPS = {"device": 40, "train": 110, "tests": 100, "peer": 170, "tdro": 70, "minilm": 60, "encode": 40, "search": 30,
          "fsdp": 50, "profile": 40}  # fmt: skip
-EXTRA = {"compile": 120, "losses": 90}  # by name only
+EXTRA = {"compile": 120, "losses": 90, "lora": 60}  # by name only
 SHAPES = ("0.5b", "tiny")
 
 

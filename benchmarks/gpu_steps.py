@@ -36,9 +36,12 @@ from trainers.batch.encoding import encode
 from trainers.batch.gradient_cache import TokenBudget
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.evaluation.search import top_k
+from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.loop import step as train_step
 from trainers.jobs.folder import open_folder
-from trainers.model.encoder import lacks_for_flash
+from trainers.loop.steps import TrainingLoop
+from trainers.model.adapters import add_lora
+from trainers.model.encoder import lacks_for_flash, load_for_training
 from trainers.parallel import ranks
 
 # Takes what a step has found so far: whatever happens next, that stays.
@@ -528,6 +531,31 @@ def compiled(bench: Bench, note: Note) -> None:
     note(found)
 
 
+def lora(bench: Bench, note: Note) -> None:
+    """A step with LoRA: the weights as they are, read in both directions, in 4 bits."""
+    shape, more = bench.shape, {"plain": {}, "bidirectional": {"bidirectional": True}, "four_bit": {"four_bit": True}}
+    batch, found = first(bench.batch("digests", shape.batch), shape.probe), {}
+    for name, settings in more.items():
+        free()
+        chosen = throughput.settings_of(FinetuneSettings, bench.options(), lora_rank=8, **settings)
+        row: dict[str, Any] = {}
+        try:
+            encoder = load_for_training(bench.model(shape.model), chosen)
+            add_lora(encoder, chosen)
+            loop = TrainingLoop(encoder, chosen, bench.folder())
+            loop.encoder.train()
+            ready = loop.prepared(batch)
+            row["losses"] = [round(float(train_step(loop, ready).mean()), 6) for _ in range(2)]
+            row["seconds"] = round(clock(lambda loop=loop, ready=ready: train_step(loop, ready), 2), 4)
+            row |= throughput.peak_memory()
+            row["weights_gib"] = round(sum(p.nbytes for p in encoder.parameters()) / 2**30, 4)
+            del encoder, loop, ready
+        except MixtureError as error:
+            row["why"] = str(error)
+        found[name] = row
+        note(found)
+
+
 def losses(bench: Bench, note: Note) -> None:
     """A step of `mixture train` with each loss and what is added to it, at MiniLM's shape."""
     shape = bench.shape
@@ -560,4 +588,5 @@ FORMS: dict[str, dict[str, Any]] = {
 STEPS: dict[str, Callable[[Bench, Note], None]] = {
     "device": device, "train": train, "tests": tests, "peer": peer, "tdro": tdro, "minilm": minilm, "encode": encoding,
     "search": search, "fsdp": fsdp, "profile": profile, "compile": compiled, "losses": losses,
+    "lora": lora,
 }  # fmt: skip

@@ -85,6 +85,17 @@ def test_the_step_of_losses_trains_with_each(prepared: Path, tmp_path: Path) -> 
     assert all(row["seconds"] > 0 for row in found.values()), found
 
 
+def test_lora_in_both_directions_and_in_four_bits(prepared: Path, tmp_path: Path) -> None:
+    done = _run(tmp_path, "--data", prepared, "--shape", "tiny", "--steps", "lora", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, (tmp_path / "lora.log").read_text()[-1500:]
+    found = json.loads((tmp_path / "lora.json").read_text())
+    assert found["plain"]["losses"] != found["bidirectional"]["losses"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        assert "needs the package bitsandbytes" in found["four_bit"]["why"]
+    else:
+        assert found["four_bit"]["weights_gib"] < found["plain"]["weights_gib"]
+
+
 def test_the_page_shows_what_the_result_has() -> None:
     tables = _load("gpu_tables")
     page = tables.PAGE.read_text("utf-8")

@@ -100,12 +100,16 @@ class TrainingSettings(Checked):
     symmetric_prompts: bool = setting(False, "prompts on the passages too, in collections whose card says symmetric")
     pooling: str = setting("auto", "auto (the model's own), mean, cls or last")
     attention: str = setting("auto", "auto, flash_attention_2, sdpa or eager")
+    bidirectional: bool = later(
+        False, "tokens of a model that reads from left to right see those to their right too; false: as the model came"
+    )
     tokens_per_pass: int = setting(0, "padded tokens in a micro-batch, on each rank; 0: as suits the device")
     tokens_kept: int = setting(0, "padded tokens whose activations are kept at once, on each rank; 0: as many as fit")
     lora_rank: int = setting(0, "LoRA's rank, 8 in the paper; 0: all parameters are trained")
     lora_alpha: int = setting(32, "LoRA's scale, divided by its rank")
     lora_dropout: float = setting(0.1, "LoRA's dropout")
     lora_merge: bool = setting(True, "false: the model is saved as an adapter of the model it started from")
+    four_bit: bool = later(False, "with lora_rank: the frozen weights are kept in 4 bits, as in QLoRA")
     activation_checkpointing: bool = setting(
         False, "keep no activations inside a layer: less memory, a third more time"
     )
@@ -131,6 +135,13 @@ class TrainingSettings(Checked):
             + [(n, "0 or more") for n in not_negative if not 0 <= getattr(self, n) < math.inf]
             + [("seed", "0 to 2**32 - 1")] * (self.seed >= 2**32)
             + [(n, "0 to 1") for n in below_one if not 0 <= getattr(self, n) <= 1]
+            + [("lora_merge", "true with bidirectional: an adapter's folder cannot say how its model reads")]
+            * (self.bidirectional and self.lora_rank > 0 and not self.lora_merge)
+            + [("four_bit", "false without lora_rank: weights in 4 bits are not trained")]
+            * (self.four_bit and self.lora_rank == 0)
+            + [("four_bit", "false with fsdp")] * (self.four_bit and self.fsdp)
+            + [("lora_merge", "true with four_bit: an adapter would be loaded on weights that it was not trained on")]
+            * (self.four_bit and not self.lora_merge)
             + [(n, ", ".join(names)) for n, names in CHOICES.items() if getattr(self, n) not in names]
             + [
                 (f"{kind}_template", fault)

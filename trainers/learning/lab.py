@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan, generator
@@ -83,6 +84,8 @@ class Lab:
         min_weight: float = 0.0, caps: np.ndarray | None = None, progress: Progress = silent,
         members: Mapping[str, np.ndarray] | None = None, together: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:  # fmt: skip
+        if settings.four_bit:
+            raise UsageError("four_bit is true; allowed: false where models are merged")
         self.data, self.proxy, self.settings, self.base = data, proxy, settings, dict(base)
         self.components = tuple(sorted(data.components))
         self._parts = _parts(self.components, together or {})

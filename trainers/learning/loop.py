@@ -149,8 +149,9 @@ class Reference:
 
     def __init__(self, loop: TrainingLoop, model: str, runs: Path) -> None:
         settings: LearningSettings = loop.settings  # type: ignore[assignment]
-        # Its own pooling: it comes ready, from a training that had these settings.
-        encoder = load_for_training(model, replace(settings, pooling="auto", lora_rank=0))
+        # Its own pooling and directions: it comes ready, from a training that had these settings.
+        own = replace(settings, pooling="auto", bidirectional=False, lora_rank=0, four_bit=False)
+        encoder = load_for_training(model, own)
         self.encoder: SentenceTransformer = encoder.requires_grad_(False).eval().to(loop.accelerator.device)
         folder = layout.embeddings(runs, embeddings_name(model, settings))
         self.cache = EmbeddingCache(folder, max_bytes=settings.reference_cache_mb * 2**20)

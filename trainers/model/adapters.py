@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from trainers.model import four_bit
 from trainers.settings import TrainingSettings
 
 # What stands before each name in an adapter's file.
@@ -41,8 +42,12 @@ def has_lora(encoder: SentenceTransformer) -> bool:
 
 
 def merge_lora(encoder: SentenceTransformer) -> None:
-    """Fold LoRA into the weights, in place: what is saved then loads without peft. Without LoRA nothing changes."""
+    """Fold LoRA into the weights, in place: what is saved then loads without peft. Without LoRA nothing changes.
+
+    Weights in 4 bits become float32, and the encoder is on the CPU then (`four_bit.merged`).
+    """
     _take_off(encoder, merge=True)
+    four_bit.forget(encoder)
 
 
 def drop_lora(encoder: SentenceTransformer) -> None:
@@ -57,10 +62,13 @@ def _take_off(encoder: SentenceTransformer, *, merge: bool) -> None:
 
     model: Any = encoder.transformers_model
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
-        if merge:
+        plain = layer.get_base_layer()
+        if merge and four_bit.is_four_bit(plain):
+            plain = four_bit.merged(layer)
+        elif merge:
             layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+        setattr(model.get_submodule(parent), child, plain)
     model.peft_config = {}
     model._hf_peft_config_loaded = False
     # A model whose adapter was loaded from a file would be saved under the names of that file, which nothing loads.

@@ -28,6 +28,14 @@ was seen."""
 HELD_OUT = """InfoNCE in nats, before training and of this model, on rows of the mixture that no batch drew: each
 query with its positive, its own negatives and passages of other held-out rows."""
 
+BOTH_WAYS = """It reads each text in both directions: `is_causal` is false in its `config.json`. That needs
+transformers 5.2 or newer. An older one computes other embeddings."""
+
+ROUNDED = """It was trained on weights rounded to 4 bits (NF4). Its own are those, in float32 and with the LoRA folded
+in."""
+
+OF_SETTINGS = {"bidirectional": BOTH_WAYS, "four_bit": ROUNDED}
+
 LOOKED_FOR = """The training data was searched for the test queries and the relevant passages of these suites. The rule
 is the most edits between a query and a test query, and the least share of a test passage that a positive holds. Rows
 still there were trained on."""
@@ -47,6 +55,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         "## Use",
         USAGE,
         _template(record["template"]),
+        *(text for name, text in OF_SETTINGS.items() if record["settings"].get(name)),
         "## What it was trained on",
         _data_table(record),
         SEEN.format(run=record["run_id"], holdout=f" --holdout {share:g}" if share else ""),

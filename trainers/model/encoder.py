@@ -21,7 +21,9 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from mixture.errors import MixtureError, UsageError
+from trainers.model import four_bit
 from trainers.model.adapters import has_lora, merge_lora
+from trainers.model.bidirectional import check_both_ways, read_both_ways
 from trainers.model.identity import STATIC, locate
 from trainers.model.static import is_static, packaged, prepare
 from trainers.settings import TrainingSettings
@@ -39,17 +41,21 @@ if torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability()
 
 
 def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransformer:
-    """`load_encoder` with the pooling, the attention and the activation checkpointing that the settings ask for.
+    """`load_encoder` with the pooling, attention and activation checkpointing that the settings ask for.
 
     A folder that holds an adapter (`lora_merge` was off) has it merged into its weights first. Raises `UsageError`
     where the model or the machine cannot do what is asked.
     """
-    longest = settings.longest
-    encoder = load_encoder(model, max_tokens=longest, pooling=settings.pooling)
+    weights = four_bit.nf4(bf16=settings.bf16) if settings.four_bit else None
+    encoder = load_encoder(model, max_tokens=settings.longest, pooling=settings.pooling, quantization=weights)
     if is_static(encoder):
         prepare(encoder)
         return encoder
+    if settings.four_bit:
+        four_bit.prepare(encoder)
     if has_lora(encoder):
+        if settings.four_bit:
+            raise UsageError(f"{model!r} is itself an unmerged adapter, and four_bit is true; allowed: false")
         if settings.lora_rank and not settings.lora_merge:
             raise UsageError(
                 f"{model!r} is itself an unmerged adapter, on which no other can stand: set lora_merge = true"
@@ -59,14 +65,21 @@ def load_for_training(model: str, settings: TrainingSettings) -> SentenceTransfo
     for module in encoder:
         if isinstance(module, Pooling):
             module.include_prompt = True  # texts come with their prompts in them
+    if settings.bidirectional:
+        read_both_ways(encoder)  # under the attention that others will load it with
     set_attention(encoder, settings.attention, bf16=settings.bf16)
+    if settings.bidirectional:
+        check_both_ways(encoder, bf16=settings.bf16)
     if settings.activation_checkpointing:
         checkpoint_activations(encoder)
     return encoder
 
 
-def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "auto") -> SentenceTransformer:
-    """A model by folder or hub name, on CPU or GPU as torch finds it, in float32.
+def load_encoder(
+    model: str, *, max_tokens: int | None = None, pooling: str = "auto", quantization: Any = None
+) -> SentenceTransformer:
+    """A model by folder or hub name, on CPU or GPU as torch finds it, in float32, or as transformers' `quantization`
+    config says.
 
     A sentence-transformers folder keeps its pooling. A plain language model gets last-token pooling with an end token
     appended, any other plain encoder mean pooling; both get normalised embeddings. `pooling` (mean, cls or last) takes
@@ -79,7 +92,7 @@ def load_encoder(model: str, *, max_tokens: int | None = None, pooling: str = "a
         encoder = (
             packaged(Path(source))
             if model == STATIC
-            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32})
+            else SentenceTransformer(source, model_kwargs={"dtype": torch.float32, "quantization_config": quantization})
         )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,8 +12,8 @@ from trainers.settings import RATE, S
 # table only when a batch has its token, and alone.
 RATES = {False: RATE, True: 0.01}
 # Settings of what a table has not, at the only value that they may have.
-WITHOUT = {"pooling": "auto", "attention": "auto", "lora_rank": 0, "activation_checkpointing": False, "bf16": False,
-           "fsdp": False}  # fmt: skip
+WITHOUT = {"pooling": "auto", "attention": "auto", "bidirectional": False, "lora_rank": 0, "four_bit": False,
+           "activation_checkpointing": False, "bf16": False, "fsdp": False}  # fmt: skip
 
 
 def fitted(settings: S, model: str) -> S:

@@ -197,7 +197,10 @@ def test_lora_is_as_the_settings_say_and_starts_at_nothing(tiny_model: Path) -> 
     for alpha in (8, 16):
         encoder = load_encoder(str(tiny_model))
         before = encoder.encode(["a text"])
+        linear = {name for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)}
         add_lora(encoder, TrainingSettings(lora_rank=4, lora_alpha=alpha, lora_dropout=0.25))
+        assert len(linear) == 2 * 7
+        assert {name for name, module in encoder.named_modules() if isinstance(module, LoraLayer)} == linear
         np.testing.assert_allclose(encoder.eval().encode(["a text"]), before, atol=1e-6)
         layers = [module for module in encoder.modules() if isinstance(module, LoraLayer)]
         assert {layer.r["default"] for layer in layers} == {4}

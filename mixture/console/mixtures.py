@@ -166,6 +166,10 @@ def export(
     hf_dataset: Annotated[Path | None, typer.Option("--hf-dataset", help="A folder for a DatasetDict")] = None,
     flagembedding: Annotated[Path | None, typer.Option(
         "--flagembedding", help="A folder of JSON lines with scores, a file a collection")] = None,
+    tevatron: Annotated[Path | None, typer.Option("--tevatron", help="A folder of JSON lines and a YAML file")] = None,
+    ms_swift: Annotated[Path | None, typer.Option("--ms-swift", help="The same for ms-swift")] = None,
+    llama_factory: Annotated[Path | None, typer.Option(
+        "--llama-factory", help="The same for LLaMA-Factory, to train a reranker")] = None,
     batches: Annotated[int | None, typer.Option("--batches", help="The rows of so many batches, to --out")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="With --batches: examples in a step")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="With --batches: the training's seed")] = 42,
@@ -177,13 +181,14 @@ def export(
 
     with open_store(store) as lake:
         written = jobs.export(lake, ref, format=fmt, out=out, materialised=materialised, hf_dataset=hf_dataset,
-                           flagembedding=flagembedding, batches=batches, batch_size=batch_size, seed=seed,
-                           holdout=holdout)  # fmt: skip
+                              flagembedding=flagembedding, tevatron=tevatron, ms_swift=ms_swift,
+                              llama_factory=llama_factory, batches=batches, batch_size=batch_size, seed=seed,
+                              holdout=holdout)  # fmt: skip
     if written.text is not None:
         sys.stdout.write(written.text)
         return
     sys.stderr.writelines(f"note: {remark}\n" for remark in written.remarks)
-    what = "folder" if materialised or hf_dataset or flagembedding else "file"
+    what = "file" if fmt is not None or out is not None else "folder"
     print_rows([{"mixture": written.mixture, what: str(written.path), **written.counts}], as_json=as_json)
 
 

@@ -105,6 +105,15 @@ def _known(names: tuple[str, ...], what: str, labels: Sequence[str]) -> Shape:
         _require(have, ("query", "positive_passages"), what)
         known = ("query", "positive_passages", "negative_passages", *language)
         return _sided(have, known, values.from_tevatron, Sides("query", known[1:2], known[2:3]), said)
+    if "messages" in have and have & {"positive_messages", "negative_messages"}:
+        _require(have, ("positive_messages",), what)
+        known = ("messages", "positive_messages", "negative_messages", *language)
+        label = labels[0] if len(labels) == 1 and "negative_messages" not in have else ""
+        build = functools.partial(values.from_ms_swift, label=label)
+        shape = _sided(have, known, build, Sides("messages", known[1:2], known[2:3]), said)
+        if label:
+            shape = replace(shape, names=(*shape.names, label), roles={**shape.roles, "label": label})
+        return replace(shape, sides=None)  # a text is a list
     if "pos" in have or {"query", "neg"} <= have:
         _require(have, ("query", "pos"), what)
         known = ("query", "pos", "neg", "pos_scores", "neg_scores", "prompt", *language)

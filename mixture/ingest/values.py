@@ -58,6 +58,35 @@ def from_flag_embedding(row: Mapping[str, Any], line: int) -> RawExample:
     )
 
 
+def from_ms_swift(row: Mapping[str, Any], line: int, *, label: str = "") -> RawExample:
+    """ms-swift: a text is what is said in a list of messages, beside a system's message, which for the query is the
+    prompt."""
+    query, prompt = _said(row["messages"], "'messages'")
+    sides = {name: row.get(name) or [] for name in ("positive_messages", "negative_messages")}
+    for name, value in sides.items():
+        if not isinstance(value, list):
+            raise BadRow(f"{name!r} is {kind(value)}; expected a list of lists of messages")
+    positives, negatives = (
+        tuple(RawPassage(_said(said, f"{name!r} item {position}")[0]) for position, said in enumerate(value, start=1))
+        for name, value in sides.items()
+    )
+    if not positives:
+        raise BadRow("'positive_messages' is null or an empty list; an example needs a positive")
+    judged = label_of(row[label], label) if label else None
+    return RawExample(line, query, positives, negatives, _language(row), prompt, judged)
+
+
+def _said(messages: Any, where: str) -> tuple[str, str | None]:
+    """The text of the one message of a list that is not the system's, and the system's."""
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise BadRow(f"{where} is not a list of messages")
+    said = [one for one in messages if one.get("role") != "system"]
+    if len(said) != 1:
+        raise BadRow(f"{where} has {len(said)} messages beside the system's; expected one")
+    texts = [_text(one.get("content"), f"'content' in {where}") for one in messages if one not in said]
+    return _text(said[0].get("content"), f"'content' in {where}"), texts[0] if texts else None
+
+
 def from_pair(
     row: Mapping[str, Any], line: int, *, query: str, positive: str, negatives: Sequence[str] = (), label: str = ""
 ) -> RawExample:

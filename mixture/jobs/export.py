@@ -8,8 +8,16 @@ from pathlib import Path
 from mixture import registry
 from mixture.arguments import Name
 from mixture.errors import UsageError
-from mixture.registry import Mixture, files, flag, folders
+from mixture.registry import Mixture, files, flag, folders, projects
 from mixture.store import Store
+
+# Rows for trainers of other projects, by the argument that names the folder.
+PROJECTS = {
+    "flagembedding": flag.export_flagembedding,
+    "tevatron": projects.export_tevatron,
+    "ms_swift": projects.export_ms_swift,
+    "llama_factory": projects.export_llama_factory,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Exported:
 def export(
     store: Store, mixture: Mixture, *, format: str | None = None, out: Name | None = None,
     materialised: Name | None = None, hf_dataset: Name | None = None, flagembedding: Name | None = None,
+    tevatron: Name | None = None, ms_swift: Name | None = None, llama_factory: Name | None = None,
     batches: int | None = None, batch_size: int = 64, seed: int = 42, holdout: float = 0.0,
 ) -> Exported:  # fmt: skip
     """Write a mixture to a file, or with its data to a folder that trains without the store.
@@ -35,12 +44,18 @@ def export(
     materialised: a folder to train from (`trainers.train_on_folder`)
     hf_dataset:   a folder for a `datasets.DatasetDict`
     flagembedding: a folder of JSON lines with `pos_scores` and `neg_scores` (`mixture.registry.flag`)
+    tevatron, ms_swift, llama_factory: a folder of JSON lines and a YAML file with the weights
+                  (`mixture.registry.projects`)
     batches:      the rows of so many training batches go to `out`, of `batch_size` examples, drawn with `seed`; of a
                   training that holds out the share `holdout`
     """
-    if sum(given is not None for given in (format, materialised, hf_dataset, flagembedding, batches)) > 1:
-        raise UsageError("give one of `format`, `materialised`, `hf_dataset`, `flagembedding`, `batches`")
-    if (batches is not None and out is None) or (out is not None and (materialised or hf_dataset or flagembedding)):
+    named = {"flagembedding": flagembedding, "tevatron": tevatron, "ms_swift": ms_swift, "llama_factory": llama_factory}
+    into = {"materialised": materialised, "hf_dataset": hf_dataset, **named}
+    chosen = [name for name, value in {"format": format, **into, "batches": batches}.items() if value is not None]
+    if len(chosen) > 1:
+        names = ", ".join(f"`{name}`" for name in ("format", *into, "batches"))
+        raise UsageError(f"give one of {names}")
+    if (batches is not None and out is None) or (out is not None and chosen and chosen[0] in into):
         raise UsageError("`out` goes with `format` and `batches`; `batches` needs it")
     saved = registry.resolve(store, mixture)
     if materialised is not None:
@@ -50,11 +65,12 @@ def export(
     if hf_dataset is not None:
         folder = Path(hf_dataset).expanduser()
         return Exported(saved.spec.id, folder, {"collections": len(folders.export_hf_dataset(store, saved, folder))})
-    if flagembedding is not None:
-        folder = Path(flagembedding).expanduser()
-        rows_of, remarks = flag.export_flagembedding(store, saved, folder)
-        counts = {"collections": len(rows_of), "rows": sum(rows_of.values())}
-        return Exported(saved.spec.id, folder, counts, tuple(remarks))
+    for project, name in named.items():
+        if name is not None:
+            folder = Path(name).expanduser()
+            rows_of, remarks = PROJECTS[project](store, saved, folder)
+            counts = {"collections": len(rows_of), "rows": sum(rows_of.values())}
+            return Exported(saved.spec.id, folder, counts, tuple(remarks))
     file = None if out is None else Path(out).expanduser()
     if batches is not None and file is not None:
         rows = folders.export_batches(store, saved, file, batches=batches, batch_size=batch_size, seed=seed,

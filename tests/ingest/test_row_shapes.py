@@ -40,6 +40,19 @@ OBJECTS: list[tuple[dict[str, Any], RawExample]] = [
         },
         RawExample(1, "q", (P("p", "T"),), (P("n"),), language="zh"),
     ),
+    (
+        {
+            "messages": [{"role": "system", "content": "find it"}, {"role": "user", "content": "q"}],
+            "positive_messages": [[{"role": "user", "content": "p1"}], [{"role": "assistant", "content": "p2"}]],
+            "negative_messages": [[{"role": "system", "content": "not read"}, {"role": "user", "content": "n"}]],
+        },
+        RawExample(1, "q", (P("p1"), P("p2")), (P("n"),), prompt="find it"),
+    ),
+    (
+        {"messages": [{"role": "user", "content": "q"}], "positive_messages": [[{"role": "user", "content": "p"}]],
+         "label": 2},
+        RawExample(1, "q", (P("p", score=2.0),)),
+    ),
     ({"set": ["a", "b", "c"]}, RawExample(1, "a", (P("b"), P("c")))),
     ({"anchor": "q", "positive": "p", "negative": "n"}, RawExample(1, "q", (P("p"),), (P("n"),))),
     (
@@ -96,6 +109,12 @@ def test_list_is_query_positive_negatives(row: list[str], expected: RawExample) 
         ({"query": "q", "pos": ["p"], "neg": ["n"], "neg_scores": [10**400]}, "'neg_scores' item 1 is not a finite"),
         ({"query": "q", "positive_passages": [{"title": "t"}]}, "'positive_passages' item 1 has no 'text'"),
         ({"query": "q", "positive_passages": [{"text": 1}]}, "'text' of 'positive_passages' item 1 is a number"),
+        ({"messages": [], "negative_messages": []}, "missing key 'positive_messages'"),
+        ({"messages": [{"role": "user", "content": "q"}], "positive_messages": []}, "'positive_messages' is null or"),
+        ({"messages": "q", "positive_messages": []}, "'messages' is not a list of messages"),
+        ({"messages": [{"role": "user", "content": "q"}], "positive_messages": "p"}, "'positive_messages' is text"),
+        ({"messages": [{"role": "user", "content": None}], "positive_messages": []}, "'content' in 'messages' is null"),
+        ({"messages": [{"role": "user", "content": "q"}] * 2, "positive_messages": []}, "'messages' has 2 messages"),
         ({"set": ["a"]}, "'set' has 1 text; expected two"),
         ({"set": "a"}, "'set' is text"),
         (["a"], "list has 1 text;"),

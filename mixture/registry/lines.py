@@ -1,0 +1,227 @@
+"""A mixture's rows as JSON lines, for trainers of other projects: a file for each component, in a new folder.
+
+Rows stream out of the store. The folder gets its name when all of it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixture.errors import UsageError
+from mixture.registry.names import SavedMixture
+from mixture.specs import Component, MixtureSpec
+from mixture.store import Store, read
+from mixture.store.materialise import USED, with_content
+
+ROWS_AT_ONCE = 4_096
+# Of one file or several, so that a reader that opens each anew is ready within a minute or two.
+MOST_LISTED = 256
+SCALES = 2_000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Which scores of passages are written. positive: those of positives, in SQL; teacher: the miner whose scores the
+    negatives have"""
+
+    positive: str = "NULL::FLOAT"
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a component before its rows. prompt: its first; titled: whether any passage has a title"""
+
+    component: Component
+    prompt: str | None
+    titled: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """A component's file. rows: of the file; drawn: examples whose negatives are drawn ones"""
+
+    source: Source
+    file: str
+    rows: int
+    drawn: int
+
+    @property
+    def weight(self) -> float:
+        return self.source.component.weight
+
+
+Lines = Callable[[dict[str, Any], Source], Iterable[dict[str, Any]]]
+"""The lines of a row: example_id, query, language, and pos and neg, which are lists of id, title, text, score."""
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill. It takes the place of `folder`, which is new or empty, when the block ends well."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        yield whole
+        if folder.exists():
+            folder.rmdir()
+        whole.rename(folder)
+
+
+def write_lines(
+    store: Store, mixture: SavedMixture, folder: Path, lines: Lines, *, drawn: int = 0,
+    scores: Callable[[Store, Component], Scores] = lambda store, component: Scores(),
+) -> tuple[list[Written], list[str]]:  # fmt: skip
+    """Write a file for each component into `folder`. Returns the files, and what is worth knowing of them.
+
+    drawn: an example without negatives gets so many passages of its component that are not its positives, always the
+           same ones, for readers that need a negative
+
+    Raises `UsageError` where nothing can be drawn.
+    """
+    written, remarks = [], []
+    for name, component in file_names(mixture.spec).items():
+        work = partial(_write, component=component, file=folder / name, lines=lines, drawn=drawn, scores=scores)
+        part, _ = with_content(store, component, work)
+        if part.drawn:
+            remarks.append(f"{component.name}: {part.drawn:,} of its examples have no negatives; the reader needs one, "
+                           f"so they have passages of the collection, drawn at random, {drawn} at most")  # fmt: skip
+        written.append(part)
+    return written, remarks
+
+
+def file_names(spec: MixtureSpec) -> dict[str, Component]:
+    """A file's name for each component, of letters, digits, `.`, `_` and `-`: readers take brackets for patterns."""
+    names: dict[str, Component] = {}
+    for component in spec.components:
+        stem = re.sub(r"[^\w.-]+", "-", component.name).strip("-.") or "collection"
+        name, number = f"{stem}.jsonl", 1
+        while name in names:
+            number += 1
+            name = f"{stem}-{number}.jsonl"
+        names[name] = component
+    return names
+
+
+def probabilities(written: Sequence[Written]) -> dict[str, float]:
+    """The weight of each file that is drawn from at all."""
+    return {part.file: part.weight for part in written if part.weight > 0}
+
+
+def listing(written: Sequence[Written]) -> tuple[list[str], list[str]]:
+    """Files for a reader that takes every row of what it is given once: each so often that the shares of rows come
+    near the weights. Returns the list, and in words how far they are off."""
+    parts = [part for part in written if part.weight > 0]
+    sizes, weights = (np.array([getattr(part, name) for part in parts], float) for name in ("rows", "weight"))
+    times = _times(weights, sizes)
+    shares = times * sizes / (times * sizes).sum()
+    files = [part.file for part, count in zip(parts, times, strict=True) for _ in range(count)]
+    off = shares - weights
+    if np.abs(off).max() < 0.0005:
+        return files, []
+    worst = int(np.abs(off).round(9).argmax())
+    name = parts[worst].source.component.name
+    return files, [f"files are listed in whole numbers, so {np.abs(off).sum() / 2:.1%} of the rows are of others than "
+                   f"the weights say; most off is {name}: {shares[worst]:.1%} for {weights[worst]:.1%}"]  # fmt: skip
+
+
+def _times(weights: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """How often to list each of (G,) files, (G,) whole numbers from 1: of those that sum to `MOST_LISTED` at most the
+    ones whose shares of rows are nearest to the weights, and of equal ones the fewest."""
+    wanted = weights / sizes
+    best, least = np.ones(len(sizes), int), np.inf
+    for scale in np.geomspace(1 / wanted.max(), MOST_LISTED / wanted.max(), SCALES):
+        times = np.maximum(np.rint(wanted * scale), 1).astype(int)
+        if times.sum() > max(MOST_LISTED, len(sizes)):
+            break
+        off = np.abs(times * sizes / (times * sizes).sum() - weights).sum()
+        if off < least - 1e-9:
+            best, least = times, off
+    return best
+
+
+def _write(
+    store: Store, component: Component, file: Path, lines: Lines, drawn: int,
+    scores: Callable[[Store, Component], Scores],
+) -> Written:  # fmt: skip
+    part = component.part
+    (stored,) = store.rows(
+        """SELECT prompts, EXISTS (FROM passages p WHERE p.collection = c.collection AND title <> '') AS titled
+           FROM collections c WHERE collection = ?""",
+        [part.collection],
+    )
+    source = Source(component, next(iter(stored["prompts"] or ()), None), stored["titled"])
+    chosen = scores(store, component)
+    parameters = read.part_parameters(part) | {"teacher": chosen.teacher} | ({"drawn": drawn} if drawn else {})
+    reader = store.connection.execute(_query(component, chosen, drawn), parameters).to_arrow_reader(ROWS_AT_ONCE)
+    rows = filled = 0
+    with file.open("w", encoding="utf-8") as stream:
+        for batch in reader:
+            for row in batch.to_pylist():
+                filled += row["bare"]
+                if drawn and not row["neg"]:
+                    raise UsageError(
+                        f"nothing can serve as a negative for some examples of {component.name}; leave it out"
+                    )
+                for line in lines(row, source):
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    rows += 1
+    return Written(source, file.name, rows, filled if drawn else 0)
+
+
+# From the place that an example's id says, one passage after the other; ids of passages are hashes, so their order is
+# that of chance.
+DRAWN = f""", place AS (
+    SELECT passage_id, row_number() OVER (ORDER BY passage_id) - 1 AS row
+    FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c
+), drawn AS (
+    SELECT example_id, passage_id, step
+    FROM (SELECT example_id, taken, ('0x' || example_id[:12])::BIGINT AS first,
+                 unnest(range(least($drawn + len(taken), (SELECT count(*) FROM place)))) AS step
+          FROM (SELECT example_id, list_transform(positives, lambda p: p.passage_id) AS taken
+                FROM own ANTI JOIN against USING (example_id)))
+    JOIN place ON row = (first + step) % (SELECT count(*) FROM place)
+    WHERE NOT list_contains(taken, passage_id)
+    QUALIFY row_number() OVER (PARTITION BY example_id ORDER BY step) <= $drawn
+), chance AS (
+    SELECT example_id,
+           list({{'id': passage_id, 'title': title, 'text': text, 'score': NULL::FLOAT}} ORDER BY step) AS those
+    FROM drawn JOIN (SELECT * FROM passages WHERE collection = $c) USING (passage_id) GROUP BY example_id)"""
+
+
+def _query(component: Component, scores: Scores, drawn: int) -> str:
+    """example_id, query, language, pos, neg (lists of id, title, text, score), bare (whether it has no negatives of its
+    own), in order of example id."""
+    passage = "'id': passage_id, 'title': p.title, 'text': p.text"
+    return f"""
+WITH own AS {read.part_examples(component.part)}, against AS {read.part_negatives(component.part)}
+{DRAWN if drawn else ""}
+SELECT own.example_id, own.query, own.language, positive.those AS pos, negative.those IS NULL AS bare,
+       coalesce(negative.those, {"chance.those, " if drawn else ""}[]) AS neg
+FROM own JOIN (
+    SELECT one.example_id, list({{{passage}, 'score': {scores.positive}}} ORDER BY one.at) AS those
+    FROM (SELECT example_id, unnest(positives).passage_id AS passage_id, unnest(positives).grade AS grade,
+                 generate_subscripts(positives, 1) AS at FROM own) one
+    JOIN (SELECT * FROM passages WHERE collection = $c) p USING (passage_id)
+    LEFT JOIN (SELECT * FROM positive_scores WHERE collection = $c AND miner = $teacher) s
+         USING (example_id, passage_id)
+    GROUP BY one.example_id) positive USING (example_id)
+LEFT JOIN (
+    SELECT against.example_id, list({{{passage}, 'score': n.score}} ORDER BY against.place, passage_id) AS those
+    FROM against JOIN (SELECT * FROM passages WHERE collection = $c) p USING (passage_id)
+    LEFT JOIN (SELECT * FROM negatives WHERE collection = $c AND miner = $teacher) n USING (example_id, passage_id)
+    GROUP BY against.example_id) negative USING (example_id)
+{"LEFT JOIN chance USING (example_id)" if drawn else ""}
+ORDER BY own.example_id"""

@@ -1,6 +1,6 @@
 """Which objective trains the better retriever? Each against InfoNCE, on real collections, with equal steps and batches.
 
-    python benchmarks/objectives.py [--data DIR] [--work DIR] [--model static] [--seeds 5] [--steps 400] [--only NAME,...]
+    python benchmarks/objectives.py [--data DIR] [--work DIR] [--model static] [--seeds 5] [--steps 400] [--only NAME]
 
 The collections are those of weights_that_win.py, without near-duplicates and test queries, equally weighted. Negatives,
 and the scores that `distil` and the teacher's margin take, are all-MiniLM-L6-v2's. All rows of a table train the same
@@ -30,7 +30,7 @@ import trainers
 from mixture import Store, jobs
 from mixture.suites.families import family
 from mixture.suites.layout import find_suites
-from trainers.evaluation.compare import compare
+from trainers.evaluation.compare import FEWEST_PAIRS, compare
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
@@ -125,7 +125,9 @@ def main() -> None:
     plain = [run["scores"] for run in runs["info_nce"]]
     for name, found in runs.items():
         # Batches hold the same rows, but for mixed ones.
-        one = compared([run["scores"] for run in found], plain, paired=name != "mixed batches")
+        one = compared(
+            [run["scores"] for run in found], plain, paired=name != "mixed batches" and options.seeds >= FEWEST_PAIRS
+        )
         table[name] = one | {"cpu_seconds": round(float(np.mean([run["seconds"] for run in found])), 1)}
         less = f"{one['difference']:+.2f} ± {one['error']:.2f} ({one['p']:.2g})" if name != "info_nce" else ""
         print(f"| {name} | {one['mean']:.2f} ± {one['sd']:.2f} | {less} |", flush=True)

@@ -194,12 +194,14 @@ def learn_weights(
 
 @app.command(cls=WithSettings)
 def train(
-    mix: Annotated[str, typer.Option(
-        "--mix", help="The mixture to train on, or a folder of a materialised one",
-        autocompletion=completion.mixtures)],
     model: Annotated[str, typer.Option(
         "--model", help="A folder or name; static is a small table, tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
+    mix: Annotated[str | None, typer.Option(
+        "--mix", help="The mixture to train on, or a folder of a materialised one",
+        autocompletion=completion.mixtures)] = None,
+    phase: Annotated[list[str] | None, typer.Option(
+        "--phase", help="In place of --mix and --steps: REF:STEPS, repeatable, trained on one after the other")] = None,
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Evaluated on at the end; repeatable")] = None,
     half: HalfOption = None,
     config: ConfigOption = None, steps: StepsOption = None, batch_size: BatchOption = None,
@@ -208,23 +210,33 @@ def train(
 ) -> None:  # fmt: skip
     """Fine-tune a retriever on a mixture, each batch from one collection. Killed or stopped, the same command goes on.
 
+    --phase uniform:800 --phase tdro:200 trains on two, one after the other, under one learning rate schedule.
+
     --set evaluate_every=100 evaluates while it trains; --set final=best then takes the best step.
     """
     import trainers
+    from trainers.finetune.phases import read_phases
 
-    options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    phases = read_phases(phase or (), mixture=mix, steps=steps, assigned=settings or ())
+    options = {"steps": sum(n for _, n in phases) or steps, "batch_size": batch_size, "learning_rate": learning_rate,
+               "seed": seed}  # fmt: skip
     resolved = _settings(trainers.FinetuneSettings, config, options, settings, show=show_settings, as_json=as_json)
+    if mix is None and not phases:
+        raise UsageError("name what to train on: --mix REF, or --phase REF:STEPS, repeatable")
+    folders = [Path(name).is_dir() for name in ([mix] if mix else [name for name, _ in phases])]
+    if any(folders) and not all(folders):
+        raise UsageError("--phase names folders and mixtures of the store; take one kind")
     from mixture.console.scores import show_trained
     from trainers.parallel.ranks import is_main
 
     with stages("steps") if is_main() else nullcontext(quiet) as stage:
-        if Path(mix).is_dir():
-            made = trainers.train_on_folder(mix, model, out=out, settings=resolved, suites=suite or (), half=half,
-                                            progress=stage("training"))  # fmt: skip
+        if all(folders):
+            made = trainers.train_on_folder(mix or phases, model, out=out, settings=resolved, suites=suite or (),
+                                            half=half, progress=stage("training"))  # fmt: skip
         else:
             with _open(store) as lake:
-                made = trainers.train(lake, mix, model, out=out, settings=resolved, suites=suite or (), half=half,
-                                      stage=stage)  # fmt: skip
+                made = trainers.train(lake, mix or phases, model, out=out, settings=resolved, suites=suite or (),
+                                      half=half, stage=stage)  # fmt: skip
     if is_main():
         if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))

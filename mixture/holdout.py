@@ -8,6 +8,7 @@ hold out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,16 +42,31 @@ def hold_out(mixture: MaterialisedMixture, share: float) -> tuple[MaterialisedMi
     A component of weight 0 stays whole, and one that has fewer than `FEWEST` rows to hold out. A share of 0 holds
     nothing out. Raises `UsageError` for one out of range, and where no component has enough.
     """
+    (kept,), out = hold_out_of_all((mixture,), share)
+    return kept, out
+
+
+def hold_out_of_all(
+    mixtures: Sequence[MaterialisedMixture], share: float
+) -> tuple[list[MaterialisedMixture], dict[str, ComponentData]]:  # fmt: skip
+    """`hold_out` of mixtures that one training draws from. A component that holds rows out in one of them does so in
+    all; where its rows differ, those of the last are given."""
     if not 0 <= share <= MOST_HELD_OUT:
         raise UsageError(f"`holdout` is {share:g}; allowed: 0 to {MOST_HELD_OUT}")
     if not share:
-        return mixture, {}
-    kept, out = dict(mixture.components), {}
-    for c in mixture.spec.components:
-        part = mixture.components[c.name]
-        chosen = held_out(part.queries(), share)
-        if c.weight > 0 and FEWEST <= chosen.sum() < len(chosen):
-            kept[c.name], out[c.name] = part.only(~chosen), part.only(chosen)
+        return list(mixtures), {}
+    chosen = [
+        {c.name: held_out(mixture.components[c.name].queries(), share) for c in mixture.spec.components if c.weight > 0}
+        for mixture in mixtures
+    ]
+    names = {name for own in chosen for name, rows in own.items() if FEWEST <= rows.sum() < len(rows)}
+    kept, out = [], {}
+    for mixture, own in zip(mixtures, chosen, strict=True):
+        parts = dict(mixture.components)
+        for name, rows in own.items():
+            if name in names and 0 < rows.sum() < len(rows):
+                parts[name], out[name] = parts[name].only(~rows), parts[name].only(rows)
+        kept.append(replace(mixture, components=parts))
     if not out:
         raise UsageError(f"`holdout` is {share:g}, and no collection has {FEWEST} rows to hold out; hold out more")
-    return replace(mixture, components=kept), out
+    return kept, out

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixture.errors import UsageError
+from mixture.orders import Lists, Positives
 from mixture.rows import joined
-from mixture.sampling import Lists, Positives
 from mixture.specs import MixtureSpec
 from mixture.store import layout
 

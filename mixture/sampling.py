@@ -17,68 +17,30 @@ positive over the whole epoch, and a row that would still repeat a positive chan
 so that both fit. Where none is found, the row is left out: its batch is shorter, and the row waits for the next epoch.
 That cannot be helped where a passage is the positive of more rows than an epoch has batches, as any shared one is in a
 collection of fewer than two. It happens now and then where one is of just as many, or rows have several shared ones,
-since one exchange is tried, with rows of `TRIES` batches. All other batches are full.
+since one exchange is tried, with rows of `orders.TRIES` batches. All other batches are full.
+
+A plan may follow others, as the mixtures of a training in phases do: it begins at a later step, and a collection's
+stream goes on behind the batches that they drew of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
-from typing import NamedTuple, overload
 
 import numpy as np
 
 from mixture.errors import UsageError
-
-Positives = Mapping[str, Sequence[Sequence[int] | np.ndarray]]
-
-# How many batches are searched for a row to change places with.
-TRIES = 32
+from mixture.orders import Cuts, Positives, clashes, exchange, labels, shared, spread
 
 
 def generator(*key: int | str) -> np.random.Generator:
     """A Philox generator whose stream is a function of `key` alone, the same on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
-
-
-class Lists(Sequence[np.ndarray]):
-    """n lists of numbers as two arrays: millions of rows open at once, where a Python object a row takes minutes.
-
-    values:  (m,) integers, list after list
-    offsets: (n + 1,) integers, where each list begins and ends in `values`
-    """
-
-    def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
-        self.values, self.offsets = values, offsets
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, row: int) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[np.ndarray]: ...
-
-    def __getitem__(self, row: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-    def firsts(self) -> np.ndarray:
-        """The first number of each list, −1 where it is empty; (n,) int64."""
-        starts = self.offsets[:-1]
-        filled = starts < self.offsets[1:]
-        if filled.all():
-            return self.values[starts].astype(np.int64)
-        found = np.full(len(self), -1, dtype=np.int64)
-        found[filled] = self.values[starts[filled]]
-        return found
 
 
 class BatchPlan:
@@ -89,6 +51,9 @@ class BatchPlan:
     batch_size: rows in a global batch, all ranks together
     positives:  collection -> for each row the ids of its positive passages; keeps equal positives apart
     batch_sizes: collection -> rows in its homogeneous batches, where they are not `batch_size`
+    first:      the step that it begins with; earlier ones are those of other plans
+    before:     collection -> batches of its stream that these have drawn; 0 where it is not named
+    shared_before: the same of its stream of mixed batches, in examples
 
     Raises `UsageError` for weights that do not fit the sizes.
     """
@@ -102,6 +67,9 @@ class BatchPlan:
         *,
         positives: Positives | None = None,
         batch_sizes: Mapping[str, int] | None = None,
+        first: int = 0,
+        before: Mapping[str, int] | None = None,
+        shared_before: Mapping[str, int] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; allowed: 1 or more")
@@ -119,6 +87,8 @@ class BatchPlan:
         self.batch_size = batch_size
         self.seed = seed
         self.weights = dict(weights)
+        self.first = first
+        self._before = [(before or {}).get(name, 0) for name in self.collections]
         self._sizes = dict(sizes)
         self._bounds = np.cumsum([weights[name] for name in self.collections])
         self._uniform_bounds = np.arange(1, len(self.collections) + 1) / len(self.collections)
@@ -130,27 +100,44 @@ class BatchPlan:
         self._orders: OrderedDict[tuple[str, int, bool], np.ndarray] = OrderedDict()
         self._drawn = np.empty(0, dtype=np.int64)
         self._counted_step, self._counted = 0, np.zeros(len(self.collections), dtype=np.int64)
-        self._shared_counted = 0, np.zeros(len(self.collections), dtype=np.int64)
+        self._shared_first = first, np.array([(shared_before or {}).get(name, 0) for name in self.collections])
+        self._shared_counted = self._shared_first
 
     def batch(self, step: int) -> tuple[str, np.ndarray]:
-        """The homogeneous batch of `step` (from 0): its collection, drawn by weight, and rows (≤ batch_size,)."""
-        if step < 0:
-            raise UsageError(f"step is {step}; allowed: 0 or more")
-        if step >= len(self._drawn):
-            # Draws are made in one stream; a longer one begins with the shorter one.
-            count = max(step + 1, 2 * len(self._drawn), 1024)
-            self._drawn = _pick(generator(self.seed, "collection").random(count), self._bounds)
-        index = int(self._drawn[step])
-        earlier = int(np.count_nonzero(self._drawn[:step] == index))
+        """The homogeneous batch of `step` (from `first`): its collection, drawn by weight, and rows (≤ batch_size,)."""
+        if step < self.first:
+            raise UsageError(f"step is {step}; allowed: {self.first} or more")
+        index = int(self._draws(step + 1)[step])
         name = self.collections[index]
         count = self._widths[name]
-        return name, self._without_repeats(name, self._stream(name, earlier * count, count))
+        return name, self._without_repeats(name, self._stream(name, self._earlier(index, step) * count, count))
+
+    def counts(self, step: int) -> dict[str, int]:
+        """Batches of each collection's stream that are drawn before `step`, with those of the plans before."""
+        return {name: self._earlier(index, step) for index, name in enumerate(self.collections)}
+
+    def shared_counts(self, step: int) -> dict[str, int]:
+        """The same of its stream of mixed batches (`shared`), in examples."""
+        return dict(zip(self.collections, self._shared_before(step).tolist(), strict=True))
+
+    def _earlier(self, index: int, step: int) -> int:
+        draws = self._draws(step)[self.first : step]
+        return self._before[index] + int(np.count_nonzero(draws == index))
+
+    def _draws(self, end: int) -> np.ndarray:
+        """The collection of each step by number, of `end` steps or more."""
+        if end > len(self._drawn):
+            # Draws are made in one stream; a longer one begins with the shorter one.
+            count = max(end, 2 * len(self._drawn), 1024)
+            self._drawn = _pick(generator(self.seed, "collection").random(count), self._bounds)
+        return self._drawn
 
     def mixed(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The mixed batch of `step` (tDRO): collection drawn uniformly for each example.
 
         Returns indices into `collections` (B,) and row indices (B,). Equal positives are not kept apart: each example
-        sees its own hard negatives only. A collection without rows is a `UsageError`.
+        sees its own hard negatives only. A collection without rows is a `UsageError`. `first` and `before` are not of
+        these batches.
 
         No row comes twice where the collection has as many as were drawn of it, else none more than once oftener than
         another. An epoch shows every row once as long as no batch draws more than a third of the collection; where one
@@ -171,8 +158,8 @@ class BatchPlan:
         Of a collection with weight w there are ⌊Bw⌋ or ⌈Bw⌉, Bw in the mean: systematic sampling (Madow 1949), whose
         one number is drawn for each step. Rows are as in `mixed`: equal positives are not kept apart.
         """
-        if step < 0:
-            raise UsageError(f"step is {step}; allowed: 0 or more")
+        if step < self.first:
+            raise UsageError(f"step is {step}; allowed: {self.first} or more")
         now = np.repeat(np.arange(len(self.collections)), self._shares(step, 1)[0])
         return now, self._rows_of(now, self._shared_before(step))
 
@@ -192,9 +179,7 @@ class BatchPlan:
 
     def _shared_before(self, step: int) -> np.ndarray:
         """How many examples of each collection came before `step`; steps in order cost one batch each."""
-        first, counts = self._shared_counted
-        if step < first:
-            first, counts = 0, np.zeros(len(self.collections), dtype=np.int64)
+        first, counts = self._shared_counted if step >= self._shared_counted[0] else self._shared_first
         while first < step:
             some = min(65_536, step - first)
             first, counts = first + some, counts + self._shares(first, some).sum(axis=0)
@@ -282,7 +267,7 @@ class BatchPlan:
             ids = _itself if mixed else partial(self._ids, name)
             before = set().union(*map(ids, self._last(name, epoch - 1, mixed)))
             last = cuts.number(cuts.size - cuts.tail - cuts.width)
-            _exchange(rows, range(cuts.head), cuts, last, ids, before)
+            exchange(rows, range(cuts.head), cuts, last, ids, before)
         self._orders[key] = rows
         # Two epochs of everything: what a batch at the border of two epochs needs.
         while sum(map(len, self._orders.values())) > 2 * sum(self._sizes.values()):
@@ -298,14 +283,14 @@ class BatchPlan:
             epoch -= 1
         return self._own_order(name, epoch)[cuts.size - cuts.tail :]
 
-    def _cuts(self, name: str, epoch: int, mixed: bool) -> _Cuts:
+    def _cuts(self, name: str, epoch: int, mixed: bool) -> Cuts:
         size = self._sizes[name]
         if mixed:
             # Where they cut is not known without counting all draws before, so they may cut anywhere.
             most = min(self.batch_size - 1, size // 3)
-            return _Cuts(size, most, max(most, 1), most)
+            return Cuts(size, most, max(most, 1), most)
         width = self._widths[name]
-        return _Cuts(size, -epoch * size % width, width, (epoch + 1) * size % width)
+        return Cuts(size, -epoch * size % width, width, (epoch + 1) * size % width)
 
     def _own_order(self, name: str, epoch: int) -> np.ndarray:
         """An epoch's order before it looks at the epoch before, (size,)."""
@@ -313,85 +298,17 @@ class BatchPlan:
         if self._positives is None:
             return rows
         if name not in self._labels:
-            self._labels[name] = _labels(self._positives[name])
-            self._shared[name] = _shared(self._positives[name])
-        rows = _spread(rows, self._labels[name], self._own_sizes[name])
+            self._labels[name] = labels(self._positives[name])
+            self._shared[name] = shared(self._positives[name])
+        rows = spread(rows, self._labels[name], self._own_sizes[name])
         cuts = self._cuts(name, epoch, mixed=False)
-        clashes = _clashes(rows, *self._shared[name], cuts)
-        _exchange(rows, clashes, cuts, cuts.number(cuts.size - 1), partial(self._ids, name), set())
+        places = clashes(rows, *self._shared[name], cuts)
+        exchange(rows, places, cuts, cuts.number(cuts.size - 1), partial(self._ids, name), set())
         return rows
-
-
-class _Cuts(NamedTuple):
-    """Where batches cut an epoch: `head` rows complete a batch, batches of `width` follow, `tail` rows begin one."""
-
-    size: int
-    head: int
-    width: int
-    tail: int
-
-    @property
-    def whole(self) -> bool:
-        return self.head + self.width + self.tail <= self.size
-
-    def number(self, place: int) -> int:
-        """Which batch a place falls in; the head is 0, even where it has no rows."""
-        return (place - self.head) // self.width + 1
-
-    def places(self, number: int) -> range:
-        first = self.head + (number - 1) * self.width
-        return range(max(first, 0), min(first + self.width, self.size))
 
 
 def _itself(row: int) -> set[int]:
     return {int(row)}
-
-
-def _exchange(
-    rows: np.ndarray, places: Iterable[int], cuts: _Cuts, last: int, ids: Callable[[int], set[int]], before: set[int]
-) -> None:
-    """Exchanges rows that would repeat an id in their batch with the next that would not, in place.
-
-    places: where rows may repeat one
-    last:   the number of the last batch that rows may come from; after it comes the first
-    ids:    what of a row must not come twice in a batch
-    before: ids that batch 0, the head, holds already
-    A row for which `TRIES` batches have none stays where it is.
-    """
-    batches: dict[int, Counter[int]] = {}
-    hopeless: set[int] = set()
-
-    def held(number: int) -> Counter[int]:
-        if number not in batches:
-            batches[number] = Counter(
-                chain(before if number == 0 else (), *(ids(rows[p]) for p in cuts.places(number)))
-            )
-        return batches[number]
-
-    for place in places:
-        if len(batches) > 4 * TRIES:  # some memory, not the whole collection's
-            batches.clear()
-        number, row, own = cuts.number(place), rows[place], ids(rows[place])
-        others = held(number)
-        others.subtract(own)
-        clashing = {i for i in own if others[i] > 0}
-        if not clashing or not hopeless.isdisjoint(clashing):
-            others.update(own)
-            continue
-        for other in islice(chain(range(number + 1, last + 1), range(number)), TRIES):
-            there = held(other)
-            if any(there[i] > 0 for i in own):
-                continue
-            found = next((p for p in cuts.places(other) if not any(others[i] > 0 for i in ids(rows[p]))), None)
-            if found is not None:
-                others.update(ids(rows[found]))
-                there.subtract(ids(rows[found]))
-                there.update(own)
-                rows[place], rows[found] = rows[found], row
-                break
-        else:
-            others.update(own)
-            hopeless |= clashing
 
 
 def _pick(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -399,76 +316,6 @@ def _pick(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     # A collection of weight 0 at the end must not catch a value above the rounded sum.
     last = int(np.flatnonzero(np.diff(bounds, prepend=0.0))[-1])
     return np.minimum(np.searchsorted(bounds, values, side="right"), last).astype(np.int64)
-
-
-def _labels(positives: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
-    """One number a row, equal where the first positive is equal; −1 where no other row has it. (size,) int64."""
-    if isinstance(positives, Lists):
-        first = positives.firsts()
-    else:
-        numbers = (int(ids[0]) if len(ids) else -1 for ids in positives)
-        first = np.fromiter(numbers, dtype=np.int64, count=len(positives))
-    if not len(first) or first.min() < -1 or first.max() > 8 * len(first) + 1024:  # too sparse to count in an array
-        first = np.unique(first, return_inverse=True)[1]
-        return np.where(np.bincount(first)[first] > 1, first, -1) if len(first) else first
-    shifted = first + 1
-    counts = np.bincount(shifted)
-    return np.where(counts[shifted] > 1, shifted, -1)
-
-
-def _shared(positives: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Where a positive of several rows is one of a row's: the rows and the positives, numbered, (m,) int64 each."""
-    if isinstance(positives, Lists):
-        values = positives.values[positives.offsets[0] : positives.offsets[-1]].astype(np.int64)
-        lengths = np.diff(positives.offsets)
-    else:
-        values = np.fromiter((int(p) for ids in positives for p in ids), dtype=np.int64)
-        lengths = np.array([len(ids) for ids in positives], dtype=np.int64)
-    if len(values) and (values.min() < 0 or values.max() > 8 * len(values) + 1024):  # too sparse to count in an array
-        values = np.unique(values, return_inverse=True)[1]
-    several = np.bincount(values, minlength=1)[values] > 1
-    return np.repeat(np.arange(len(lengths)), lengths)[several], values[several]
-
-
-def _clashes(rows: np.ndarray, owners: np.ndarray, shared: np.ndarray, cuts: _Cuts) -> list[int]:
-    """The places of rows that have a positive of an earlier row of their batch; `owners` and `shared`: `_shared`."""
-    if not len(shared):
-        return []
-    places = np.empty(len(rows), dtype=np.int64)
-    places[rows] = np.arange(len(rows))
-    places = places[owners]
-    keys = cuts.number(places) * (shared.max() + 1) + shared
-    ordered = np.sort(keys)
-    twice = np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]])
-    keys, places = keys[twice], places[twice]
-    order = np.lexsort((places, keys))
-    keys, places = keys[order], places[order]
-    return [int(p) for p in np.unique(places[1:][keys[1:] == keys[:-1]])]
-
-
-def _spread(rows: np.ndarray, labels: np.ndarray, batch_size: int) -> np.ndarray:
-    """`rows` (a permutation) reordered so that rows of one label lie a batch or more apart where their number allows.
-
-    Rows are laid out label by label in the random order in which labels first come, and dealt like cards to
-    floor(n / batch_size) piles: neighbours of one label fall on different piles, which are then put behind each other.
-    """
-    piles = len(rows) // batch_size
-    labels = labels[rows]
-    shared = np.flatnonzero(labels >= 0)
-    if piles < 2 or not len(shared):
-        return rows
-    # Where each row's label comes first; a row without a rival is a label of its own.
-    places = np.arange(len(rows))
-    first = places.copy()
-    firsts = np.empty(labels.max() + 1, dtype=np.int64)
-    firsts[labels[shared[::-1]]] = shared[::-1]  # of several values for one place NumPy keeps the last
-    first[shared] = firsts[labels[shared]]
-    # A stable sort by `first`: with the place packed into the number, NumPy sorts ten times as fast as with argsort.
-    by_label = rows[np.sort(first * len(rows) + places) % len(rows)]
-    dealt = np.full(-(-len(rows) // piles) * piles, -1)
-    dealt[: len(rows)] = by_label
-    in_piles = dealt.reshape(-1, piles).T.ravel()  # one pile behind the other
-    return in_piles[in_piles >= 0]
 
 
 def draw_passages(choices: Sequence[Sequence[int]], count: int, key: tuple[int | str, ...]) -> list[list[int]]:

@@ -28,7 +28,10 @@ def show_trained(made: Mapping[str, Any], *, as_json: bool) -> None:
     before = made["finished_at"]
     if before is not None:
         sys.stdout.write(f"already finished (run {made['run']}, {before.astimezone():%Y-%m-%d %H:%M})\n")
-    print_rows([{k: v for k, v in made.items() if k not in ("scores", "finished_at", "held_out")}], as_json=False)
+    told = {k: v for k, v in made.items() if k not in ("scores", "finished_at", "held_out", "phases")}
+    if made["phases"]:
+        told["mixture"] = ", ".join(f"{phase['mixture']}:{phase['steps']}" for phase in made["phases"])
+    print_rows([told], as_json=False)
     if made["held_out"]:
         print_rows(made["held_out"], as_json=False, title="loss on held-out rows, before training and after")
     if made["scores"]:

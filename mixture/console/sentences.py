@@ -60,7 +60,8 @@ def made(mixture: Mapping[str, Any]) -> str:
 
 
 def trained(row: Mapping[str, Any]) -> str:
-    return f"{counted(row['steps'], 'step')} on {row['mixture']}, saved to {row['model']}"
+    parts = [f"{counted(one['steps'], 'step')} on {one['mixture']}" for one in row.get("phases") or [row]]
+    return f"{', then '.join(parts)}, saved to {row['model']}"
 
 
 def averaged(soup: Mapping[str, Any]) -> str:

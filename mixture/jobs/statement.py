@@ -73,7 +73,7 @@ class SuiteStatement:
 class ContaminationStatement:
     """What a mixture holds of test sets.
 
-    mixture:   its id
+    mixture:   its id; of several that a training draws from all ids, with a comma and a blank between
     suites:    those that were looked for
     unchecked: those that could not be, and why
     unread:    collections whose pinned content is nowhere to be read, so that nothing is known of them
@@ -112,11 +112,14 @@ def contamination_statement(
             queries, passages = (pa.concat_tables(tables) for tables in zip(*lists.values(), strict=True))
             rules = {suite: known.get(suite, Rule()) for suite in sorted(set(queries["suite"].to_pylist()))}
             parts.append(TestSets(queries, passages, rules))
-        return _statement(store, spec, parts, unchecked, load_cards(cards))
+        return _statement(store, [spec], parts, unchecked, load_cards(cards))
 
 
-def statement_for_training(store: Store, spec: MixtureSpec, suites: Sequence[Suite] = ()) -> ContaminationStatement:
-    """`contamination_statement` of what is trained on: of the registered suites, and of those that are evaluated on.
+def statement_for_training(
+    store: Store, specs: Sequence[MixtureSpec], suites: Sequence[Suite] = ()
+) -> ContaminationStatement:  # fmt: skip
+    """`contamination_statement` of all that is trained on: of the registered suites, and of those that are evaluated
+    on.
 
     A suite whose texts are all among the registered ones of its name is that one.
     """
@@ -126,7 +129,7 @@ def statement_for_training(store: Store, spec: MixtureSpec, suites: Sequence[Sui
         if others := [suite for suite in suites if not _covered(parts[0], suite)]:
             queries, passages = tables_of(others)
             parts.append(TestSets(queries, passages, {one.title: known.get(one.name, Rule()) for one in others}))
-        return _statement(store, spec, parts, {}, load_cards(), known_by={suite.title for suite in suites})
+        return _statement(store, specs, parts, {}, load_cards(), known_by={suite.title for suite in suites})
 
 
 def _covered(tests: TestSets, suite: Suite) -> bool:
@@ -163,36 +166,38 @@ def _given(
 
 
 def _statement(
-    store: Store, spec: MixtureSpec, parts: Sequence[TestSets], unchecked: Mapping[str, str],
+    store: Store, specs: Sequence[MixtureSpec], parts: Sequence[TestSets], unchecked: Mapping[str, str],
     cards: Mapping[str, DataCard], known_by: Collection[str] = (),
 ) -> ContaminationStatement:  # fmt: skip
     """Of suites that stand in several parts the last one counts. known_by: titles of suites that are among these."""
-    names = removed.todays_names(store, spec.components)
+    components = list({(c.name, c.digest): c for spec in specs for c in spec.components}.values())
+    names = removed.todays_names(store, components)
     gone = _removed(store, names)
     found: dict[str, SuiteStatement] = {}
     unread: set[str] = set()
     for tests in parts:
         if not tests.rules:
             continue
-        contents = found_in(store, spec.components, registered.rows_of(store, tests), tests)
-        unread |= {c.collection for c in spec.components if c.digest not in contents}
-        left = [_Row(c.collection, row, gone=False) for c in spec.components if c.digest in contents
+        contents = found_in(store, components, registered.rows_of(store, tests), tests)
+        unread |= {c.collection for c in components if c.digest not in contents}
+        left = [_Row(c.collection, row, gone=False) for c in components if c.digest in contents
                 for row in contents[c.digest].rows]  # fmt: skip
         out = [_Row(collection, row, gone=True) for collection, texts in gone.items() for kind, of in texts.items()
                for row in matches_by_suite(tests, kind, of)]  # fmt: skip
         found |= {suite: _of_suite(tests.of(suite), [r for r in left + out if r.row.suite == suite])
                   for suite in tests.rules}  # fmt: skip
+    ids = [spec.id for spec in specs]
     scored = store.rows(
         """SELECT DISTINCT suite FROM evaluations
-                           WHERE mixture = ? AND metric <> 'holdout_loss' ORDER BY suite""",
-        [spec.id],
+                           WHERE list_contains(?, mixture) AND metric <> 'holdout_loss' ORDER BY suite""",
+        [ids],
     )
     for suite in (row["suite"] for row in scored):
         if not {suite, suite.removesuffix("/learn").removesuffix("/report")} & {*found, *known_by}:
             unchecked = {**unchecked, suite: "a model was evaluated on it, but it is not registered"}
-    drawn = {c.collection for c in spec.components if c.weight > 0}
+    drawn = {c.collection for spec in specs for c in spec.components if c.weight > 0}
     return ContaminationStatement(
-        spec.id, tuple(found[suite] for suite in sorted(found)), dict(unchecked), tuple(sorted(unread)),
+        ", ".join(ids), tuple(found[suite] for suite in sorted(found)), dict(unchecked), tuple(sorted(unread)),
         tasks_of_mteb({name: _card(store, names.get(name, name)) for name in drawn}, cards),
     )  # fmt: skip
 

@@ -59,7 +59,9 @@ def gc(store: Store, *, dry_run: bool = False) -> list[Unneeded]:
 
 def _materialised(store: Store) -> Iterator[tuple[Path, str]]:
     mixtures = {row["mixture"] for row in store.rows("SELECT mixture FROM mixtures")}
-    at_work = {row["mixture"] for row in store.rows("SELECT mixture FROM runs WHERE status = 'running'")}
+    running = store.rows("SELECT mixture, config FROM runs WHERE status = 'running'")
+    at_work = {row["mixture"] for row in running}
+    at_work |= {phase["mixture"] for row in running for phase in _config(row).get("phases", ())}
     digests = {row["digest"] for row in store.rows("SELECT DISTINCT digest FROM mixture_weights")}
     root = layout.materialised(store.work)
     for file in layout.specs(root):

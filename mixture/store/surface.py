@@ -136,15 +136,17 @@ MACROS: dict[str, Macro] = {
                      FROM (SELECT run::VARCHAR AS asked) LEFT JOIN lake.main.run_draws ON run_id = asked)
                JOIN lake.main.run_draws d USING (run_id) WHERE d.batches > 0),
            rows AS (
-               SELECT d.collection, e.example_id, e.query, at_least, on_average, at_most, num_examples
+               SELECT d.collection, d.digest, e.example_id, e.query, at_least, on_average, at_most, num_examples
                FROM draws d JOIN lake.main.examples e USING (collection) WHERE d.selection IS NULL
                UNION ALL
-               SELECT d.collection, e.example_id, e.query, at_least, on_average, at_most, num_examples
+               SELECT d.collection, d.digest, e.example_id, e.query, at_least, on_average, at_most, num_examples
                FROM draws d JOIN lake.main.selected_examples s USING (selection)
                JOIN lake.main.examples e ON e.collection = d.slice_of AND e.example_id = s.example_id)
-           SELECT collection, example_id, query, at_least, on_average, at_most,
-                  count(*) OVER (PARTITION BY collection) = num_examples AS as_many_rows_as_then
-           FROM rows ORDER BY collection, example_id""",
+           -- The phases of a run may draw several contents of a collection.
+           SELECT collection, example_id, query, sum(at_least)::BIGINT AS at_least, sum(on_average) AS on_average,
+                  sum(at_most)::BIGINT AS at_most, bool_and(as_many) AS as_many_rows_as_then
+           FROM (SELECT *, count(*) OVER (PARTITION BY collection, digest) = num_examples AS as_many FROM rows)
+           GROUP BY collection, example_id, query ORDER BY collection, example_id""",
     ),
 }
 

@@ -23,6 +23,7 @@ from mixture.console.progress import stages
 from trainers.settings import table
 
 TRAIN = ["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "o"]
+PHASES = ["train", "--model", "tiny-qwen2", "--out", "o"]
 ABLATE = ["ablate", "m", "--model", "tiny-qwen2"]
 VERDICT = ["verdict", "m", "--against", "m", "--model", "tiny-qwen2"]
 LEARN = ["learn-weights", "--mix", "m", "--proxy", "tiny-qwen2"]
@@ -62,6 +63,15 @@ MISTAKES = [
     (["train", "--mix", "m", "--model", "tiny-qwen2", "--out", "raw"], "raw is not empty"),
     (["train", "--mix", "mm", "--model", "tiny-qwen2", "--out", "o"], "did you mean 'm'"),
     ([*TRAIN, "--suite", "nowhere"], "no folder nowhere"),
+    (PHASES, "name what to train on: --mix REF, or --phase REF:STEPS"),
+    ([*PHASES, "--phase", "m"], "--phase is 'm'; write a mixture, a colon and its steps, 1 or more, as tdro:200"),
+    ([*PHASES, "--phase", "m:0"], "--phase is 'm:0'; write a mixture"),
+    ([*PHASES, "--phase", ":3"], "--phase is ':3'; write a mixture"),
+    ([*PHASES, "--phase", "m:3", "--phase", "mm:3"], "did you mean 'm'"),
+    ([*PHASES, "--phase", "m:3", "--mix", "m"], "--phase names the mixtures; leave --mix out"),
+    ([*PHASES, "--phase", "m:3", "--steps", "3"], "--phase says how many steps there are; leave --steps out"),
+    ([*PHASES, "--phase", "m:3", "--set", "steps=3"], "--phase says how many steps there are; leave --steps out"),
+    ([*PHASES, "--phase", "m:3", "--phase", "raw:3"], "--phase names folders and mixtures of the store"),
     ([*TRAIN, "--set", "evaluate_every=10"], "need something to evaluate on: --suite"),
     ([*LEARN, "--steps", "-5"], "steps is -5"),
     ([*LEARN, "--set", "stepps=3"], "did you mean 'steps'"),
@@ -175,6 +185,18 @@ def test_training_shows_scores_and_loss_and_says_when_it_was_finished(place: Pat
     assert out == f"3 steps on {made['mixture']}, saved to model\n{rest}"
     assert f"{100 * scored['metrics']['ndcg@10']:.2f}" in out
     assert err == ""  # nothing is loaded for it
+
+
+def test_phases_are_typed_as_reference_and_steps(place: Path, run: Run) -> None:
+    asked = ["train", "--phase", "m:1:3", "--phase", "m:2", "--config", "laptop", "--model", "tiny-qwen2"]
+    (steps,) = (row["value"] for row in json.loads(run(*asked, "--settings", "--json")[1]) if row["setting"] == "steps")
+    assert steps == 5
+    _, out, _ = run(*asked, "--out", "phased", *QUICK)
+    record = json.loads((place / "phased" / "training.json").read_text())
+    mixture = record["mixture"]["id"]
+    assert out.startswith(f"3 steps on {mixture}, then 2 steps on {mixture}, saved to phased\n")
+    assert f"{mixture}:3, {mixture}:2" in out.replace("\n", "")
+    assert len(record["losses"]) == record["settings"]["steps"] == 5
 
 
 def test_notes_stand_above_the_bars_in_the_words_of_options_and_once() -> None:

@@ -232,13 +232,13 @@ def test_suites_by_name_are_looked_for(
 
 def test_for_training_evaluated_suites_are_looked_for_too(store: Store, suite: Path, planted: Path) -> None:
     mixture, loaded = jobs.create(store, "m"), load_suite(suite)
-    (found,) = statement_for_training(store, mixture.spec, [loaded]).suites
+    (found,) = statement_for_training(store, [mixture.spec], [loaded]).suites
     assert (found.suite, found.found.remaining) == ("bridges", WITHIN + 6)
-    (half,) = statement_for_training(store, mixture.spec, [halved(loaded, "report")]).suites
+    (half,) = statement_for_training(store, [mixture.spec], [halved(loaded, "report")]).suites
     assert (half.suite, half.num_queries < 45) == ("bridges/report", True)
     jobs.decontaminate(store, suite)
     for known in (loaded, halved(loaded, "report")):  # the registered one has all of its texts
-        (found,) = statement_for_training(store, mixture.spec, [known]).suites
+        (found,) = statement_for_training(store, [mixture.spec], [known]).suites
         assert (found.suite, found.num_queries, found.found.remaining) == ("bridges", 45, WITHIN + 6)
 
 

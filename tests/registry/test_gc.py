@@ -69,11 +69,14 @@ def test_what_nothing_needs_goes_and_a_dry_run_leaves_it(small_store: Store) -> 
     assert materialise(small_store, spec).sizes == {"easy": 40, "hard": 40, "middle": 40}
 
 
-def test_a_mixture_at_work_keeps_its_files(small_store: Store) -> None:
+@pytest.mark.parametrize("phases", [False, True])
+def test_a_mixture_at_work_keeps_its_files(small_store: Store, phases: bool) -> None:
     spec = _spec(small_store)
     materialise(small_store, spec)
-    insert_rows(small_store, "runs", [{"run_id": "a" * 12, "kind": "reference", "status": "running",
-                                       "mixture": spec.id, "started_at": time_of(small_store)}])  # fmt: skip
+    config = json.dumps({"phases": [{"mixture": spec.id, "steps": 3}]} if phases else {})
+    insert_rows(small_store, "runs", [{"run_id": "a" * 12, "kind": "reference", "status": "running", "config": config,
+                                       "mixture": None if phases else spec.id,
+                                       "started_at": time_of(small_store)}])  # fmt: skip
     assert gc(small_store, dry_run=True) == []
 
 

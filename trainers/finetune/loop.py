@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,6 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mixture.errors import UsageError, unknown_name
-from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
@@ -29,6 +27,7 @@ from trainers.finetune.by_collection import with_prompts
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.holdout import HeldOut, say_held_out
 from trainers.finetune.identity import identity
+from trainers.finetune.phases import Phases, as_phases
 from trainers.finetune.scores import Scores
 from trainers.loop.checkpoints import fill
 from trainers.loop.recent import MOST, by_step, recent
@@ -44,16 +43,18 @@ from trainers.parallel import ranks
 
 
 def finetune(
-    mixture: MaterialisedMixture, model: str, settings: FinetuneSettings, out: Path, *,
+    data: MaterialisedMixture | Phases, model: str, settings: FinetuneSettings, out: Path, *,
     suites: Sequence[Suite] = (), contamination: Mapping[str, Any] | None = None, progress: Progress = silent,
 ) -> str:  # fmt: skip
-    """Train `model` on a mixture and save it to `out`, a sentence-transformers folder. Returns the run's id.
+    """Train `model` on a mixture, or on several one after the other, and save it to `out`, a sentence-transformers
+    folder. Returns the run's id. Phases have the steps, whatever the settings say; one schedule goes over all.
 
     Beside the model lies `training.json`: run_id, model, mixture, settings, template (`Template.parts`), final_step
-    (which became the model), drawn (`output.drawn`), evaluations (`Scores.rows`), held_out (`Scores.losses`),
+    (which became the model), drawn (`Phases.drawn`), evaluations (`Scores.rows`), held_out (`Scores.losses`),
     query_scores (of the final step: suite, corpus, metric -> query id -> value), losses (step, collection, examples,
     loss) and contamination: what the mixture holds of test sets, `mixture.jobs.ContaminationStatement` as plain values;
-    None where it was not searched.
+    None where it was not searched. Where there are several phases, phases has the mixture and the steps of each, and
+    mixture is None unless they have the same one.
 
     With the setting `holdout` no batch draws the rows that `mixture.holdout` names. The mixture stays what it is.
 
@@ -61,23 +62,25 @@ def finetune(
     returns at once. Raises `UsageError` where `out` holds another run or other files, and `Stopped` after SIGTERM or
     Ctrl-C.
     """
-    settings = fitted(settings, model)
-    run = identity(mixture, model, settings, suites)
+    phases = as_phases(data, settings)
+    settings = fitted(phases.settings(settings), model)
+    run = identity(phases, model, settings, suites)
     history, scores = History(), Scores(suites, settings)
     if ranks.on_main(lambda: output.finished(out, run)):
         return run
     # Mistakes are said before `out` belongs to this run.
-    mixture = with_prompts(mixture, settings)
-    whole, (mixture, held_out) = mixture, hold_out(mixture, settings.holdout)
-    template = template_of(model, settings)
-    encoder, source = encoder_of(mixture, model, settings), _source(mixture, settings, template)
+    phases, held_out = phases.changed(partial(with_prompts, settings=settings)).hold_out(settings.holdout)
+    template, mixture = template_of(model, settings), phases.whole
+    encoder, sources = encoder_of(mixture, model, settings), _sources(phases, settings, template)
+    for others in phases.overshadowed:
+        check_prompts(encoder, others, settings, template)
     scores.check(encoder)
     size = encoder.get_embedding_dimension() or 0
     if max(settings.matryoshka_dims, default=0) > size:
         raise UsageError(f"matryoshka_dims has {max(settings.matryoshka_dims)}; the embeddings have {size} dimensions")
     if held_out:
         scores.held_out = HeldOut(held_out, encoder, settings, template)
-        say_held_out(whole, held_out)
+        say_held_out(mixture, held_out)
     say_texts(mixture, template)
     if settings.taught:
         say_taught(mixture)
@@ -85,31 +88,35 @@ def finetune(
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
-    loss_weights = {c.name: c.loss_weight for c in mixture.spec.components}
-    draw = source.shared if settings.batching == "mixed" else source.homogeneous
+    loss_weights = [{c.name: c.loss_weight for c in phase.mixture.spec.components} for phase in phases.parts]
+    draws = [source.shared if settings.batching == "mixed" else source.homogeneous for source in sources]
     loop.encoder.train()
     with (
         closing(Tracker(settings, out / "logs", run)) as tracker,
         on_request(),
-        Feed(lambda n: loop.prepared(draw(n)), loop.step, settings.steps) as batches,
+        Feed(lambda n: loop.prepared(draws[phases.at(n)](n)), loop.step, settings.steps) as batches,
     ):
         if held_out and loop.step == 0:
             tracker.log(_evaluated(loop, scores), 0)
         for batch in batches:
-            began = time.perf_counter()
-            found = _by_collection(batch, step(loop, batch, _loss_weights(batch, loss_weights)), loop.step)
+            began, phase = time.perf_counter(), phases.at(loop.step)
+            if loop.step in phases.begin:
+                loop.begin_phase()
+            losses = step(loop, batch, _loss_weights(batch, loss_weights[phase]))
+            found = _by_collection(batch, losses, loop.step)
             history.rows += found
-            tracker.log(_numbers(loop, batch, found, batches.waited, time.perf_counter() - began), loop.step)
+            numbers = _numbers(loop, batch, found, batches.waited, time.perf_counter() - began)
+            tracker.log(numbers | ({"phase": phase + 1} if len(phases.parts) > 1 else {}), loop.step)
             if scores.due(loop.step):
                 tracker.log(_evaluated(loop, scores), loop.step)
                 if settings.needs_best and scores.best == loop.step:
                     loop.checkpoints.save_best(loop.step)
             loop.save_if_due()
-            late = by_step(history.rows[-MOST * len(batch.names) :])
-            progress(loop.step, settings.steps, recent(late, settings.steps).text)
+            late = recent(by_step(history.rows[-MOST * len(batch.names) :]), settings.steps).text
+            progress(loop.step, settings.steps, phases.title(phase) + late)
     kept = {"losses": history.rows, "evaluations": scores.rows, "queries": scores.queries, "held_out": scores.losses,
             "template": template.parts, "contamination": contamination}  # fmt: skip
-    _finish(loop, mixture, model, out, {"run_id": run, **kept})
+    _finish(loop, phases, model, out, {"run_id": run, **kept})
     return run
 
 
@@ -222,16 +229,22 @@ def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, st
     return named | {"query": template.before_query(), "document": template.before_passage}
 
 
-def _source(mixture: MaterialisedMixture, settings: FinetuneSettings, template: Template = Template()) -> BatchSource:
+def _sources(phases: Phases, settings: FinetuneSettings, template: Template) -> list[BatchSource]:
+    """Where the batches of each phase come from."""
+    known = {name for phase in phases.parts for name in phase.mixture.components}
     for name in (*settings.hard_only, *settings.collection):
-        if name not in mixture.components:
-            raise unknown_name("collection", name, mixture.components)
-    own = {name: settings.of(name) for name in mixture.components}
-    plan = BatchPlan(
-        mixture.spec.weights, mixture.sizes, settings.batch_size, settings.seed, positives=mixture.positives(),
-        batch_sizes={name: one.batch_size for name, one in own.items()},
-    )  # fmt: skip
-    negatives = {name: one.negatives for name, one in own.items()}
+        if name not in known:
+            raise unknown_name("collection", name, known)
+    plans = phases.plans(settings)
+    return [_source(phase.mixture, settings, template, plan) for phase, plan in zip(phases.parts, plans, strict=True)]
+
+
+def _source(
+    mixture: MaterialisedMixture, settings: FinetuneSettings, template: Template = Template(),
+    plan: BatchPlan | None = None,
+) -> BatchSource:  # fmt: skip
+    plan = plan or as_phases(mixture, settings).plans(settings)[0]
+    negatives = {name: settings.of(name).negatives for name in mixture.components}
     return BatchSource(mixture, plan, negatives=negatives, symmetric_prompts=settings.symmetric_prompts,
                        template=template, taught=settings.taught)  # fmt: skip
 
@@ -257,8 +270,9 @@ def _numbers(
     }
 
 
-def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: Path, found: dict[str, Any]) -> None:
+def _finish(loop: TrainingLoop, phases: Phases, model: str, out: Path, found: dict[str, Any]) -> None:
     """Save the final model, and the best one where it is kept; the checkpoints go."""
+    mixture = phases.whole
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
     step = loop.step
     if settings.final == "best":
@@ -273,11 +287,11 @@ def _finish(loop: TrainingLoop, mixture: MaterialisedMixture, model: str, out: P
     record = {
         "run_id": found["run_id"],
         "model": model,
-        "mixture": json.loads(mixture.spec.to_json()),
+        **phases.record,
         "settings": asdict(settings),
         "template": found["template"],
         "final_step": step,
-        "drawn": output.drawn(mixture, seen, settings),
+        "drawn": phases.drawn(seen, settings),
         "evaluations": found["evaluations"],
         "held_out": found["held_out"],
         "query_scores": [row for row in found["queries"] if row["step"] == step],

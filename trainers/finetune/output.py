@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
-from mixture.materialised import MaterialisedMixture
 from trainers.model.template import RECORD
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from trainers.finetune.config import FinetuneSettings
 
 MARK = "run.json"
 
@@ -57,34 +54,18 @@ def record_if_any(model: Path) -> dict[str, Any]:
     return record_of(model) if (model / RECORD).is_file() else {}
 
 
-def drawn(
-    mixture: MaterialisedMixture, history: Sequence[dict[str, Any]], settings: FinetuneSettings
-) -> list[dict[str, Any]]:
-    """What the steps of a history drew from each component: a row each.
-
-    examples_drawn: rows in its batches; a batch may leave out a row that would repeat a positive
-    epochs:         how far its order was gone through, rows left out included; a batch holds no row twice
-    """
-    batches = Counter(row["collection"] for row in history)
-    examples: Counter[str] = Counter()
-    for row in history:
-        examples[row["collection"]] += row["examples"]
-    sizes = mixture.sizes
-
-    def epochs(name: str) -> float:
-        if settings.batching == "mixed":
-            return examples[name] / sizes[name]
-        return batches[name] * min(1.0, settings.of(name).batch_size / sizes[name])
-
-    return [
-        {
-            "collection": c.name, "slice_of": None if c.slice is None else c.collection, "selection": c.selection,
-            "digest": c.digest, "num_examples": sizes[c.name], "batches": batches[c.name],
-            "examples_drawn": examples[c.name],
-            "epochs": epochs(c.name) if sizes[c.name] else 0.0,
-        }
-        for c in mixture.spec.components
-    ]  # fmt: skip
+def mixtures_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The mixtures that a model was trained on, from its record, in order: mixture (its spec) and steps, up to the step
+    that became the model; of what no training made steps is None. Empty where the record names no mixture."""
+    if "phases" not in record:
+        mixture = record.get("mixture")
+        return [{"mixture": mixture, "steps": record.get("final_step")}] if mixture else []
+    found, left = [], record["final_step"]
+    for phase in record["phases"]:
+        if left > 0:
+            found.append(phase | {"steps": min(left, phase["steps"])})
+        left -= phase["steps"]
+    return found
 
 
 def held_out(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import accuracy_depth, checked_metrics
-from trainers.finetune.output import record_if_any
+from trainers.finetune.output import mixtures_of, record_if_any
 from trainers.jobs.runs import query_rows
 from trainers.model.identity import STATIC, locate, model_file
 from trainers.model.instructions import Instructions
@@ -199,7 +199,7 @@ class _Entrant:
         texts = TextEncoder(name, processes)
         encoder = texts.encoder
         record = record_if_any(Path(name))
-        trained_on = [part["collection"] for part in (record.get("mixture") or {}).get("components", ())]
+        trained_on = [part["collection"] for one in mixtures_of(record) for part in one["mixture"]["components"]]
         trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
         unit = encoder.similarity_fn_name == "cosine"
         ranker = Dense(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mixture.arguments import Name, Names, listed
 from mixture.errors import UsageError
@@ -16,6 +18,7 @@ from mixture.suites.given import Given, suites_of
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import check_folder, finished, held_out, record_of
+from trainers.finetune.phases import Phases, checked
 from trainers.finetune.scores import check_suites, load_suites
 from trainers.loop.recent import by_step, recent
 from trainers.model.fitting import fitted
@@ -23,13 +26,16 @@ from trainers.model.names import known_model, resolve_model, shown
 from trainers.model.template import RECORD
 from trainers.parallel import ranks
 
+Data: TypeAlias = MaterialisedMixture | Name
+"""A materialised mixture, or a folder with one."""
+
 
 @dataclass(frozen=True)
 class Trained:
     """A fine-tuned model.
 
     model:       its folder
-    mixture:     the mixture's id
+    mixture:     the mixture's id; None where phases have several
     run:         the run's id
     steps:       that it was asked for
     loss:        mean of the last steps (`loop.recent`)
@@ -37,16 +43,18 @@ class Trained:
                  num_documents, corpus, prompt
     finished_at: when an earlier call had finished this run; None where this call did
     held_out:    the loss on held-out rows, one a component (`output.held_out`)
+    phases:      mixture (its id) and steps of each, where there are several
     """
 
     model: Path
-    mixture: str
+    mixture: str | None
     run: str
     steps: int
     loss: float
     scores: tuple[dict[str, Any], ...]
     finished_at: datetime | None = None
     held_out: tuple[dict[str, Any], ...] = ()
+    phases: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, folder: Path, *, before: bool) -> Trained:
@@ -60,8 +68,9 @@ class Trained:
         steps = record["settings"]["steps"]
         loss = recent(by_step(record["losses"]), steps).loss
         at = datetime.fromtimestamp((folder / RECORD).stat().st_mtime, UTC) if before else None
-        return cls(folder, record["mixture"]["id"], record["run_id"], steps, loss, tuple(scores.values()), at,
-                   tuple(held_out(record)))  # fmt: skip
+        phases = tuple({"mixture": one["mixture"]["id"], "steps": one["steps"]} for one in record.get("phases", ()))
+        return cls(folder, (record["mixture"] or {}).get("id"), record["run_id"], steps, loss, tuple(scores.values()),
+                   at, tuple(held_out(record)), phases)  # fmt: skip
 
 
 def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture:
@@ -80,26 +89,27 @@ def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture
 
 
 def train_on_folder(
-    data: MaterialisedMixture | Name, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
+    data: Data | Sequence[tuple[Data, int]], model: Name, *, out: Name, settings: FinetuneSettings | None = None,
     suites: Names = (), half: str | None = None, progress: Progress = silent,
 ) -> Trained:  # fmt: skip
-    """Fine-tune `model` on a materialised mixture, or the one mixture of such a folder, into the folder `out`.
+    """Fine-tune `model` on a materialised mixture, or the one mixture of such a folder, into the folder `out`; or in
+    phases, pairs of these and a number of steps.
 
     As `trainers.train`, without a store to keep the run. A killed run goes on when called again.
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
-    if not isinstance(data, MaterialisedMixture):
-        data = open_folder(data)
+    given = [(data, settings.steps)] if isinstance(data, MaterialisedMixture | str | PathLike) else checked(data)
+    phases = Phases.of([(one if isinstance(one, MaterialisedMixture) else open_folder(one), n) for one, n in given])
     name, asked = asked_for(model, target, suites, settings)
     loaded = load_suites(asked, half)
-    base = resolve_model(data.folder, data, name, seed=settings.seed)
-    settings = fitted(settings, base)
-    if ranks.on_main(lambda: finished(target, identity(data, base, settings, loaded))):
+    base = resolve_model(phases.parts[0].mixture.folder, phases.whole, name, seed=settings.seed)
+    settings = fitted(phases.settings(settings), base)
+    if ranks.on_main(lambda: finished(target, identity(phases, base, settings, loaded))):
         return Trained.of(target, before=True)
     progress(0, 0, f"loading PyTorch and {shown(model)}")
     from trainers.finetune.loop import finetune
 
-    finetune(data, base, settings, target, suites=loaded, progress=progress)
+    finetune(phases, base, settings, target, suites=loaded, progress=progress)
     return Trained.of(target, before=False)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
 from mixture.registry.holdout import HELD_OUT, TRAIN
 from mixture.registry.slices import Slice, keep, slice_of
@@ -21,6 +20,7 @@ from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.teachers import write_scores
 from mixture.store.write import append
+from trainers.finetune.phases import Phases
 from trainers.finetune.scores import LOSS
 from trainers.loop.stopping import Stopped
 from trainers.parallel import ranks
@@ -41,9 +41,9 @@ def materialised(store: Store, spec: MixtureSpec, *, taught: bool = False) -> Ma
 
 @contextmanager
 def recorded(
-    store: Store, run: str, kind: str, mixture: str, settings: TrainingSettings, **more: Any
+    store: Store, run: str, kind: str, mixture: str | None, settings: TrainingSettings, **more: Any
 ) -> Iterator[dict[str, Any]]:
-    """The row of a run in `runs`: running; then finished, or failed.
+    """The row of a run in `runs`: running; then finished, or failed. mixture: None for one of several.
 
     What the body puts into the dictionary it gets: `result` (a reference or folder), and anything else, which joins the
     row's config.
@@ -106,22 +106,26 @@ def record_history(store: Store, run: str, rows: Sequence[dict[str, Any]]) -> No
     store.transaction(work)
 
 
-def drawn_from(store: Store, data: MaterialisedMixture, holdout: float) -> dict[str, Slice]:
-    """What a training draws from, of the components that it holds rows out of: slices that the store keeps, by name of
-    the component."""
-    kept, out = hold_out(data, holdout)
+def drawn_from(store: Store, phases: Phases, holdout: float) -> dict[tuple[str, str], Slice]:
+    """What a training draws from, of the components that it holds rows out of: slices that the store keeps, by name and
+    digest of the component."""
+    kept, _ = phases.hold_out(holdout)
     found, label = {}, f"{TRAIN}, holdout={holdout:g}"
-    for c in data.spec.components:
-        if c.name in out:
-            ids, before = kept.components[c.name].example_ids(), f"{c.slice}, " if c.slice else ""
-            found[c.name] = slice_of(c.collection, before + label, "what a training with this holdout draws from", ids)
+    for (whole, _), (left, _) in zip(phases.parts, kept.parts, strict=True):
+        for c in whole.spec.components:
+            if left.components[c.name] is not whole.components[c.name]:
+                ids, before = left.components[c.name].example_ids(), f"{c.slice}, " if c.slice else ""
+                found[c.name, c.digest] = slice_of(
+                    c.collection, before + label, "what a training with this holdout draws from", ids
+                )
     if found:
         ranks.on_main(lambda: keep(store, list(found.values())))
     return found
 
 
 def record_training(
-    store: Store, run: str, record: Mapping[str, Any], out: Path, slices: Mapping[str, Slice] | None = None
+    store: Store, run: str, record: Mapping[str, Any], out: Path,
+    slices: Mapping[tuple[str, str], Slice] | None = None,
 ) -> None:  # fmt: skip
     """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`, `evaluation_queries`), from its record;
     once, whatever was there of this run. slices: `drawn_from`, in place of the components.
@@ -130,7 +134,7 @@ def record_training(
     one, as the model's: `mixture evaluate` writes such. The loss on held-out rows is there with its step alone.
     """
     model, now = str(out.resolve()), datetime.now(UTC)
-    common = {"model": model, "mixture": record["mixture"]["id"], "evaluated_at": now}
+    common = {"model": model, "mixture": (record["mixture"] or {}).get("id"), "evaluated_at": now}
     rows = [row | common | {"run_id": run} for row in record["evaluations"]]
     rows += [row | {"step": None} for row in rows if row["step"] == record["final_step"]]
     rows += [
@@ -139,9 +143,10 @@ def record_training(
          "run_id": run, **common}
         for row in record.get("held_out", ())
     ]  # fmt: skip
-    draws = [row | {"run_id": run} for row in record["drawn"]]
+    draws = [{name: value for name, value in row.items() if name != "phases"} | {"run_id": run}
+             for row in record["drawn"]]  # fmt: skip
     for row in draws:
-        if (drawn := (slices or {}).get(row["collection"])) is not None:
+        if (drawn := (slices or {}).get((row["collection"], row["digest"]))) is not None:
             row |= {"slice_of": drawn.collection, "selection": drawn.selection}
     queries = [
         one

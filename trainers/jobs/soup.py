@@ -20,6 +20,7 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import require_pytrec_eval
+from trainers.finetune.output import mixtures_of
 from trainers.finetune.scores import METRIC, check_judged, load_suites
 from trainers.model.alike import Trained, check_alike, common_start, opened
 from trainers.model.template import CONFIG, RECORD
@@ -197,7 +198,8 @@ def _mixture_id(part: Trained) -> str | None:
 
 def _record(parts: Sequence[Trained], shares: Sequence[float]) -> dict[str, Any]:
     """What stands in the soup's `training.json`: run_id (None: no training made it), model, mixture (of all, or None),
-    template (of all, where each has one) and soup (model, weight, run_id, mixture and collections of each)."""
+    template (of all, where each has one) and soup (model, weight, run_id, mixture and collections of each, and phases
+    of one that had several)."""
     mixtures = [part.record.get("mixture") for part in parts]
     same = len({_mixture_id(part) for part in parts}) == 1
     record: dict[str, Any] = {"run_id": None, "model": common_start(parts), "mixture": mixtures[0] if same else None}
@@ -207,9 +209,13 @@ def _record(parts: Sequence[Trained], shares: Sequence[float]) -> dict[str, Any]
         {
             "model": str(part.folder.resolve()), "weight": share, "run_id": part.record.get("run_id"),
             "mixture": _mixture_id(part),
-            "collections": [c["collection"] for c in (mixture or {}).get("components", ()) if c["weight"] > 0],
-        }
-        for part, share, mixture in zip(parts, shares, mixtures, strict=True)
+            "collections": list(dict.fromkeys(
+                c["collection"] for one in mixtures_of(part.record) for c in one["mixture"]["components"]
+                if c["weight"] > 0
+            )),
+        } | ({"phases": [one | {"mixture": one["mixture"]["id"]} for one in mixtures_of(part.record)]}
+             if "phases" in part.record else {})
+        for part, share in zip(parts, shares, strict=True)
     ]  # fmt: skip
     return record
 

@@ -12,12 +12,13 @@ from mixture.jobs.contamination import matches_of, warn_of_test_rows
 from mixture.jobs.statement import statement_for_training
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, Stage, quiet
-from mixture.registry import Mixture
+from mixture.registry import Mixture, SavedMixture
 from mixture.store import Store
 from mixture.suites.suite import Suite
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished, record_of
+from trainers.finetune.phases import Phases, as_phases, checked
 from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import Trained, asked_for
 from trainers.jobs.runs import drawn_from, finished_config, materialised, record_training, recorded
@@ -27,12 +28,13 @@ from trainers.parallel import ranks
 
 
 def train(
-    store: Store, mixture: Mixture, model: Name, *, out: Name, settings: FinetuneSettings | None = None,
-    suites: Names = (), half: str | None = None, stage: Stage = quiet,
+    store: Store, mixture: Mixture | Sequence[tuple[Mixture, int]], model: Name, *, out: Name,
+    settings: FinetuneSettings | None = None, suites: Names = (), half: str | None = None, stage: Stage = quiet,
 ) -> Trained:  # fmt: skip
     """Fine-tune a retriever on a mixture into the folder `out`, each batch from one collection.
 
-    mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag)
+    mixture: saved, or what names it (an id or its beginning, a name, name:version, a tag); or phases, pairs of these
+             and a number of steps, trained on one after the other under one schedule. Their sum is the setting `steps`
     model:   a folder or a name; `tiny-qwen2` is built from the data, `static` is a table of token vectors
     suites:  folders in BEIR layout and names, evaluated on as the settings say; `half` (learn or report) takes one
              half of their queries
@@ -42,23 +44,25 @@ def train(
     card says what the mixture holds of the registered test suites and of `suites` (`jobs.contamination_statement`).
     """
     settings, target = settings or FinetuneSettings(), Path(out).expanduser()
-    spec = registry.resolve(store, mixture).spec
+    given = [(mixture, settings.steps)] if isinstance(mixture, SavedMixture | str) else checked(mixture)
+    specs = [(registry.resolve(store, one).spec, steps) for one, steps in given]
     name, asked = asked_for(model, target, suites, settings)
     show = stage("training")
     loaded = load_suites(asked, half)
-    data = materialised(store, spec, taught=settings.taught)
-    ranks.on_main(lambda: warn_of_test_rows(matches_of(store, spec.components)))
-    base = resolve_model(store.work, data, name, seed=settings.seed)
-    return trained_on(store, data, base, loaded, target, settings, show, shown(model))
+    phases = Phases.of([(materialised(store, spec, taught=settings.taught), steps) for spec, steps in specs])
+    ranks.on_main(lambda: warn_of_test_rows(matches_of(store, phases.components)))
+    base = resolve_model(store.work, phases.whole, name, seed=settings.seed)
+    return trained_on(store, phases, base, loaded, target, settings, show, shown(model))
 
 
 def trained_on(
-    store: Store, data: MaterialisedMixture, base: str, suites: Sequence[Suite], out: Path,
+    store: Store, data: MaterialisedMixture | Phases, base: str, suites: Sequence[Suite], out: Path,
     settings: FinetuneSettings, show: Progress, title: str | None = None,
 ) -> Trained:  # fmt: skip
     """`train` with all that was asked for at hand; base: as `resolve_model` gives it, called `title`."""
-    settings = fitted(settings, base)
-    run = identity(data, base, settings, suites)
+    phases = as_phases(data, settings)
+    settings = fitted(phases.settings(settings), base)
+    run = identity(phases, base, settings, suites)
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
         return Trained.of(out, before=True)
@@ -67,9 +71,12 @@ def trained_on(
     from trainers.loop.trackers import chosen as tracker_name
 
     tracker_name(settings.tracker)
-    searched = ranks.on_main(lambda: asdict(statement_for_training(store, data.spec, suites)))
-    with recorded(store, run, "finetune", data.spec.id, settings, model=base, out=str(out.resolve())) as row:
-        finetune(data, base, settings, out, suites=suites, contamination=searched, progress=show)
-        record_training(store, run, record_of(out), out, drawn_from(store, data, settings.holdout))
+    searched = ranks.on_main(lambda: asdict(statement_for_training(store, phases.specs, suites)))
+    told = {"phases": phases.by_id} if len(phases.parts) > 1 else {}
+    with recorded(
+        store, run, "finetune", phases.mixture_id, settings, model=base, out=str(out.resolve()), **told
+    ) as row:  # fmt: skip
+        finetune(phases, base, settings, out, suites=suites, contamination=searched, progress=show)
+        record_training(store, run, record_of(out), out, drawn_from(store, phases, settings.holdout))
         row["result"] = str(out.resolve())
     return Trained.of(out, before=False)

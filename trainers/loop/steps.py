@@ -72,6 +72,10 @@ class LossWatch:
         exploded = len(last) == WATCHED and sum(last) / WATCHED > EXPLODED * started + 1.0
         return started if exploded else None
 
+    def forget(self) -> None:
+        """What comes is not to be compared with what was."""
+        self.first, self.last = {}, {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first, "last": self.last}
 
@@ -208,6 +212,10 @@ class TrainingLoop:
             worst = losses.topk(min(4, len(losses))).indices.tolist()
             raise self._diverged(f"the loss exploded to {value:.4g} from {started:.4g} at the start", batch, worst)
         return value
+
+    def begin_phase(self) -> None:
+        """From here on losses are others: of other rows, negatives or loss weights."""
+        self._watch.forget()
 
     def _diverged(self, what: str, batch: TextBatch, places: Sequence[int] | None = None) -> MixtureError:
         where = batch.describe(places)

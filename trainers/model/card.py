@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from trainers.finetune.output import held_out
+from trainers.finetune.output import held_out, mixtures_of
 
 TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dense-retrieval", "retrieval-mixture"]
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -22,9 +22,11 @@ queries = model.encode_query(["how do glaciers move?"])
 documents = model.encode_document(["Glaciers flow downhill under their own weight."])
 print(model.similarity(queries, documents))
 ```"""
-SEEN = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches
-N{holdout}` lists the rows of each step. In the store that trained it, `FROM seen_by('{run}')` says how often each row
-was seen."""
+ORDER = """The order in which rows are drawn is a function of the mixture and the settings: `mixture export --batches
+N{holdout}` lists the rows of each step."""
+ORDER_OF_PHASES = """The order in which rows are drawn is a function of the phases and the settings. A collection that
+several phases have goes on where the last one left it."""
+SEEN = """In the store that trained it, `FROM seen_by('{run}')` says how often each row was seen."""
 HELD_OUT = """InfoNCE in nats, before training and of this model, on rows of the mixture that no batch drew: each
 query with its positive, its own negatives and passages of other held-out rows."""
 
@@ -44,13 +46,18 @@ still there were trained on."""
 def model_card(record: Mapping[str, Any]) -> str:
     """The card of a finished run, from its record (`training.json`): front matter as the Hugging Face hub reads it, and
     the facts as tables."""
-    mixture, step, share = record["mixture"], record["final_step"], record["settings"].get("holdout")
+    step, share, phases = record["final_step"], record["settings"].get("holdout"), mixtures_of(record)
+    ids = list(dict.fromkeys(phase["mixture"]["id"] for phase in phases))
+    told = [f"on the mixture `{phase['mixture']['id']}`" for phase in phases]
+    if len(phases) > 1:
+        told = [f"{one} for {phase['steps']} steps" for one, phase in zip(told, phases, strict=True)]
+    order = ORDER_OF_PHASES if "phases" in record else ORDER.format(holdout=f" --holdout {share:g}" if share else "")
     scores = [row for row in record["evaluations"] if row["step"] == step]
-    title = f"Retriever trained on mixture {mixture['id']}"
+    title = f"Retriever trained on mixture{'s' * (len(ids) > 1)} {', '.join(ids)}"
     parts = [
         f"---\n{_front_matter(record, scores, title).to_yaml()}\n---",
         f"# {title}",
-        f"A dense retriever: `{_shown(record['model'])}` fine-tuned on the mixture `{mixture['id']}` (run "
+        f"A dense retriever: `{_shown(record['model'])}` fine-tuned {', then '.join(told)} (run "
         f"`{record['run_id']}`, {step} steps), each batch from one collection.",
         "## Use",
         USAGE,
@@ -58,9 +65,9 @@ def model_card(record: Mapping[str, Any]) -> str:
         *(text for name, text in OF_SETTINGS.items() if record["settings"].get(name)),
         "## What it was trained on",
         _data_table(record),
-        SEEN.format(run=record["run_id"], holdout=f" --holdout {share:g}" if share else ""),
+        " ".join((order, SEEN.format(run=record["run_id"]))),
     ]
-    parts += ["## Test data", *_test_data(mixture["id"], record.get("contamination"))]
+    parts += ["## Test data", *_test_data(_trained_on(record), record.get("contamination"))]
     if scores:
         parts += ["## Evaluation", _score_table(scores)]
     if losses := held_out(record):
@@ -84,7 +91,7 @@ def soup_card(record: Mapping[str, Any]) -> str:
     began = f", all fine-tuned from `{_shown(start)}`" if start else ""
     rows = [
         (_escaped(_shown(part["model"])), f"{part['weight']:.4f}",
-         *(f"`{part[name]}`" if part[name] else "not known" for name in ("run_id", "mixture")))
+         f"`{part['run_id']}`" if part["run_id"] else "not known", _mixtures(part))
         for part in parts
     ]  # fmt: skip
     return "\n\n".join([
@@ -97,6 +104,13 @@ def soup_card(record: Mapping[str, Any]) -> str:
         "## What it is made of",
         _table(("model", "weight", "run", "mixture"), rows, numbers=(1,)),
     ]) + "\n"  # fmt: skip
+
+
+def _mixtures(part: Mapping[str, Any]) -> str:
+    """What a part of a soup was trained on."""
+    if "phases" in part:
+        return ", then ".join(f"`{one['mixture']}` for {one['steps']} steps" for one in part["phases"])
+    return f"`{part['mixture']}`" if part["mixture"] else "not known"
 
 
 def _template(template: Mapping[str, str]) -> str:
@@ -121,7 +135,8 @@ def _front_matter(record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
         )
         for row in scores
     ]  # fmt: skip
-    names = list(dict.fromkeys(part["collection"] for part in record["mixture"]["components"] if part["weight"] > 0))
+    parts = [part for one in mixtures_of(record) for part in one["mixture"]["components"]]
+    names = list(dict.fromkeys(part["collection"] for part in parts if part["weight"] > 0))
     return ModelCardData(
         library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS,
         base_model=_base(record["model"]), datasets=names, model_name=title, eval_results=results or None,
@@ -139,23 +154,43 @@ def _shown(model: str) -> str:
 
 
 def _data_table(record: Mapping[str, Any]) -> str:
-    components = record["mixture"]["components"]
-    rows = [
-        (d["collection"], f"{c['weight']:.4f}", f"{c['loss_weight']:g}", f"{d['num_examples']:,}",
-         f"{d['examples_drawn']:,}", f"{d['epochs']:.2f}", f"`{c['digest'][:16]}`")
-        for c, d in zip(components, record["drawn"], strict=True)
-    ]  # fmt: skip
-    rows.sort(key=lambda row: (-float(row[1]), row[0]))
-    names = ("collection", "weight", "loss weight", "examples", "drawn", "epochs", "content digest")
-    return _table(names, ((_escaped(name), *rest) for name, *rest in rows), numbers=range(1, 6))
+    """A row for each component; its weights in several phases side by side."""
+    mixtures = [one["mixture"] for one in record.get("phases") or [record]]
+    parts = [{_name(c): c for c in mixture["components"]} for mixture in mixtures]
+    rows = []
+    for d in record["drawn"]:
+        numbers = d.get("phases", [1])
+        own = {number: parts[number - 1][d["collection"]] for number in numbers}
+        loss_weights = dict.fromkeys(f"{c['loss_weight']:g}" for c in own.values())
+        rows.append((
+            d["collection"], *(f"{own[n]['weight']:.4f}" if n in own else "0" for n in range(1, 1 + len(parts))),
+            ", ".join(loss_weights), f"{d['num_examples']:,}", f"{d['examples_drawn']:,}", f"{d['epochs']:.2f}",
+            f"`{d['digest'][:16]}`",
+        ))  # fmt: skip
+    rows.sort(key=lambda row: (*(-float(weight) for weight in row[1 : 1 + len(parts)]), row[0]))
+    weights = [f"weight, phase {n}" for n in range(1, 1 + len(parts))] if len(parts) > 1 else ["weight"]
+    names = ("collection", *weights, "loss weight", "examples", "drawn", "epochs", "content digest")
+    return _table(names, ((_escaped(name), *rest) for name, *rest in rows), numbers=range(1, 5 + len(parts)))
 
 
-def _test_data(mixture: str, found: Mapping[str, Any] | None) -> list[str]:
-    """What the mixture holds of test sets (`mixture.jobs.ContaminationStatement`); None: nobody looked."""
+def _name(component: Mapping[str, Any]) -> str:
+    """As `mixture.specs.Component.name`."""
+    name = component["collection"]
+    return f"{name}[{component['slice']}]" if "slice" in component else str(name)
+
+
+def _trained_on(record: Mapping[str, Any]) -> list[str]:
+    """The ids of all mixtures that a training drew from, or was to draw from."""
+    return list(dict.fromkeys(one["mixture"]["id"] for one in record.get("phases") or [record]))
+
+
+def _test_data(mixtures: Sequence[str], found: Mapping[str, Any] | None) -> list[str]:
+    """What the mixtures hold of test sets (`mixture.jobs.ContaminationStatement`); None: nobody looked."""
     if found is None or not found["suites"]:
         why = "It was trained without the store. " if found is None else ""
-        parts = [f"{why}No test suite was looked for in its training data. `mixture show {mixture} --contamination "
-                 "--against SUITE` does so where the store is."]  # fmt: skip
+        does = "do" if len(mixtures) > 1 else "does"
+        commands = " and ".join(f"`mixture show {mixture} --contamination --against SUITE`" for mixture in mixtures)
+        parts = [f"{why}No test suite was looked for in its training data. {commands} {does} so where the store is."]
     else:
         parts = [LOOKED_FOR, _suite_table(found["suites"])]
     left = {} if found is None else found["unchecked"]

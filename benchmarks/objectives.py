@@ -69,7 +69,7 @@ def prepare(store: Store, data: Path) -> None:
     jobs.create(store, "uniform", collections=COLLECTIONS, slices=["xquad:language"], miners=[TEACHER])
 
 
-def train(store: Store, options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+def train(folder: Path, options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """The scores of every query after a training, and its seconds; the model goes."""
     file = options.work / "scores" / options.model / f"{name}-{options.steps}-{seed}.json"
     if file.is_file():
@@ -79,7 +79,7 @@ def train(store: Store, options: argparse.Namespace, name: str, seed: int) -> di
     out, started = options.work / "models" / f"{options.model}-{name}-{seed}", time.process_time()
     settings = resolve(trainers.FinetuneSettings, "static" if options.model == "static" else None, given)
     suites = sorted(find_suites([options.data / "eval"]), key=lambda folder: folder.name)
-    trainers.train(store, "uniform", options.model, out=out, settings=settings, suites=suites)
+    trainers.train_on_folder(folder, options.model, out=out, settings=settings, suites=suites)
     record = json.loads((out / "training.json").read_text())
     scores = {row["suite"]: row["values"]["ndcg@10"] for row in record["query_scores"]}
     found = {"scores": scores, "seconds": round(time.process_time() - started, 1)}
@@ -118,10 +118,13 @@ def main() -> None:
     table: dict[str, Any] = {}
     with Store.open(str(options.work / "store"), create=True) as store:
         prepare(store, options.data)
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for seed in range(options.seeds):  # seed by seed, so that what is there is comparable
-            for name in names:
-                runs[name].append(train(store, options, name, seed))
+        folder = options.work / "mixture"
+        if not (folder / "mixture.json").is_file():
+            jobs.export(store, "uniform", materialised=folder)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in range(options.seeds):  # seed by seed, so that what is there is comparable
+        for name in names:
+            runs[name].append(train(folder, options, name, seed))
     plain = [run["scores"] for run in runs["info_nce"]]
     for name, found in runs.items():
         # Batches hold the same rows, but for mixed ones.

@@ -1,6 +1,7 @@
 """A mixture's rows as JSON lines, for trainers of other projects: a file for each component, in a new folder.
 
-Rows stream out of the store. The folder gets its name when all of it is written.
+Texts of passages go through a file, so memory holds a few thousand rows. The folder gets its name when all of it is
+written.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mixture.errors import UsageError
 from mixture.registry.names import SavedMixture
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, read
-from mixture.store.materialise import USED, with_content
+from mixture.store.materialise import PASSAGES, PLACES, with_content, write_arrow
 
 ROWS_AT_ONCE = 4_096
 # Of one file or several, so that a reader that opens each anew is ready within a minute or two.
 MOST_LISTED = 256
 SCALES = 2_000
+SIDES = ("pos", "neg")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Written:
 
 
 Lines = Callable[[dict[str, Any], Source], Iterable[dict[str, Any]]]
-"""The lines of a row: example_id, query, language, and pos and neg, which are lists of id, title, text, score."""
+"""The lines of a row: example_id, query, language, and pos and neg, lists of passage_id, title, text and score."""
 
 
 @contextmanager
@@ -163,65 +166,86 @@ def _write(
         [part.collection],
     )
     source = Source(component, next(iter(stored["prompts"] or ()), None), stored["titled"])
-    chosen = scores(store, component)
-    parameters = read.part_parameters(part) | {"teacher": chosen.teacher} | ({"drawn": drawn} if drawn else {})
-    reader = store.connection.execute(_query(component, chosen, drawn), parameters).to_arrow_reader(ROWS_AT_ONCE)
+    found, parameters = scores(store, component), read.part_parameters(part)
     rows = filled = 0
-    with file.open("w", encoding="utf-8") as stream:
+    with tempfile.TemporaryDirectory(dir=file.parent.parent) as scratch, file.open("w", encoding="utf-8") as stream:
+        texts = Path(scratch) / "passages.arrow"
+        write_arrow(store, f"{_rows(component)} {PASSAGES}", parameters, texts)
+        passages = _Passages(texts)
+        parameters["teacher"] = found.teacher
+        reader = store.connection.execute(_query(component, found), parameters).to_arrow_reader(ROWS_AT_ONCE)
         for batch in reader:
-            for row in batch.to_pylist():
-                filled += row["bare"]
+            some = batch.to_pylist()
+            for row in some:
                 if drawn and not row["neg"]:
-                    raise UsageError(
-                        f"nothing can serve as a negative for some examples of {component.name}; leave it out"
-                    )
+                    row["neg"] = _drawn(row, drawn, len(passages))
+                    filled += 1
+                    if not row["neg"]:
+                        raise UsageError(
+                            f"nothing can serve as a negative for some examples of {component.name}; leave it out"
+                        )
+            told = passages.of({one["row"] for row in some for side in SIDES for one in row[side]})
+            for row in some:
+                for side in SIDES:
+                    row[side] = [told[one["row"]] | {"score": one["score"]} for one in row[side]]
                 for line in lines(row, source):
                     stream.write(json.dumps(line, ensure_ascii=False) + "\n")
                     rows += 1
-    return Written(source, file.name, rows, filled if drawn else 0)
+    return Written(source, file.name, rows, filled)
 
 
-# From the place that an example's id says, one passage after the other; ids of passages are hashes, so their order is
-# that of chance.
-DRAWN = f""", place AS (
-    SELECT passage_id, row_number() OVER (ORDER BY passage_id) - 1 AS row
-    FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c
-), drawn AS (
-    SELECT example_id, passage_id, step
-    FROM (SELECT example_id, taken, ('0x' || example_id[:12])::BIGINT AS first,
-                 unnest(range(least($drawn + len(taken), (SELECT count(*) FROM place)))) AS step
-          FROM (SELECT example_id, list_transform(positives, lambda p: p.passage_id) AS taken
-                FROM own ANTI JOIN against USING (example_id)))
-    JOIN place ON row = (first + step) % (SELECT count(*) FROM place)
-    WHERE NOT list_contains(taken, passage_id)
-    QUALIFY row_number() OVER (PARTITION BY example_id ORDER BY step) <= $drawn
-), chance AS (
-    SELECT example_id,
-           list({{'id': passage_id, 'title': title, 'text': text, 'score': NULL::FLOAT}} ORDER BY step) AS those
-    FROM drawn JOIN (SELECT * FROM passages WHERE collection = $c) USING (passage_id) GROUP BY example_id)"""
-
-
-def _query(component: Component, scores: Scores, drawn: int) -> str:
-    """example_id, query, language, pos, neg (lists of id, title, text, score), bare (whether it has no negatives of its
-    own), in order of example id."""
-    passage = "'id': passage_id, 'title': p.title, 'text': p.text"
+def _query(component: Component, scores: Scores) -> str:
+    """example_id, query, language, pos, neg (lists of row, which is a passage's place in order of id, and score), in
+    order of example id."""
     return f"""
-WITH own AS {read.part_examples(component.part)}, against AS {read.part_negatives(component.part)}
-{DRAWN if drawn else ""}
-SELECT own.example_id, own.query, own.language, positive.those AS pos, negative.those IS NULL AS bare,
-       coalesce(negative.those, {"chance.those, " if drawn else ""}[]) AS neg
+{_rows(component)}, place AS ({PLACES})
+SELECT own.example_id, own.query, own.language, positive.those AS pos, coalesce(negative.those, []) AS neg
 FROM own JOIN (
-    SELECT one.example_id, list({{{passage}, 'score': {scores.positive}}} ORDER BY one.at) AS those
+    SELECT one.example_id, list({{'row': row, 'score': {scores.positive}}} ORDER BY one.at) AS those
     FROM (SELECT example_id, unnest(positives).passage_id AS passage_id, unnest(positives).grade AS grade,
                  generate_subscripts(positives, 1) AS at FROM own) one
-    JOIN (SELECT * FROM passages WHERE collection = $c) p USING (passage_id)
+    JOIN place USING (passage_id)
     LEFT JOIN (SELECT * FROM positive_scores WHERE collection = $c AND miner = $teacher) s
          USING (example_id, passage_id)
     GROUP BY one.example_id) positive USING (example_id)
 LEFT JOIN (
-    SELECT against.example_id, list({{{passage}, 'score': n.score}} ORDER BY against.place, passage_id) AS those
-    FROM against JOIN (SELECT * FROM passages WHERE collection = $c) p USING (passage_id)
+    SELECT against.example_id, list({{'row': row, 'score': n.score}} ORDER BY against.place, passage_id) AS those
+    FROM against JOIN place USING (passage_id)
     LEFT JOIN (SELECT * FROM negatives WHERE collection = $c AND miner = $teacher) n USING (example_id, passage_id)
     GROUP BY against.example_id) negative USING (example_id)
-{"LEFT JOIN chance USING (example_id)" if drawn else ""}
 ORDER BY own.example_id"""
+
+
+def _rows(component: Component) -> str:
+    return f"WITH own AS {read.part_examples(component.part)}, against AS {read.part_negatives(component.part)}"
+
+
+class _Passages:
+    """Passages of an Arrow file by row. It stays on disk; a table's `take` would put all of it together first."""
+
+    def __init__(self, file: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def of(self, rows: set[int]) -> dict[int, dict[str, str]]:
+        """id, title and text of each."""
+        wanted = np.sort(np.fromiter(rows, np.int64))
+        found: dict[int, dict[str, str]] = {}
+        for batch, end in zip(self._batches, self._ends, strict=True):
+            start = end - batch.num_rows
+            here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
+            found.update(zip(here.tolist(), batch.take(pa.array(here - start)).to_pylist(), strict=True))
+        return found
+
+
+def _drawn(row: dict[str, Any], count: int, passages: int) -> list[dict[str, Any]]:
+    """Up to `count` passages that are not the row's positives, one after the other from the place that the example's id
+    says. Ids of passages are hashes, so their order is that of chance."""
+    taken = {one["row"] for one in row["pos"]}
+    first = int(row["example_id"], 16)
+    tried = ((first + step) % passages for step in range(min(count + len(taken), passages)))
+    return [{"row": place, "score": None} for place in tried if place not in taken][:count]

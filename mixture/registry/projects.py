@@ -84,7 +84,7 @@ def export_llama_factory(store: Store, mixture: SavedMixture, folder: Path) -> t
 def _tevatron(row: dict[str, Any], source: Source) -> Iterator[dict[str, Any]]:
     def passages(side: str) -> list[dict[str, str]]:
         # An empty title puts a space before the text.
-        return [{"docid": one["id"], **({"title": one["title"]} if source.titled else {}), "text": one["text"]}
+        return [{"docid": one["passage_id"], **({"title": one["title"]} if source.titled else {}), "text": one["text"]}
                 for one in row[side]]  # fmt: skip
 
     line = {"query_id": row["example_id"], "query": row["query"], "positive_passages": passages("pos"),

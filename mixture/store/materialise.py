@@ -129,8 +129,8 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
         part = component.part
         rows = f"WITH own AS {read.part_examples(part)}, against AS {read.part_negatives(part)}"
         params = read.part_parameters(part)
-        _write_arrow(store, f"{rows} {PASSAGES}", params, scratch / "passages.arrow")
-        written = _write_arrow(store, f"{rows}, place AS ({PLACES}) {EXAMPLES}", params, scratch / "examples.arrow")
+        write_arrow(store, f"{rows} {PASSAGES}", params, scratch / "passages.arrow")
+        written = write_arrow(store, f"{rows}, place AS ({PLACES}) {EXAMPLES}", params, scratch / "examples.arrow")
         if written != num_examples:
             raise StoreError(f"wrote {written} of {num_examples} examples of {component.name}")
         (stored,) = store.rows(
@@ -186,7 +186,8 @@ def _check(store: Store, component: Component) -> None:
         )
 
 
-def _write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:
+def write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:
+    """Write what a query finds as an Arrow file, block by block. Returns the number of rows."""
     reader = store.connection.execute(query, params).to_arrow_reader(BATCH_ROWS)
     rows = 0
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:

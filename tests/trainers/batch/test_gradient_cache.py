@@ -94,6 +94,17 @@ def _spread_out(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     return batch_losses(loop, source.homogeneous(0)).mean()
 
 
+def _distil(kind: str, loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    loop.settings = replace(loop.settings, loss="distil", distil_by=kind)
+    batch = source.homogeneous(0)
+    teacher = torch.linspace(1, 0, len(batch.passages)).view(len(batch.queries), -1)
+    return batch_losses(loop, replace(batch, teacher=teacher)).mean()
+
+
+def _mixed_batch(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
+    return batch_losses(loop, source.shared(0)).mean()
+
+
 def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
     """tDRO's: examples weigh as their collection's weight."""
     batch = source.mixed(0)
@@ -105,7 +116,8 @@ def _proxy_loss(loop: TrainingLoop, source: BatchSource) -> torch.Tensor:
 @pytest.mark.parametrize(
     "loss_of",
     [_finetuning_loss, _expected_ndcg, partial(_several_positives, 0), partial(_several_positives, 16),
-     _margin_and_hardness, _all_directions, _spread_out, _proxy_loss],
+     _margin_and_hardness, _all_directions, _spread_out, partial(_distil, "kl"), partial(_distil, "margin_mse"),
+     _mixed_batch, _proxy_loss],
 )  # fmt: skip
 def test_cached_gradients_equal_those_of_one_pass(
     mixture_data: MaterialisedMixture, model: str, tmp_path: Path, loss_of

@@ -44,15 +44,17 @@ OTHERS: dict[str, dict[str, Any]] = {
     "drawn": {"loss": "expected_ndcg", "ndcg_positives": "all", "ndcg_samples": 16},
     "directions": {"directions": ("qd", "qq", "dq", "dd")},
     "spread_out": {"spread_out": 20.0},
+    "distil": {"loss": "distil", "margin": 0.3, "margin_by": "teacher"},
+    "margin_mse": {"loss": "distil", "distil_by": "margin_mse", "teacher_temperature": 1.0},
 }
 
 
 def _of_one_query(batch: TextBatch) -> TextBatch:
-    """The first and the last example, which two ranks have, answer one question."""
+    """The first and the last example, which two ranks have, answer one question; a teacher scored the passages."""
     assert batch.masked is not None
     masked = batch.masked.clone()
     masked[0, -3] = masked[-1, 0] = True
-    return replace(batch, masked=masked)
+    return replace(batch, masked=masked, teacher=torch.linspace(1, 0, len(batch.passages)).view(len(masked), -1))
 
 
 def gradients(folder: Path, mixture: str, model: str, out: Path) -> None:

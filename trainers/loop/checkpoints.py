@@ -102,6 +102,7 @@ class Checkpoints:
     def load_best(self) -> None:
         """Put the weights of the best step into the model."""
         self.restore_best(self.model)
+        self.accelerator.wait_for_everyone()  # the first rank deletes what the others still read
 
     def restore_best(self, model: torch.nn.Module) -> None:
         """Put the weights of the best step into `model`, which is built like the one that is trained."""

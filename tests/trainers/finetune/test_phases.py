@@ -24,6 +24,7 @@ from mixture.sampling import BatchPlan
 from mixture.specs import MixtureSpec
 from mixture.store.materialise import materialise
 from tests.trainers.conftest import kill_at
+from trainers.__main__ import app
 from trainers.batch import texts
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.identity import identity
@@ -388,6 +389,28 @@ def test_the_best_step_may_lie_in_the_first_phase_and_the_card_says_so(
     assert told == (
         first if step <= 6 else f"{first} for 6 steps, then on the mixture `{loud.id}` for {step - 6} steps"
     )
+
+
+def test_a_folder_trains_in_phases_to_the_same_run(
+    small_store: Store, mixture_data: MaterialisedMixture, flat: MaterialisedMixture, static_model: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    phases, folder = [(mixture_data, 3), (flat, 2)], str(mixture_data.folder)
+    made = trainers.train_on_folder(phases, static_model, out=tmp_path / "out", settings=SETTINGS)
+    again = trainers.train(small_store, [("mix", 3), ("flat", 2)], static_model, out=tmp_path / "again",
+                           settings=SETTINGS)  # fmt: skip
+    assert (made.run, made.phases) == (again.run, again.phases)
+    assert _same(tmp_path / "out", tmp_path / "again")
+    asked = [folder, "--model", str(static_model), "--out", str(tmp_path / "out"), "--json"]
+    for name, value in asdict(SETTINGS).items():
+        if value != getattr(FinetuneSettings, name) and name != "steps":
+            asked += ["--set", f"{name}={value}"]
+    asked += ["--phase", f"{mixture_data.spec.id}:3", "--phase", f"{flat.spec.id[:6]}:2"]
+    app(asked, standalone_mode=False)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["run"], found["finished_at"] is not None) == (made.run, True)
+    with pytest.raises(UsageError, match="leave `steps` out"):
+        app([*asked, "--steps", "5"], standalone_mode=False)
 
 
 @pytest.mark.parametrize(

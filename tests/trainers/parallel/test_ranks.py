@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from cli import app
-from mixture import Store
+from mixture import Store, registry
 from mixture.materialised import MaterialisedMixture
 from mixture.sampling import BatchPlan
+from mixture.store.materialise import materialise
 from tests.trainers.conftest import write_suite
 from trainers.batch.texts import BatchSource, TextBatch
 from trainers.finetune import FinetuneSettings
@@ -234,10 +235,16 @@ def test_two_ranks_learn_the_weights_of_one_towards_a_target(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("phases", [False, True])
 def test_two_ranks_hold_out_the_rows_of_one(
-    mixture_data: MaterialisedMixture, static_model: Path, tmp_path: Path
+    small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, tmp_path: Path, phases: bool
 ) -> None:
-    train = ["trainers", str(mixture_data.folder), "--model", str(static_model), "--steps", "8", "--batch-size", "7"]
+    steps = ["--steps", "8"]
+    if phases:
+        parts = registry.pin(small_store)
+        equal = materialise(small_store, registry.weighted(parts, dict.fromkeys(parts, 1.0)))
+        steps = ["--phase", f"{mixture_data.spec.id}:5", "--phase", f"{equal.spec.id}:3"]
+    train = ["trainers", str(mixture_data.folder), "--model", str(static_model), *steps, "--batch-size", "7"]
     for assignment in ("temperature=0.05", "negatives=1", "learning_rate=0.02", "holdout=0.4", "evaluate_every=4",
                        "final=best", "tracker=none"):  # fmt: skip
         train += ["--set", assignment]
@@ -256,6 +263,7 @@ def test_two_ranks_hold_out_the_rows_of_one(
     one, two = records
     assert [row["num_examples"] for row in one["drawn"]] == [row["num_examples"] for row in two["drawn"]] != [40] * 3
     assert one["final_step"] == two["final_step"]
+    assert (one["drawn"], one.get("phases")) == (two["drawn"], two.get("phases"))
     losses = [[row.pop("loss") for row in record["held_out"]] for record in records]
     assert one["held_out"] == two["held_out"] and len(losses[0]) == 9
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)

@@ -116,7 +116,12 @@ class ComponentData:
         """SHA-256 of all scores, empty where there are none."""
         if self._scores is None:
             return ""
-        return hashlib.sha256((self.folder / SCORES).read_bytes()).hexdigest()
+        found = hashlib.sha256()  # of the values: the bytes of an Arrow file hold more than them
+        for side in ("positives", "negatives"):
+            column = self._scores[side]
+            found.update(pc.list_value_length(column).to_numpy().astype(np.int64).tobytes())
+            found.update(pc.fill_null(pc.list_flatten(column), np.nan).to_numpy().astype(np.float32).tobytes())
+        return found.hexdigest()
 
     def queries(self) -> pa.ChunkedArray:
         """The query of every example: num_examples texts."""

@@ -196,7 +196,7 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
         if name not in known:
             raise unknown_name("setting", name, known)
         check = known[name].metadata.get("check")
-        values[name] = check(value, hints, _typed) if check else _typed(name, value, hints[name])
+        values[name] = check(value, hints, typed) if check else typed(name, value, hints[name])
     return kind(**values)
 
 
@@ -209,7 +209,7 @@ def table(settings: TrainingSettings) -> list[dict[str, Any]]:
 
 
 # NAME.OTHER.SETTING=VALUE: an entry of a setting that holds tables; OTHER may hold dots and equals signs.
-IN_TABLE = re.compile(r"([a-z_]+)\.(.+?)\.([a-z_]+)=(.*)", re.DOTALL)
+IN_TABLE = re.compile(r"([a-z_]+)\.(.+?)\.([a-z_]+)\s*=(.*)", re.DOTALL)
 
 
 def _merged(before: Any, value: Any) -> Any:
@@ -233,11 +233,12 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _typed(name: str, value: Any, wanted: Any) -> Any:
+def typed(name: str, value: Any, wanted: Any) -> Any:
+    """A setting's value as the type that it must have. Raises `UsageError` for another."""
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"setting {name} is {value!r}; it must be a list, as [...]")
-        return tuple(_typed(name, item, typing.get_args(wanted)[0]) for item in value)
+        return tuple(typed(name, item, typing.get_args(wanted)[0]) for item in value)
     if value == "none" and type(None) in typing.get_args(wanted):
         return None
     allowed = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)

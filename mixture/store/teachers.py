@@ -7,6 +7,7 @@ They are those of the one miner whose negatives have any, with what the examples
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -71,29 +72,45 @@ def teacher_of(store: Store, part: Part) -> Teacher:
     return Teacher(miners, "one.grade" if len(miners) < 2 and grades["n"] else "NULL::FLOAT")
 
 
-def write_scores(store: Store, spec: MixtureSpec, folder: Path | None = None, *, strict: bool = True) -> None:
+def write_scores(
+    store: Store, spec: MixtureSpec, folder: Path | None = None, *, only: Sequence[str] | None = None,
+    strict: bool = True,
+) -> None:  # fmt: skip
     """Write the scores of today beside each component of a mixture that is materialised in `folder` and has some
     (`ComponentData.scores`).
 
-    strict: raise `UsageError` where a component has scores of several miners; they are left out else
+    only:   of these components
+    strict: raise `UsageError` where a component has scores of several miners, or its content is gone; what lies there
+            stays else
     """
     root = folder or layout.materialised(store.work)
-    several = {}
+    several: dict[str, tuple[str, ...]] = {}
+    found: dict[str, pa.Table | None] = {}
     for component in spec.components:
-        target = layout.component(root, component.digest)
-        (miners, table), _ = with_content(store, component, partial(_scored, part=component.part))
-        if table is not None:
-            _write_atomically(table, target / SCORES)
-        else:
-            (target / SCORES).unlink(missing_ok=True)  # of other miners' negatives, that were the same
+        if only is not None and component.name not in only:
+            continue
+        try:
+            (miners, table), _ = with_content(store, component, partial(_scored, part=component.part))
+        except UsageError:
+            if strict:
+                raise
+            continue
         if len(miners) > 1:
             several[component.name] = miners
+        else:
+            found[component.digest] = table
     if several and strict:
         miners = next(iter(several.values()))
         raise UsageError(
             f"negatives of {', '.join(miners)} have scores in {', '.join(several)}, each on a scale of its own; a "
             "mixture of one of them (`miners`) can teach"
         )
+    for digest, table in found.items():
+        file = layout.component(root, digest) / SCORES
+        if table is not None:
+            _write_atomically(table, file)
+        else:
+            file.unlink(missing_ok=True)  # of other miners' negatives, that were the same
 
 
 def _scored(store: Store, part: Part) -> tuple[tuple[str, ...], pa.Table | None]:

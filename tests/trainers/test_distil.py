@@ -21,6 +21,7 @@ from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
 from mixture.store.teachers import write_scores
+from tests.trainers.conftest import write_suite
 from trainers.batch.texts import BatchSource
 from trainers.finetune import FinetuneSettings
 from trainers.finetune.loop import _source
@@ -210,7 +211,7 @@ def test_training_learns_what_the_teacher_says(mined: Store, tiny_model: Path, t
 def test_without_scores_or_with_two_scales_there_is_no_teacher(mined: Store, tiny_model: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(steps=1, batch_size=8, loss="distil", temperature=0.05, tracker="none")
     jobs.create(mined, "bare", collections=("hard",))
-    with pytest.raises(UsageError, match="no example of the mixture has a teacher's scores"):
+    with pytest.raises(UsageError, match="no example of collection hard has a teacher's scores"):
         trainers.train(mined, "bare", tiny_model, out=tmp_path / "a", settings=settings)
     assert not (tmp_path / "a").exists()
     jobs.mine(mined, "easy", miner="bm25", name="second", per_query=2, seed=3)
@@ -220,3 +221,42 @@ def test_without_scores_or_with_two_scales_there_is_no_teacher(mined: Store, tin
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
     plain = replace(settings, loss="info_nce")
     assert trainers.train(mined, "two", tiny_model, out=tmp_path / "b", settings=plain).steps == 1
+
+
+def test_one_collection_may_have_a_teacher_whatever_the_others_have(
+    mined: Store, tiny_model: Path, tmp_path: Path
+) -> None:
+    jobs.mine(mined, "hard", miner="bm25", per_query=2)
+    jobs.mine(mined, "hard", miner="bm25", name="second", per_query=2, seed=3)
+    jobs.create(mined, "both", collections=("easy", "hard"))
+    plain = FinetuneSettings(steps=2, batch_size=8, temperature=0.05, tracker="none", negatives=2)
+    settings = replace(plain, collection={"easy": {"loss": "distil"}})
+    first = trainers.train(mined, "both", tiny_model, out=tmp_path / "a", settings=settings)
+    mined.transaction(lambda c: c.execute("UPDATE positive_scores SET score = -score WHERE collection = 'hard'"))
+    assert trainers.train(mined, "both", tiny_model, out=tmp_path / "a", settings=settings).run == first.run
+    with pytest.raises(UsageError, match="have scores in hard, each on a scale of its own"):
+        trainers.train(mined, "both", tiny_model, out=tmp_path / "b", settings=replace(plain, loss="distil"))
+    with pytest.raises(UsageError, match="no example of collection middle has a teacher's scores"):
+        jobs.create(mined, "other", collections=("easy", "middle"))
+        bare = replace(plain, collection={"middle": {"loss": "distil"}})
+        trainers.train(mined, "other", tiny_model, out=tmp_path / "c", settings=bare)
+
+
+def test_verdicts_and_ablations_have_the_teacher_and_the_settings_of_collections(
+    mined: Store, static_model: Path, tmp_path: Path
+) -> None:
+    suite = write_suite(materialise(mined, jobs.create(mined, "m", collections=("middle",)).spec), tmp_path / "s", 20)
+    jobs.create(mined, "a", collections=("easy", "hard"), miners=["bm25"])
+    jobs.create(mined, "b", collections=("easy", "middle"), miners=["bm25"])
+    settings = FinetuneSettings(steps=2, batch_size=8, temperature=0.05, tracker="none", negatives=2,
+                                collection={"easy": {"loss": "distil"}, "hard": {"temperature": 0.1}})  # fmt: skip
+    found = trainers.verdict(mined, "a", "b", static_model, [suite], settings=settings, seeds=2)
+    assert found is not None
+    missing = replace(settings, collection={"nowhere": {"temperature": 0.1}})
+    with pytest.raises(UsageError, match="no collection 'nowhere'"):
+        trainers.verdict(mined, "a", "b", static_model, [suite], settings=missing, seeds=2)
+    effects = trainers.ablate(mined, "a", static_model, [suite], settings=settings, seeds=2,
+                              screen="none", holdout=0, extremes=1)  # fmt: skip
+    assert effects is not None
+    with pytest.raises(UsageError, match="do not suit models that are merged"):
+        trainers.ablate(mined, "a", static_model, [suite], settings=settings, seeds=2, holdout=0.5)

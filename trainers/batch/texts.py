@@ -216,15 +216,18 @@ def say_texts(mixture: MaterialisedMixture, template: Template) -> None:
         logger.info("%s", line)
 
 
-def say_small(mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = False) -> None:
+def say_small(
+    mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = False, own: Mapping[str, int] | None = None
+) -> None:
     """A line to the log where batches hold fewer rows than asked for, since there are no more.
 
     mixed: batches are drawn over all collections; else each is of one
+    own:   batch sizes of single collections
     """
     sizes = {c.name: mixture.sizes[c.name] for c in mixture.spec.components if c.weight > 0}
     total = sum(sizes.values())
     small = [f"{name} ({size:,})" for name, size in sorted(sizes.items(), key=lambda item: item[1])
-             if size < batch_size]  # fmt: skip
+             if size < (own or {}).get(name, batch_size)]  # fmt: skip
     if not ranks.is_main() or not (total < batch_size if mixed else small):
         return
     if total < batch_size:
@@ -235,14 +238,14 @@ def say_small(mixture: MaterialisedMixture, batch_size: int, *, mixed: bool = Fa
                     f"{batch_size:,}", _some("collection", small, 3))  # fmt: skip
 
 
-def say_taught(mixture: MaterialisedMixture) -> None:
-    """A line to the log: how many examples a teacher scored. Raises `UsageError` where there is none."""
-    drawn = [c.name for c in mixture.spec.components if c.weight > 0]
+def say_taught(mixture: MaterialisedMixture, names: Sequence[str]) -> None:
+    """A line to the log: how many examples of these components a teacher scored. Raises `UsageError` where none is."""
+    drawn = [c.name for c in mixture.spec.components if c.weight > 0 and c.name in names]
     scored = {name: mixture.components[name].num_scored() for name in drawn}
     if not any(scored.values()):
         raise UsageError(
-            "no example of the mixture has a teacher's scores of a positive and a negative; mine with a model, or "
-            "bring scores with the rows"
+            f"no example of {_some('collection', drawn or list(names), 3)} has a teacher's scores of a positive and a "
+            "negative; mine with a model, or bring scores with the rows"
         )
     total = sum(mixture.sizes[name] for name in drawn)
     bare = [name for name in drawn if not scored[name]]

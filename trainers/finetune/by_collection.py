@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,11 @@ def check(given: Any, hints: Mapping[str, Any], typed: Any) -> dict[str, dict[st
 def faults(settings: FinetuneSettings) -> list[tuple[str, str]]:
     """What collections cannot have, as (name, what is allowed)."""
     found = []
+    alone = {*settings.hard_only, *(name for name, table in settings.collection.items() if table.get("hard_only"))}
+    if settings.batching == "mixed" and alone:
+        found += [(name, f"{value} with mixed batches and hard_only, whose examples see their own passages alone")
+                  for name, value in ALONE.items()
+                  if name != "in_batch" and getattr(settings, name) != value]  # fmt: skip
     for collection, table in settings.collection.items():
         if settings.batching == "mixed":
             found += [(f"collection.{collection}.{name}", "only with batching=homogeneous")
@@ -72,6 +77,18 @@ def own(settings: FinetuneSettings, collection: str) -> FinetuneSettings:
         table |= ALONE
     changed = table or collection in settings.collection
     return replace(settings, collection={}, **table) if changed else settings
+
+
+def within(settings: FinetuneSettings, names: Collection[str], *, strict: bool = False) -> FinetuneSettings:
+    """The settings without what they say of other collections than these; strict: that is an error."""
+    if strict:
+        for name in (*settings.hard_only, *settings.collection):
+            if name not in names:
+                raise unknown_name("collection", name, names)
+    return replace(
+        settings, hard_only=tuple(name for name in settings.hard_only if name in names),
+        collection={name: table for name, table in settings.collection.items() if name in names},
+    )  # fmt: skip
 
 
 def with_prompts(mixture: MaterialisedMixture, settings: FinetuneSettings) -> MaterialisedMixture:

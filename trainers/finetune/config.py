@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +14,7 @@ from trainers.losses import LOSSES
 from trainers.losses.contrastive import JUDGES, MARGINS, fault_of_directions
 from trainers.losses.distil import KINDS
 from trainers.losses.ndcg import LONGEST_CUT, POSITIVES
-from trainers.settings import TrainingSettings, default_of, later, setting, tables
+from trainers.settings import TrainingSettings, default_of, later, setting, tables, typed
 
 BATCHINGS = ("homogeneous", "mixed")
 
@@ -80,6 +81,12 @@ class FinetuneSettings(TrainingSettings):
         "suites",
         "what the best step is best by: suites (mean nDCG@10; without suites as holdout), or holdout (mean loss)",
     )
+
+    def __post_init__(self) -> None:
+        if self.collection:
+            hints = typing.get_type_hints(FinetuneSettings)
+            object.__setattr__(self, "collection", by_collection.check(self.collection, hints, typed))
+        super().__post_init__()
 
     def violations(self) -> list[tuple[str, str]]:
         fault = fault_of_directions(self.directions, in_batch=self.in_batch, symmetric=self.symmetric_loss)
@@ -158,7 +165,15 @@ class FinetuneSettings(TrainingSettings):
     @property
     def taught(self) -> bool:
         """Whether a teacher's scores decide what is trained, in some collection."""
-        return self.loss == "distil" or self.margin_by == "teacher" or any(self.of(c).taught for c in self.collection)
+        return self._asks_a_teacher or any(self.of(name)._asks_a_teacher for name in self.collection)
+
+    def taught_in(self, names: Iterable[str]) -> list[str]:
+        """Those of the collections in whose batches a teacher's scores decide what is trained."""
+        return [name for name in names if self.of(name)._asks_a_teacher]
+
+    @property
+    def _asks_a_teacher(self) -> bool:
+        return self.loss == "distil" or self.margin_by == "teacher"
 
     @property
     def needs_best(self) -> bool:

@@ -21,8 +21,8 @@ def identity(
     more = {"suites": ",".join(f"{suite.name}:{suite.digest}" for suite in suites)} if suites else {}
     more |= identified(phases.whole, model, settings)
     if settings.taught:
-        scores = [(name, part.scores_digest()) for phase in phases.parts
-                  for name, part in phase.mixture.components.items()]  # fmt: skip
+        scores = [(name, phase.mixture.components[name].scores_digest()) for phase in phases.parts
+                  for name in settings.taught_in(phase.mixture.components)]  # fmt: skip
         more["scores"] = ",".join(f"{name}:{digest}" for name, digest in scores)
     if len(phases.parts) > 1:
         more["phases"] = ",".join(f"{phase['mixture']}:{phase['steps']}" for phase in phases.by_id)

@@ -83,8 +83,9 @@ def finetune(
         say_held_out(mixture, held_out)
     say_texts(mixture, template)
     if settings.taught:
-        say_taught(mixture)
-    say_small(mixture, settings.batch_size, mixed=settings.batching == "mixed")
+        say_taught(mixture, settings.taught_in(mixture.components))
+    say_small(mixture, settings.batch_size, mixed=settings.batching == "mixed",
+              own={name: settings.of(name).batch_size for name in mixture.components})  # fmt: skip
     ranks.on_main(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()

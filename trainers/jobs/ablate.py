@@ -27,6 +27,7 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN, REPORT
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison, compare, holm
+from trainers.finetune.by_collection import within
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.scores import check_judged, check_suites, load_suites
@@ -91,7 +92,8 @@ def ablate(
     check_suites(given, settings)
     loaded = load_suites(given, half)
     check_judged(loaded)
-    data = materialised(store, saved.spec)
+    within(settings, saved.spec.weights, strict=True)
+    data = materialised(store, saved.spec, taught=settings.taught_in(saved.spec.weights))
     base = resolve_model(store.work, data, name, seed=settings.seed)
     settings = fitted(settings, base)
     about = {"model": model_identity(base), "suites": ",".join(f"{one.title}:{one.digest}" for one in loaded),
@@ -207,14 +209,15 @@ def _trained(
     several = [list(noise)] if 1 < len(noise) < len(spec.components) else []
     left_out = [[], *([name] for name in names), *several]
     trainings = []
-    whole = materialised(store, spec)
+    whole = materialised(store, spec, taught=settings[0].taught_in(spec.weights))
     for one in settings:
         base = resolve_model(store.work, whole, model, seed=one.seed)
         for side, out in enumerate(left_out):
             data = materialised(store, transfers.without(spec, out)) if out else whole
-            run = identity(data, base, one, suites)
+            own = within(one, data.components)
+            run = identity(data, base, own, suites)
             title = f"without {', '.join(out)}, seed {one.seed}" if out else f"all, seed {one.seed}"
-            trainings.append(Training(side, title, data, base, one, run, layout.verdict_model(store.work, run)))
+            trainings.append(Training(side, title, data, base, own, run, layout.verdict_model(store.work, run)))
     todo = [one for one in trainings if not scored(store, one, kept=False)]
     train_missing(store, todo, len(trainings), suites, keep=False, stage=stage)
     models, titles, clusters = scores_of(store, trainings)

@@ -27,13 +27,16 @@ from trainers.parallel import ranks
 from trainers.settings import TrainingSettings
 
 
-def materialised(store: Store, spec: MixtureSpec, *, taught: bool = False) -> MaterialisedMixture:
-    """A mixture's data: the first rank writes what is missing, the others open it. taught: with the store's scores."""
+def materialised(store: Store, spec: MixtureSpec, *, taught: Sequence[str] = ()) -> MaterialisedMixture:
+    """A mixture's data: the first rank writes what is missing, the others open it.
+
+    taught: components whose scores are brought up to the store's of today
+    """
 
     def write() -> None:
         materialise(store, spec)
         if taught:
-            write_scores(store, spec)
+            write_scores(store, spec, only=taught)
 
     ranks.on_main(write)
     return materialise(store, spec)

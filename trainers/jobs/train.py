@@ -49,7 +49,9 @@ def train(
     name, asked = asked_for(model, target, suites, settings)
     show = stage("training")
     loaded = load_suites(asked, half)
-    phases = Phases.of([(materialised(store, spec, taught=settings.taught), steps) for spec, steps in specs])
+    phases = Phases.of(
+        [(materialised(store, spec, taught=settings.taught_in(spec.weights)), steps) for spec, steps in specs]
+    )
     ranks.on_main(lambda: warn_of_test_rows(matches_of(store, phases.components)))
     base = resolve_model(store.work, phases.whole, name, seed=settings.seed)
     return trained_on(store, phases, base, loaded, target, settings, show, shown(model))

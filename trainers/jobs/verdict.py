@@ -27,6 +27,7 @@ from mixture.suites.families import family, is_own
 from mixture.suites.given import suites_of
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
+from trainers.finetune.by_collection import within
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished
@@ -189,18 +190,22 @@ def _trainings(
     settings: Sequence[FinetuneSettings], keep: Path | None,
 ) -> list[Training]:  # fmt: skip
     """Seed after seed, both mixtures. A folder that holds other things is refused before anything is trained."""
-    data, found = [materialised(store, saved.spec) for saved in pair], []
+    found: list[Training] = []
+    taught = [settings[0].taught_in(saved.spec.weights) for saved in pair]
+    data = [materialised(store, saved.spec, taught=names) for saved, names in zip(pair, taught, strict=True)]
+    within(settings[0], {name for one in data for name in one.components}, strict=True)
     for one in settings:
         # Both start from one model: a tiny one is built from the texts of the other mixture.
         base = resolve_model(store.work, data[1], model, seed=one.seed)
         chosen = fitted(one, base)
         for side, title in enumerate(_titles(pair)):
-            run = identity(data[side], base, chosen, suites)
+            own = within(chosen, data[side].components)
+            run = identity(data[side], base, own, suites)
             saved = pair[side]
             out = layout.verdict_model(store.work, run) if keep is None else (
                 keep / f"{saved.name}-{saved.version}-seed-{one.seed}")  # fmt: skip
             ranks.on_main(partial(finished, out, run))
-            found.append(Training(side, f"{title}, seed {one.seed}", data[side], base, chosen, run, out))
+            found.append(Training(side, f"{title}, seed {one.seed}", data[side], base, own, run, out))
     return found
 
 

@@ -86,6 +86,10 @@ class Lab:
     ) -> None:  # fmt: skip
         if settings.four_bit:
             raise UsageError("four_bit is true; allowed: false where models are merged")
+        if settings.collection or settings.batching != "homogeneous" or settings.taught:
+            raise UsageError(
+                "settings of collections, mixed batches and a teacher's scores do not suit models that are merged"
+            )
         self.data, self.proxy, self.settings, self.base = data, proxy, settings, dict(base)
         self.components = tuple(sorted(data.components))
         self._parts = _parts(self.components, together or {})

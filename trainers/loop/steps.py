@@ -164,7 +164,8 @@ class TrainingLoop:
 
     def limited(self, batch: TextBatch) -> tuple[list[str], list[int]]:
         """A batch's queries and then passages, and how many tokens each may have."""
-        own = [self.settings.of(batch.names[group]) for group in batch.collections]
+        of = {group: self.settings.of(batch.names[group]) for group in np.unique(batch.collections)}
+        own = [of[group] for group in batch.collections]
         each = len(batch.passages) // len(batch.queries)
         limits = [one.max_query_tokens for one in own] + [one.max_passage_tokens for one in own for _ in range(each)]
         return batch.queries + batch.passages, limits

@@ -26,6 +26,8 @@ ORDER = """The order in which rows are drawn is a function of the mixture and th
 N{holdout}` lists the rows of each step."""
 ORDER_OF_PHASES = """The order in which rows are drawn is a function of the phases and the settings. A collection that
 several phases have goes on where the last one left it."""
+# Of batches that `export` does not list.
+ORDER_OF_OTHERS = "The order in which rows are drawn is a function of the mixture and the settings."
 SEEN = """In the store that trained it, `FROM seen_by('{run}')` says how often each row was seen."""
 HELD_OUT = """InfoNCE in nats, before training and of this model, on rows of the mixture that no batch drew: each
 query with its positive, its own negatives and passages of other held-out rows."""
@@ -52,13 +54,16 @@ def model_card(record: Mapping[str, Any]) -> str:
     if len(phases) > 1:
         told = [f"{one} for {phase['steps']} steps" for one, phase in zip(told, phases, strict=True)]
     order = ORDER_OF_PHASES if "phases" in record else ORDER.format(holdout=f" --holdout {share:g}" if share else "")
+    tables, mixed = record["settings"].get("collection") or {}, record["settings"].get("batching") == "mixed"
+    if "phases" not in record and (mixed or any("batch_size" in table for table in tables.values())):
+        order = ORDER_OF_OTHERS
     scores = [row for row in record["evaluations"] if row["step"] == step]
     title = f"Retriever trained on mixture{'s' * (len(ids) > 1)} {', '.join(ids)}"
     parts = [
         f"---\n{_front_matter(record, scores, title).to_yaml()}\n---",
         f"# {title}",
         f"A dense retriever: `{_shown(record['model'])}` fine-tuned {', then '.join(told)} (run "
-        f"`{record['run_id']}`, {step} steps), each batch from one collection.",
+        f"`{record['run_id']}`, {step} steps), each batch from {'all collections' if mixed else 'one collection'}.",
         "## Use",
         USAGE,
         _template(record["template"]),

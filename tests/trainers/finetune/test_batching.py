@@ -109,6 +109,10 @@ def test_training_on_mixed_batches_goes_on_exactly_and_says_what_it_drew(
         finetune(data, str(tiny_model), settings, tmp_path / name)
         records[name] = json.loads((tmp_path / name / "training.json").read_text())
     whole, other = records["whole"], records["homogeneous"]
+    cards = {name: (tmp_path / name / "README.md").read_text() for name in ("whole", "homogeneous")}
+    assert "each batch from all collections" in cards["whole"]
+    assert "each batch from one collection" in cards["homogeneous"]
+    assert ["export --batches" in card for card in cards.values()] == [False, True]
     assert whole["losses"] == records["resumed"]["losses"]
     assert len(whole["losses"]) == 6 * 3
     for step in range(1, 7):
@@ -191,6 +195,21 @@ def test_settings_of_collections_are_read_from_recipes_and_options_and_checked(t
     with pytest.raises(UsageError, match=re.escape("only with batching=homogeneous")):
         _set("collection.nq.temperature=0.1", "batching=mixed")
     assert _set("collection.nq.max_passage_tokens=900", "batching=mixed").longest == 900
+    assert _set("collection.nq.negatives = 3").of("nq").negatives == 3
+    for table, said in (
+        ({"nq": {"learning_rate": 1e-3}}, "no setting of a collection 'learning_rate'"),
+        ({"nq": {"temperature": "0.1"}}, "setting temperature is '0.1'; it must be of type float"),
+        ({"nq": {"prompts": "abc"}}, "setting prompts is 'abc'; it must be a list"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            FinetuneSettings(collection=table)
+    for more in ({"symmetric_loss": True}, {"directions": ("qd", "dq")},
+                 {"loss": "expected_ndcg", "ndcg_positives": "all"}):  # fmt: skip
+        with pytest.raises(UsageError, match="with mixed batches and hard_only"):
+            replace(MIXED, hard_only=("nq",), **more)
+        with pytest.raises(UsageError, match="with mixed batches and hard_only"):
+            replace(MIXED, collection={"nq": {"hard_only": True}}, **more)
+        assert replace(MIXED, **more)
 
 
 def test_another_collections_setting_is_another_run_and_an_unknown_collection_an_error(

@@ -146,7 +146,8 @@ def main() -> None:
     file = HERE / "results" / "objectives.json"
     result = json.loads(file.read_text()) if file.is_file() else {}
     result[options.model] = {
-        "command": " ".join(["python", "benchmarks/objectives.py", *sys.argv[1:]]), "table": table,
+        "command": f"python benchmarks/objectives.py --model {options.model} --steps {options.steps} "
+                   f"--seeds {options.seeds}", "table": table,
         "settings": BASE | OF_MODEL.get(options.model, {}), "steps": options.steps, "seeds": options.seeds,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers", "duckdb")},

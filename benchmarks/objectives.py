@@ -25,17 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from weights_that_win import COLLECTIONS, compared
 
 import trainers
 from mixture import Store, jobs
-from mixture.suites.families import family
 from mixture.suites.layout import find_suites
-from trainers.evaluation.compare import FEWEST_PAIRS, compare
+from trainers.evaluation.compare import FEWEST_PAIRS
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
-COLLECTIONS = ("agnews", "altlex", "cmrc2018", "dureader", "pubmedqa", "disflqa", "asset", "cose", "covidfaq",
-               "concode", "covidqa")  # fmt: skip
 TEACHER = "all-MiniLM-L6-v2"
 BASE: dict[str, Any] = {"temperature": 0.05, "tracker": "none"}
 # Beside the defaults, or for `static` its recipe.
@@ -61,8 +59,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "directions": {"directions": ("qd", "qq", "dq", "dd")},
     "spread_out 1": {"spread_out": 1.0},
 }
-# Suite -> query -> nDCG@10.
-Scores = dict[str, dict[str, float]]
 
 
 def prepare(store: Store, data: Path) -> None:
@@ -97,20 +93,6 @@ def train(folder: Path, options: argparse.Namespace, name: str, seed: int) -> di
     return found
 
 
-def compared(ours: list[Scores], theirs: list[Scores], *, paired: bool) -> dict[str, Any]:
-    """nDCG@10 × 100, the mean over suites, and how far it is from InfoNCE's."""
-    columns = [(suite, query) for suite in sorted(ours[0]) for query in sorted(ours[0][suite])]
-    sides = [np.array([[one[s][q] for s, q in columns] for one in side]) for side in (ours, theirs)]
-    suites = [s for s, _ in columns]
-    found = compare(sides[0], sides[1], suites, [f"{family(s)} {q}" for s, q in columns], paired=paired)
-    means = [np.mean([row[np.array(suites) == s].mean() for s in dict.fromkeys(suites)]) for row in sides[0]]
-    return {
-        "mean": round(100 * found.ours, 2), "sd": round(100 * float(np.std(means, ddof=1)), 2),
-        "difference": round(100 * found.difference, 2), "error": round(100 * found.error, 2),
-        "p": float(f"{found.p:.2g}"),
-    }  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MIXTURE_REAL_DATA") or "../shared/data")
@@ -136,8 +118,10 @@ def main() -> None:
     for name, found in runs.items():
         # Batches hold the same rows, but for mixed ones.
         one = compared(
-            [run["scores"] for run in found], plain, paired=name != "mixed batches" and options.seeds >= FEWEST_PAIRS
-        )
+            [run["scores"] for run in found], plain, lambda suite: True,
+            paired=name != "mixed batches" and options.seeds >= FEWEST_PAIRS,
+        )  # fmt: skip
+        assert one is not None
         table[name] = one | {"cpu_seconds": round(float(np.mean([run["seconds"] for run in found])), 1)}
         less = f"{one['difference']:+.2f} ± {one['error']:.2f} ({one['p']:.2g})" if name != "info_nce" else ""
         print(f"| {name} | {one['mean']:.2f} ± {one['sd']:.2f} | {less} |", flush=True)

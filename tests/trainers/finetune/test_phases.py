@@ -403,7 +403,7 @@ def test_a_folder_trains_in_phases_to_the_same_run(
     assert _same(tmp_path / "out", tmp_path / "again")
     asked = [folder, "--model", str(static_model), "--out", str(tmp_path / "out"), "--json"]
     for name, value in asdict(SETTINGS).items():
-        if value != getattr(FinetuneSettings, name) and name != "steps":
+        if value != getattr(FinetuneSettings(), name) and name != "steps":
             asked += ["--set", f"{name}={value}"]
     asked += ["--phase", f"{mixture_data.spec.id}:3", "--phase", f"{flat.spec.id[:6]}:2"]
     app(asked, standalone_mode=False)

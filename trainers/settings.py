@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -48,9 +48,9 @@ def later(default: Any, does: str = "") -> Any:
     return field(default=default, metadata={"later": True, "does": does})
 
 
-def tables(does: str, check: Callable[..., Any]) -> Any:
-    """As `later`, of a setting that holds tables, none by default; `check(value, hints, typed)` reads them."""
-    return field(default_factory=dict, metadata={"later": True, "does": does, "check": check})
+def tables(does: str) -> Any:
+    """As `later`, of a setting that holds tables, none by default; its class checks them."""
+    return field(default_factory=dict, metadata={"later": True, "does": does})
 
 
 class Checked:
@@ -195,8 +195,8 @@ def resolve(kind: type[S], recipe: str | Path | None, options: Mapping[str, Any]
             raise UsageError(f"the setting {name} is called {kind.renamed[name]}")
         if name not in known:
             raise unknown_name("setting", name, known)
-        check = known[name].metadata.get("check")
-        values[name] = check(value, hints, typed) if check else typed(name, value, hints[name])
+        if known[name].default_factory is MISSING:
+            values[name] = typed(name, value, hints[name])
     return kind(**values)
 
 

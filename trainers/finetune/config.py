@@ -61,8 +61,7 @@ class FinetuneSettings(TrainingSettings):
     )
     collection: Mapping[str, Mapping[str, Any]] = tables(
         "settings of single collections, in place of the run's: tables [collection.NAME], or "
-        "collection.NAME.SETTING=VALUE",
-        by_collection.check,
+        "collection.NAME.SETTING=VALUE"
     )
     in_batch: bool = setting(True, "the other examples' passages are negatives too (equation 7)")
     cross_device: bool = setting(True, "with in_batch: passages of the other ranks' examples too")
@@ -83,7 +82,7 @@ class FinetuneSettings(TrainingSettings):
     )
 
     def __post_init__(self) -> None:
-        if self.collection:
+        if self.collection != {}:
             hints = typing.get_type_hints(FinetuneSettings)
             object.__setattr__(self, "collection", by_collection.check(self.collection, hints, typed))
         super().__post_init__()

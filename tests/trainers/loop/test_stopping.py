@@ -94,7 +94,9 @@ def _assert_equal(whole: Path, parts: Path, *, records: bool = True) -> None:
 
 
 def _command(model: Path, out: Path) -> list[str]:
-    assignments = {name: value for name, value in asdict(SETTINGS).items() if value != getattr(FinetuneSettings(), name)}
+    assignments = {
+        name: value for name, value in asdict(SETTINGS).items() if value != getattr(FinetuneSettings(), name)
+    }
     words = ["train", "--mix", "mix", "--model", str(model), "--out", str(out), "--json"]
     for name, value in (assignments | {"steps": STEPS}).items():
         words += ["--set", f"{name}={value}"]

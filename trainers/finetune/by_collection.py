@@ -79,12 +79,15 @@ def own(settings: FinetuneSettings, collection: str) -> FinetuneSettings:
     return replace(settings, collection={}, **table) if changed else settings
 
 
-def within(settings: FinetuneSettings, names: Collection[str], *, strict: bool = False) -> FinetuneSettings:
-    """The settings without what they say of other collections than these; strict: that is an error."""
-    if strict:
-        for name in (*settings.hard_only, *settings.collection):
-            if name not in names:
-                raise unknown_name("collection", name, names)
+def check_names(settings: FinetuneSettings, names: Collection[str]) -> None:
+    """Raise `UsageError` where the settings name a collection that is none of these."""
+    for name in (*settings.hard_only, *settings.collection):
+        if name not in names:
+            raise unknown_name("collection", name, names)
+
+
+def within(settings: FinetuneSettings, names: Collection[str]) -> FinetuneSettings:
+    """The settings without what they say of other collections than these."""
     return replace(
         settings, hard_only=tuple(name for name in settings.hard_only if name in names),
         collection={name: table for name, table in settings.collection.items() if name in names},

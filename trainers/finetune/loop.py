@@ -15,7 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from mixture.errors import UsageError, unknown_name
+from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.sampling import BatchPlan
@@ -23,7 +23,7 @@ from mixture.suites.suite import Suite
 from trainers.batch.feed import Feed
 from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_small, say_taught, say_texts
 from trainers.finetune import output
-from trainers.finetune.by_collection import with_prompts
+from trainers.finetune.by_collection import check_names, with_prompts
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.holdout import HeldOut, say_held_out
 from trainers.finetune.identity import identity
@@ -232,10 +232,7 @@ def prompts_of(mixture: MaterialisedMixture, template: Template) -> dict[str, st
 
 def _sources(phases: Phases, settings: FinetuneSettings, template: Template) -> list[BatchSource]:
     """Where the batches of each phase come from."""
-    known = {name for phase in phases.parts for name in phase.mixture.components}
-    for name in (*settings.hard_only, *settings.collection):
-        if name not in known:
-            raise unknown_name("collection", name, known)
+    check_names(settings, {name for phase in phases.parts for name in phase.mixture.components})
     plans = phases.plans(settings)
     return [_source(phase.mixture, settings, template, plan) for phase, plan in zip(phases.parts, plans, strict=True)]
 

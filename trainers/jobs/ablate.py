@@ -27,7 +27,7 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN, REPORT
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison, compare, holm
-from trainers.finetune.by_collection import within
+from trainers.finetune.by_collection import check_names, within
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.scores import check_judged, check_suites, load_suites
@@ -92,7 +92,7 @@ def ablate(
     check_suites(given, settings)
     loaded = load_suites(given, half)
     check_judged(loaded)
-    within(settings, saved.spec.weights, strict=True)
+    check_names(settings, saved.spec.weights)
     data = materialised(store, saved.spec, taught=settings.taught_in(saved.spec.weights))
     base = resolve_model(store.work, data, name, seed=settings.seed)
     settings = fitted(settings, base)

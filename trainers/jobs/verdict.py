@@ -27,7 +27,7 @@ from mixture.suites.families import family, is_own
 from mixture.suites.given import suites_of
 from mixture.suites.suite import Suite
 from trainers.evaluation.compare import FEWEST_PAIRS, FEWEST_SEEDS, Comparison, compare, holm
-from trainers.finetune.by_collection import within
+from trainers.finetune.by_collection import check_names, within
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
 from trainers.finetune.output import finished
@@ -193,7 +193,7 @@ def _trainings(
     found: list[Training] = []
     taught = [settings[0].taught_in(saved.spec.weights) for saved in pair]
     data = [materialised(store, saved.spec, taught=names) for saved, names in zip(pair, taught, strict=True)]
-    within(settings[0], {name for one in data for name in one.components}, strict=True)
+    check_names(settings[0], {name for one in data for name in one.components})
     for one in settings:
         # Both start from one model: a tiny one is built from the texts of the other mixture.
         base = resolve_model(store.work, data[1], model, seed=one.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +23,6 @@ from mixture.errors import UsageError
 from mixture.holdout import hold_out
 from mixture.materialised import MaterialisedMixture
 from mixture.suites.suite import load_suite
-from trainers.batch import texts
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.holdout import HeldOut
 from trainers.finetune.scores import METRIC, Scores
@@ -40,21 +39,6 @@ SETTINGS = FinetuneSettings(
 
 class Stopped(Exception):
     pass
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often each example is in a batch."""
-    found: Counter[str] = Counter()
-    whole = texts.BatchSource.homogeneous
-
-    def noted(self: texts.BatchSource, step: int) -> texts.TextBatch:
-        batch = whole(self, step)
-        found.update(batch.examples)
-        return batch
-
-    monkeypatch.setattr(texts.BatchSource, "homogeneous", noted)
-    return found
 
 
 def _record(out: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from mixture.specs import MixtureSpec
 from mixture.store.materialise import materialise
 from tests.trainers.conftest import kill_at
 from trainers.__main__ import app
-from trainers.batch import texts
 from trainers.finetune import FinetuneSettings, finetune
 from trainers.finetune.identity import identity
 from trainers.finetune.phases import Phases
@@ -274,21 +273,6 @@ def test_a_loss_weight_is_that_of_its_phase_and_is_no_explosion(
     monkeypatch.setattr(TrainingLoop, "begin_phase", lambda self: None)
     with pytest.raises(MixtureError, match="the loss exploded"):
         finetune(Phases.of([(quiet, 12), (loud, 12)]), str(static_model), settings, tmp_path / "watched")
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often each example is in a batch."""
-    found: Counter[str] = Counter()
-    whole = texts.BatchSource.homogeneous
-
-    def noted(self: texts.BatchSource, step: int) -> texts.TextBatch:
-        batch = whole(self, step)
-        found.update(batch.examples)
-        return batch
-
-    monkeypatch.setattr(texts.BatchSource, "homogeneous", noted)
-    yield found
 
 
 def test_rows_held_out_are_so_in_all_phases(

@@ -5,13 +5,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test lint check clean
+.PHONY: demo test test-cluster lint check clean
 
 demo: $(READY)
 	$(BIN)/mixture demo
 
 test: $(READY) lint
 	time OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests of the store and what stands on it, with stores on PostgreSQL and S3.
+test-cluster: $(READY)
+	MIXTURE_TEST_STORE=postgres OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  tests/store tests/registry tests/jobs tests/test_docs_sql.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from mixture.console.progress import stages
 from mixture.console.sentences import say
 from mixture.console.suites import app as suite_commands
 from mixture.console.terminal import PlainErrors, WithSettings
+from mixture.console.upkeep import app as upkeep_commands
 from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
@@ -66,6 +68,7 @@ app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
+app.add_typer(upkeep_commands)
 
 
 def _settings(
@@ -112,9 +115,14 @@ def main(
     ctx: typer.Context, store: StoreOption = None, as_json: JsonOption = False,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
                                           help="Show the version and leave")] = False,
+    cache: Annotated[Path | None, typer.Option(
+        "--cache", help="Where this machine keeps what can be made again, of a store that is elsewhere [$MIXTURE_CACHE]"
+    )] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error")] = False,
 ) -> None:  # fmt: skip
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
+    if cache is not None:
+        os.environ["MIXTURE_CACHE"] = str(cache.expanduser().resolve())  # the processes of a job find it too
     ctx.obj = _Models  # for commands of the data side, which knows no model
 
 

@@ -142,7 +142,7 @@ def one_run(folder: Path, seed: int, steps: int, case: Case) -> dict[str, Any]:
         parts = registry.pin(store, [])
         uniform = registry.save(store, registry.weighted(parts, dict.fromkeys(parts, 1 / 3)), "uniform")
         data = materialised(store, uniform.spec)
-        base = resolve_model(store.root, data, "tiny-qwen2", seed=seed)
+        base = resolve_model(store.work, data, "tiny-qwen2", seed=seed)
         reference = folder / "reference"
         chosen = {name: LearningSettings(**COMMON, steps=steps, seed=seed, **OTHERS.get(name, {"measurement": name}))
                   for name in case.expected}  # fmt: skip

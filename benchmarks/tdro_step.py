@@ -56,7 +56,7 @@ def prepare(data: Path, work: Path) -> tuple[Path, MaterialisedMixture]:
         jobs.ingest(store, [str(data / "raw" / name) for name in COLLECTIONS], cards=HERE / "cards")
         jobs.mine(store, (), miner="bm25", per_query=8, seed=42)
         parts = registry.pin(store)
-        return store.root, materialise(store, registry.weighted(parts, dict.fromkeys(parts, 1.0)))
+        return store.work, materialise(store, registry.weighted(parts, dict.fromkeys(parts, 1.0)))
 
 
 class Timed:

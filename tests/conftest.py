@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +30,8 @@ settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Set to postgres, stores in folders have their catalogs in PostgreSQL and their files on S3 (`make test-cluster`).
+ON_POSTGRES = os.environ.get("MIXTURE_TEST_STORE") == "postgres"
 WORDS = [
     a + b for a in ("ba", "ke", "lo", "mu", "ri", "sta", "tor", "vel") for b in ("dan", "fis", "gor", "lim", "nat")
 ]
@@ -39,6 +44,67 @@ def real_data() -> Path:
     if not (folder / "raw").is_dir():
         pytest.skip(f"no real data in {folder}; point MIXTURE_REAL_DATA at the folder that holds raw/")
     return folder
+
+
+def _servers() -> ModuleType:
+    """benchmarks/servers.py, which starts PostgreSQL and an S3 server."""
+    spec = importlib.util.spec_from_file_location("servers", REPOSITORY / "benchmarks" / "servers.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["servers"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of this session's own (`servers.Postgres`)."""
+    servers = _servers()
+    try:
+        server = servers.Postgres()
+    except servers.Missing as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """An S3 server of this session's own (`servers.S3`), reached as the environment says."""
+    servers = _servers()
+    try:
+        server = servers.S3()
+    except servers.Missing as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.close()
+
+
+@pytest.fixture(scope="session", autouse=ON_POSTGRES)
+def folders_on_postgres(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A store in a folder is on the servers, in this process and in those that it starts."""
+    postgres = request.getfixturevalue("postgres")
+    request.getfixturevalue("s3")
+    place = str(REPOSITORY / "tests" / "cluster" / "on_postgres")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIXTURE_TEST_POSTGRES", postgres.name)
+        patch.setenv("MIXTURE_TEST_BUCKET", "lake")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")])))
+        patch.syspath_prepend(place)
+        from mixture.store.catalog import CATALOGS
+
+        patch.setitem(CATALOGS, "", "folder_on_postgres:FolderOnPostgres")
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of what is in a store's own folder have no meaning where it is elsewhere."""
+    for item in items if ON_POSTGRES else ():
+        if item.get_closest_marker("folder"):
+            item.add_marker(pytest.mark.skip(reason="looks into the folder of a store in a folder"))
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,11 @@ def test_only_the_store_knows_duckdb() -> None:
     assert _breaks("mixture", {"duckdb"}, allowed_under="mixture/store") + _breaks("trainers", {"duckdb"}) == []
 
 
+def test_one_module_knows_the_database_of_a_cluster() -> None:
+    found = _breaks("mixture", {"psycopg", "mixture.store.postgres"}) + _breaks("trainers", {"psycopg"})
+    assert {line.partition(" ")[0] for line in found} == {"mixture/store/postgres.py"}
+
+
 @pytest.mark.parametrize("part", ["dedup", "embeddings", "mining", "suites"])
 def test_algorithms_know_no_store(part: str) -> None:
     assert _breaks(f"mixture/{part}", {"mixture.store", "mixture.registry", "mixture.jobs"}) == []

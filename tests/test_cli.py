@@ -32,7 +32,7 @@ COMMANDS = {name: GROUP.commands[name] for name in GROUP.list_commands(None)}
 @pytest.fixture
 def run(small_store: Store, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """`run(*arguments)` -> (exit code, standard output in bytes, standard error as text), on the small store."""
-    return _runner(small_store.root, monkeypatch, capfdbinary)
+    return _runner(small_store.work, monkeypatch, capfdbinary)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_mistake_gets_one_or_two_plain_lines_and_exit_code_2(
 
 def test_a_broken_store_is_exit_code_1(run: Run, small_store: Store) -> None:
     small_store.close()
-    (small_store.root / "catalog.sqlite").write_bytes(b"not a database" * 100)
+    (small_store.work / "catalog.sqlite").write_bytes(b"not a database" * 100)
     code, _, err = run("list")
     assert code == 1
     assert len(err.strip().splitlines()) <= 2
@@ -364,7 +364,7 @@ finally:
 @pytest.mark.parametrize("command", ["--help", "--version", "list", "show mix", "sql"])
 def test_what_answers_at_once_loads_nothing_heavy(small_store: Store, command: str) -> None:
     jobs.create(small_store, "mix")
-    environment = os.environ | {"MIXTURE_STORE": str(small_store.root)}
+    environment = os.environ | {"MIXTURE_STORE": str(small_store.work)}
     arguments = [sys.executable, "-c", LOADED, *command.split()]
     done = subprocess.run(arguments, env=environment, input="SELECT name FROM mixtures", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

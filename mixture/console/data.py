@@ -10,6 +10,7 @@ import typer
 from mixture.console import completion
 from mixture.console.options import (
     CardsOption,
+    DataOption,
     DryRunOption,
     EngineOption,
     JsonOption,
@@ -49,7 +50,7 @@ def ingest(
     max_rejects: Annotated[str | None, typer.Option(
         "--max-rejects", help="Store nothing when more rows are refused: a number, or a share such as 1%")] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep what a changed file gave before")] = False,
-    store: StoreOption = None, as_json: JsonOption = False,
+    data: DataOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Read collections into the store, whatever their format; damaged rows go to the table rejects.
 
@@ -68,7 +69,7 @@ def ingest(
             raise typer.Exit(1)
         return
     failure = None
-    with _open(store, create=True) as lake, bar("ingest") as progress:
+    with _open(store, create=True, data=data) as lake, bar("ingest") as progress:
         try:
             results = jobs.ingest(lake, sources or (), name=name, card=card, cards=cards, format=fmt, columns=columns,
                                   min_label=min_label, split=split, max_rejects=max_rejects, append=append,

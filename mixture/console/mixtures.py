@@ -11,7 +11,7 @@ import typer
 
 from mixture import registry
 from mixture.console import completion
-from mixture.console.options import CardsOption, JsonOption, StoreOption, open_store
+from mixture.console.options import CardsOption, DataOption, JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
 from mixture.console.progress import bar
 from mixture.console.sentences import made, say
@@ -222,11 +222,11 @@ def report(
 def import_mixture(
     file: Annotated[Path, typer.Argument(help="A mixture's JSON, the tDRO release's JSON, or CSV")],
     name: Annotated[str, typer.Option("--name", help="The mixture's name in this store")],
-    store: StoreOption = None, as_json: JsonOption = False,
+    data: DataOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Save the mixture of a file. It may name collections that the store lacks; only training needs them."""
     from mixture import jobs
 
-    with open_store(store, create=True) as lake:
+    with open_store(store, create=True, data=data) as lake:
         imported = jobs.import_(lake, file, name)
         show_mixture(imported, lake, as_json)

@@ -15,6 +15,9 @@ from mixture.store import Store
 from mixture.store.catalog import spellings
 
 StoreOption = Annotated[str | None, typer.Option("--store", help=f"The store: {spellings()} [$MIXTURE_STORE]")]
+DataOption = Annotated[str | None, typer.Option(
+    "--data", help="Where the files of a new store in PostgreSQL go: s3://bucket/prefix, or a folder that all machines "
+    "share")]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and change nothing")]
@@ -41,9 +44,9 @@ ReportOption = Annotated[Path | None, typer.Option(
     "--report", metavar="FILE.html", help="Write a page on what was found and dropped", callback=_page)]  # fmt: skip
 
 
-def open_store(store: str | None, *, create: bool = False) -> Store:
+def open_store(store: str | None, *, create: bool = False, data: str | None = None) -> Store:
     """The store of a command: its --store, $MIXTURE_STORE, or ./mixture-store."""
-    return Store.open(named_store(store), create=create)
+    return Store.open(named_store(store), create=create, data=data)
 
 
 def named_store(store: str | None) -> str:

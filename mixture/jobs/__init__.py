@@ -20,13 +20,17 @@ from mixture.registry.lineage import log
 from mixture.registry.status import Status, status
 from mixture.registry.verify import verify
 from mixture.store.change import Change
+from mixture.store.copies import Copied, copy_store
+from mixture.store.maintain import Maintained, maintain
 
 __all__ = [
     "Change",
     "ContaminationStatement",
+    "Copied",
     "CreatedMixture",
     "Exported",
     "IngestResult",
+    "Maintained",
     "MiningResult",
     "NothingStored",
     "Preview",
@@ -37,6 +41,7 @@ __all__ = [
     "UniMax",
     "Weights",
     "contamination_statement",
+    "copy_store",
     "create",
     "decontaminate",
     "dedup",
@@ -47,6 +52,7 @@ __all__ = [
     "import_",
     "ingest",
     "log",
+    "maintain",
     "matches",
     "mine",
     "mining_report",

@@ -8,6 +8,7 @@ from typing import Any
 
 from mixture.registry.gc import size_of
 from mixture.store import Store, read
+from mixture.store.files import data_files
 from mixture.store.surface import VIEWS
 
 NEWEST = 5
@@ -41,7 +42,7 @@ class Status:
     suites:   registered test suites, with their numbers of queries
     mixtures: how many names and versions there are; `newest` of them as references
     runs:     by status
-    disk:     bytes by folder of the store
+    disk:     bytes by folder of the store, and of its files where they are elsewhere
     removed:  collections that `remove(undo=True)` would bring back
     """
 
@@ -67,12 +68,19 @@ def status(store: Store) -> Status:
             mixtures=len(mixtures),
             newest=[row["reference"] for row in mixtures[:NEWEST]],
             runs=_counted(store, "SELECT status AS key, count(*) AS n FROM runs GROUP BY ALL ORDER BY ALL"),
-            disk={path.name: size_of(path) for path in sorted(store.work.iterdir()) if path.exists()},
+            disk=_disk(store),
             removed=[row["collection"] for row in store.rows(
                 """SELECT collection FROM collection_changes WHERE change = 'remove' AND snapshot_before =
                    (SELECT max(snapshot_before) FROM collection_changes WHERE change = 'remove') ORDER BY ALL"""
             )],
         )  # fmt: skip
+
+
+def _disk(store: Store) -> dict[str, int]:
+    found = {path.name: size_of(path) for path in sorted(store.work.iterdir()) if path.exists()}
+    if "data" not in found:  # it is elsewhere
+        found["data"] = sum(file.num_bytes for file in data_files(store))
+    return dict(sorted(found.items()))
 
 
 def _collections(store: Store) -> list[CollectionStatus]:

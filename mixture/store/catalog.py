@@ -22,28 +22,39 @@ from mixture.store.query import quote
 
 logger = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
-# Kinds by the scheme of a URI, as module:class. A class is called with what follows the scheme; its module is loaded
-# when a store of its kind is opened.
+# Kinds by the scheme of a URI, as module:class. A class is called with what follows the scheme, and with `data`; its
+# module is loaded when a store of its kind is opened.
 CATALOGS = {
     "": "mixture.store.catalog:SqliteCatalog",
+    "postgres": "mixture.store.postgres:PostgresCatalog",
+    "postgresql": "mixture.store.postgres:PostgresCatalog",
 }
 
 
 class Catalog(Protocol):
     """Where a store is, and how its database is opened and written. `str` of it names the store in messages.
 
-    data:       where the lake's Parquet files are
+    data:       where the lake's Parquet files are: a folder or s3://bucket/prefix, with a slash at its end
     work:       the folder of what can be made again: materialised mixtures, models, runs, what queries spill
+    tables:     what stands before the names of DuckLake's own tables, in SQL
     extensions: of DuckDB, that attaching it needs; each has a package `duckdb_extension_<name>`
     conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
     shared:     whether several connections can have it open at once, of this process and of others
     """
 
-    data: Path
-    work: Path
-    extensions: ClassVar[tuple[str, ...]]
-    conflicts: ClassVar[tuple[str, ...]]
-    shared: ClassVar[bool]
+    tables: str
+    schema: str
+    conflicts: tuple[str, ...]
+    shared: bool
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def work(self) -> Path: ...
+
+    @property
+    def extensions(self) -> tuple[str, ...]: ...
 
     def exists(self) -> bool: ...
 
@@ -51,7 +62,11 @@ class Catalog(Protocol):
         """Make what attaching a new store needs. Raises `UsageError` for a place that holds something else."""
 
     def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
-        """The SQL that attaches it as `lake`, of the newest version or as it was at a snapshot."""
+        """The SQL that attaches it as `lake`, of the newest version or as it was at a snapshot; settings and secrets of
+        the connection may stand before."""
+
+    def attach_tables(self, name: str) -> str:
+        """The SQL that attaches DuckLake's own tables as a database of this name; they are in its schema `schema`."""
 
     def turn(self) -> AbstractContextManager[None]:
         """Wait for the other processes that write, and keep them waiting; a process that is killed keeps nobody."""
@@ -63,13 +78,18 @@ class FolderCatalog:
     kind: ClassVar[str]  # how the file's name ends
     prefix: ClassVar[str]  # what stands before the file in ATTACH
     write_options: ClassVar[tuple[str, ...]] = ()
-    extensions: ClassVar[tuple[str, ...]] = ("ducklake",)
-    conflicts: ClassVar[tuple[str, ...]] = ("conflict", "failed to commit")
-    shared: ClassVar[bool] = True
+    tables = "__ducklake_metadata_lake.ducklake_"
+    schema = "main"
+    database: ClassVar[str] = ""  # what ATTACH needs to know of the file
+    extensions: tuple[str, ...] = ("ducklake",)
+    conflicts: tuple[str, ...] = ("conflict", "failed to commit")
+    shared = True
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, data: str | None = None) -> None:
+        if data is not None:
+            raise UsageError(f"`data` is {data}, and a store in a folder has its files there")
         self.work = Path(folder).expanduser().resolve()
-        self.data = layout.data(self.work)
+        self.data = f"{layout.data(self.work)}/"
         self._file = layout.catalog(self.work, self.kind)
         self._lock = filelock.FileLock(layout.lock(self.work))
 
@@ -85,18 +105,21 @@ class FolderCatalog:
 
     def create(self) -> None:
         # A data folder without a catalog is what a kill leaves at the very start.
-        early = (self.data, layout.lock(self.work))
+        early = (layout.data(self.work), layout.lock(self.work))
         if self.work.exists() and (not self.work.is_dir() or any(p not in early for p in self.work.iterdir())):
             raise UsageError(f"{self} is not a store and not empty; name an empty or a new folder in `store`")
-        self.data.mkdir(parents=True, exist_ok=True)
+        Path(self.data).mkdir(parents=True, exist_ok=True)
 
     def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
         # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
-        options = [f"DATA_PATH {quote(f'{self.data}/')}", "OVERRIDE_DATA_PATH true"]
+        options = [f"DATA_PATH {quote(self.data)}", "OVERRIDE_DATA_PATH true"]
         options += ("READ_ONLY",) if read_only else self.write_options
         if snapshot is not None:
             options.append(f"SNAPSHOT_VERSION {snapshot}")
         return f"ATTACH {quote(f'{self.prefix}{self._file}')} AS lake ({', '.join(options)})"
+
+    def attach_tables(self, name: str) -> str:
+        return f"ATTACH {quote(str(self._file))} AS {name}{self.database}"
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -116,6 +139,7 @@ class SqliteCatalog(FolderCatalog):
 
     kind = "sqlite"
     prefix = "ducklake:sqlite:"
+    database = " (TYPE sqlite)"
     extensions = ("ducklake", "sqlite_scanner")
     conflicts = (*FolderCatalog.conflicts, "database is locked")
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
@@ -123,15 +147,17 @@ class SqliteCatalog(FolderCatalog):
     write_options = ("META_JOURNAL_MODE 'WAL'",)
 
 
-def catalog_of(uri: str | Path) -> Catalog:
+def catalog_of(uri: str | Path, data: str | None = None) -> Catalog:
     """The catalog that a URI names, which need not exist: SCHEME:PLACE, or a folder. Raises `UsageError` for a scheme
-    that is none of `CATALOGS`."""
+    that is none of `CATALOGS`.
+
+    data: where a new store's Parquet files go, for a catalog that is no folder"""
     # One letter before a colon is a Windows drive.
     scheme, place = match.groups() if (match := re.fullmatch(r"([a-z0-9]{2,}):(.*)", str(uri))) else ("", str(uri))
     if scheme not in CATALOGS:
         # Not the URI itself: it may hold a password.
         raise UsageError(f"`store` begins with {scheme + ':'!r}; allowed: {spellings()}")
-    catalog: Catalog = pkgutil.resolve_name(CATALOGS[scheme])(place)
+    catalog: Catalog = pkgutil.resolve_name(CATALOGS[scheme])(place, data)
     return catalog
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import random
 import time
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.fs as fs
 
 from mixture.errors import StoreError, UsageError
-from mixture.store import layout
+from mixture.store import layout, place
 from mixture.store.catalog import Catalog, catalog_of
 from mixture.store.limits import Limits
 from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
@@ -30,7 +32,7 @@ class Store:
 
     `Store.open("my-store", create=True)` makes the folder where it is missing; without `create` a missing store is a
     `UsageError`. Several processes may read and write one store at the same time. Other catalogs than a file in the
-    store's folder are named by a URI (`mixture.store.catalog`).
+    store's folder are named by a URI (`mixture.store.catalog`); there `data` says where a new store's files go.
     """
 
     def __init__(self, catalog: Catalog, snapshot: int | None = None) -> None:
@@ -38,15 +40,14 @@ class Store:
         if isinstance(catalog, str | Path):
             raise UsageError(f"`Store.open({str(catalog)!r})` opens a store")
         self.catalog = catalog
-        self.root = catalog.work  # the folder that was opened
         self._snapshot = snapshot
         self._reading: int | None = None  # the snapshot of `reading`, within it
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
 
     @classmethod
-    def open(cls, uri: str | Path, *, create: bool = False) -> Store:
-        catalog = catalog_of(uri)
+    def open(cls, uri: str | Path, *, create: bool = False, data: str | None = None) -> Store:
+        catalog = catalog_of(uri, data)
         exists = catalog.exists()
         if not exists:
             if not create:
@@ -57,10 +58,10 @@ class Store:
             store.transaction(migrate)
         return store
 
-    @property
-    def data(self) -> Path:
-        """The folder of the lake's Parquet files."""
-        return self.catalog.data
+    @functools.cached_property
+    def data(self) -> fs.FileSystem:
+        """The lake's Parquet files, by their paths in the catalog."""
+        return place.file_system(self.catalog.data)
 
     @property
     def work(self) -> Path:
@@ -95,7 +96,7 @@ class Store:
             self._reader.close()
             self._reader = None
         if self._reader is None:
-            self._reader = Reader(self._connect(read_only=True), self.data, *wanted)
+            self._reader = Reader(self._connect(read_only=True), self.catalog.data, *wanted)
         return self._reader.sql(query, params, limits)
 
     def read(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
@@ -188,7 +189,7 @@ class Store:
 
 
 def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    connection = _with_extensions(catalog.extensions)
+    connection = connection_with(catalog.extensions)
     try:
         connection.execute(catalog.attach(read_only=read_only, snapshot=snapshot))
         connection.execute("USE lake")
@@ -201,12 +202,14 @@ def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duck
     # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
     # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
     connection.execute(f"SET temp_directory = {quote(str(layout.spill(catalog.work)))}")
+    # Of a commit that takes long DuckDB draws a bar, among the results.
+    connection.execute("SET enable_progress_bar = false")
     # Texts of 2 MB times a batch of rows pass 2 GB: 64-bit offsets.
     connection.execute("SET arrow_large_buffer_size = true")
     return connection
 
 
-def _with_extensions(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
+def connection_with(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
     """A connection with these extensions, from their pinned packages; without the packages, from DuckDB's repository.
 
     DuckDB checks signatures of what it fetched. What pip installed stands as DuckDB itself does, whose library nobody

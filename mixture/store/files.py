@@ -18,6 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as fs
 
 from mixture.errors import MixtureError, StoreError
 from mixture.rows import content_ids, example_ids, passage_messages
@@ -27,15 +28,16 @@ from mixture.store.connect import Store
 from mixture.store.query import first_lines
 from mixture.store.write import append
 
-CATALOG = "__ducklake_metadata_lake.ducklake_"
-FILES = f"""
+READ_BYTES = 1 << 23
+# {own}: what stands before the names of DuckLake's own tables
+FILES = """
 SELECT s.path || t.path || f.path AS path, t.table_name AS "table", p.partition_value AS collection,
        f.file_size_bytes AS num_bytes, f.num_rows, d.sha256
-FROM (SELECT data_file_id, table_id, path, file_size_bytes, record_count AS num_rows FROM {CATALOG}data_file
-      UNION ALL SELECT data_file_id, table_id, path, file_size_bytes, NULL FROM {CATALOG}delete_file) f
-JOIN {CATALOG}table t ON t.table_id = f.table_id AND t.end_snapshot IS NULL
-JOIN {CATALOG}schema s ON s.schema_id = t.schema_id
-LEFT JOIN {CATALOG}file_partition_value p ON p.data_file_id = f.data_file_id
+FROM (SELECT data_file_id, table_id, path, file_size_bytes, record_count AS num_rows FROM {own}data_file
+      UNION ALL SELECT data_file_id, table_id, path, file_size_bytes, NULL FROM {own}delete_file) f
+JOIN {own}table t ON t.table_id = f.table_id AND t.end_snapshot IS NULL
+JOIN {own}schema s ON s.schema_id = t.schema_id
+LEFT JOIN {own}file_partition_value p ON p.data_file_id = f.data_file_id
 LEFT JOIN (SELECT path, any_value(sha256) AS sha256 FROM data_files GROUP BY path) d
      ON d.path = s.path || t.path || f.path
 ORDER BY ALL"""
@@ -56,7 +58,7 @@ class DataFile:
 
 def data_files(store: Store, collections: Sequence[str] | None = None) -> list[DataFile]:
     """The files that the catalog names, those of older versions too; of all collections, or of those given."""
-    files = [DataFile(**row) for row in store.rows(FILES)]
+    files = [DataFile(**row) for row in store.rows(FILES.format(own=store.catalog.tables))]
     return [f for f in files if collections is None or f.collection is None or f.collection in collections]
 
 
@@ -65,9 +67,9 @@ def record_hashes(store: Store, collections: Sequence[str]) -> None:
     which would need one more each time. Missing files are left to `fault`."""
     now = datetime.now(UTC)
     rows = [
-        {"path": file.path, "sha256": sha256(store.data / file.path), "hashed_at": now}
+        {"path": file.path, "sha256": _sha256(store, file), "hashed_at": now}
         for file in data_files(store, collections)
-        if file.sha256 is None and file.table != "data_files" and (store.data / file.path).is_file()
+        if file.sha256 is None and file.table != "data_files" and _size(store, file) is not None
     ]
     if rows:
         store.transaction(lambda connection: append(connection, "data_files", rows))
@@ -80,25 +82,35 @@ def sha256(file: Path) -> str:
 
 def fault(store: Store, file: DataFile) -> str | None:
     """What is wrong with a file, in words; None where nothing is."""
-    path = store.data / file.path
-    if not path.is_file():
+    size = _size(store, file)
+    if size is None:
         return "is missing"
-    size = path.stat().st_size
     if size != file.num_bytes:
         return f"has {size:,} bytes; the catalog says {file.num_bytes:,}"
     if file.sha256 is not None:
-        return None if sha256(path) == file.sha256 else "its bytes have changed since they were recorded"
+        return None if _sha256(store, file) == file.sha256 else "its bytes have changed since they were recorded"
     try:
-        return _content_fault(path, file)
+        return _content_fault(store, file)
     # Damaged metadata can ask for any size of memory, and Arrow's own errors are of both kinds.
     except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
         return f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
-def _content_fault(path: Path, file: DataFile) -> str | None:
+def _size(store: Store, file: DataFile) -> int | None:
+    """In bytes; None for a file that is not there."""
+    found = store.data.get_file_info(file.path)
+    return int(found.size) if found.type == fs.FileType.File else None
+
+
+def _sha256(store: Store, file: DataFile) -> str:
+    with store.data.open_input_stream(file.path, buffer_size=READ_BYTES) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _content_fault(store: Store, file: DataFile) -> str | None:
     import pyarrow.parquet as pq
 
-    parquet = pq.ParquetFile(path)
+    parquet = pq.ParquetFile(file.path, filesystem=store.data)
     if file.num_rows is not None and parquet.metadata.num_rows != file.num_rows:
         return f"has {parquet.metadata.num_rows:,} rows; the catalog says {file.num_rows:,}"
     for batch in parquet.iter_batches(4_096):

@@ -6,6 +6,7 @@ Loads no duckdb: a machine that trains from a materialised folder has none. Ther
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -22,6 +23,14 @@ RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
 SPACE = re.compile(r"[0-9a-f]{16}")
 EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
+
+
+def cache() -> Path:
+    """Where this machine keeps what can be made again, of stores that are elsewhere."""
+    named = os.environ.get("MIXTURE_CACHE")
+    return Path(named or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / (
+        "" if named else "mixture"
+    )
 
 
 def leftovers(root: Path) -> list[Path]:

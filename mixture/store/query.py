@@ -12,7 +12,6 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -62,12 +61,12 @@ def is_ctrl_c(error: BaseException) -> bool:
 class Reader:
     """A read-only connection to the lake with the views and macros of `surface`, locked. One query at a time.
 
-    data:     the folder that stays readable: that of the lake's own files
+    data:     the folder or prefix that stays readable: that of the lake's own files, with a slash at its end
     snapshot: of what the connection shows; None for the newest
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, data: Path, memory_bytes: int, snapshot: int | None
+        self, connection: duckdb.DuckDBPyConnection, data: str, memory_bytes: int, snapshot: int | None
     ) -> None:
         self.memory_bytes = memory_bytes
         self.snapshot = snapshot
@@ -81,7 +80,7 @@ class Reader:
             # A name in FROM is a table, never a variable of the calling Python.
             "python_enable_replacements = false",
             # The lake's own files stay readable; SELECT is the only statement, so nothing can be written to them.
-            f"allowed_directories = [{quote(str(data) + '/')}]",
+            f"allowed_directories = [{quote(data)}]",
             "enable_external_access = false",
             "lock_configuration = true",
         ):

@@ -28,7 +28,7 @@ def offered(small_store: Store, monkeypatch: pytest.MonkeyPatch) -> Offered:
     jobs.create(small_store, "prop", weights="proportional", collections=["easy", "hard"])
     jobs.tag(small_store, "prop", "production")
     small_store.close()
-    monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
+    monkeypatch.setenv("MIXTURE_STORE", str(small_store.work))
     command = typer.main.get_command(app)
     # Typer has click within it, or beside it in older versions.
     home = importlib.import_module(type(command).__mro__[-3].__module__.rpartition(".")[0] + ".shell_completion")

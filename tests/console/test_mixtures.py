@@ -20,7 +20,7 @@ WEIGHTS = {"easy": 0.7, "hard": 0.2, "middle": 0.1}
 
 
 def _run(store: Store, *arguments: str) -> Any:
-    result = CliRunner().invoke(app, ["--store", str(store.root), *arguments, "--json"])
+    result = CliRunner().invoke(app, ["--store", str(store.work), *arguments, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -32,7 +32,7 @@ def _weights(made: Any) -> dict[str, float]:
 @pytest.fixture
 def learned(small_store: Store) -> Any:
     """A mixture named `learned` with `WEIGHTS`, and one named `equal`."""
-    file = small_store.root.parent / "weights.json"
+    file = small_store.work.parent / "weights.json"
     file.write_text(json.dumps(WEIGHTS))
     _run(small_store, "create", "equal")
     return _run(small_store, "create", "learned", "--weights", str(file))
@@ -93,7 +93,7 @@ MISTAKES = [
 def test_mistakes_get_a_plain_line(small_store: Store, learned: Any, capfd: pytest.CaptureFixture[str]) -> None:
     for arguments, message in MISTAKES:
         with pytest.raises(SystemExit) as caught:
-            app(["--store", str(small_store.root), *arguments])
+            app(["--store", str(small_store.work), *arguments])
         err = capfd.readouterr().err
         assert caught.value.code == 2
         assert message in " ".join(err.split())
@@ -106,7 +106,7 @@ def test_a_look_loads_nothing_slow(small_store: Store, learned: Any, command: li
     script = (
         "import sys, atexit; from cli import app\n"
         "atexit.register(lambda: print({'pandas', 'torch', 'huggingface_hub'} & set(sys.modules)))\n"
-        f"app(['--store', {str(small_store.root)!r}, *{command!r}])"
+        f"app(['--store', {str(small_store.work)!r}, *{command!r}])"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
     assert "learned:1" in printed
@@ -117,7 +117,7 @@ def test_a_long_list_is_cut_for_people_and_whole_as_json(small_store: Store) -> 
     rows = [{"mixture": f"{n:012x}", "name": f"m{n}", "version": 1, "spec": "{}", "created_at": datetime.now(UTC)}
             for n in range(LISTED + 7)]  # fmt: skip
     insert_rows(small_store, "mixtures", rows)
-    printed = CliRunner().invoke(app, ["--store", str(small_store.root), "list"])
+    printed = CliRunner().invoke(app, ["--store", str(small_store.work), "list"])
     assert printed.stdout.count("m1") >= 10
     assert sum(f"{n:012x}" in printed.stdout for n in range(LISTED + 7)) == LISTED
     assert printed.stderr == "7 older ones; --json prints all\n"

@@ -21,7 +21,7 @@ def said(small_store: Store) -> Callable[..., str]:
     """`said(*arguments)`: the line above a command's table. The same command prints no such line with --json."""
 
     def run(*arguments: str) -> str:
-        whole = ["--store", str(small_store.root), *arguments]
+        whole = ["--store", str(small_store.work), *arguments]
         result = CliRunner().invoke(app, whole)
         assert result.exit_code == 0, result.output
         lines = result.stdout.splitlines()

@@ -152,18 +152,18 @@ def test_status_says_what_is_in_the_store_within_80_columns(full: Store, monkeyp
     assert (found.mixtures, found.newest, found.runs, found.suites) == (1, ["m:1"], {}, {})
     assert found.disk["data"] > 1000
     monkeypatch.setenv("COLUMNS", "80")
-    printed = CliRunner().invoke(app, ["--store", str(full.root), "status"]).stdout
+    printed = CliRunner().invoke(app, ["--store", str(full.work), "status"]).stdout
     table, lines = printed.split("collections ")
     assert max(map(len, table.splitlines())) <= 80
     assert "a-name-that-is-much…" in table
     assert "3 with 120 examples from 4 files; 1 row refused" in lines
-    body = json.loads(CliRunner().invoke(app, ["--store", str(full.root), "status", "--json"]).stdout)
+    body = json.loads(CliRunner().invoke(app, ["--store", str(full.work), "status", "--json"]).stdout)
     assert [c["collection"] for c in body["collections"]] == [c.collection for c in found.collections]
 
 
 def test_commands_remove_and_bring_back(small_store: Store) -> None:
     def run(*words: str) -> Any:
-        return CliRunner().invoke(app, ["--store", str(small_store.root), *words])
+        return CliRunner().invoke(app, ["--store", str(small_store.work), *words])
 
     assert json.loads(run("remove", "easy", "--json").stdout) == [{"collection": "easy", "removed": 40}]
     assert "easy; mixture remove --undo brings back" in run("status").stdout

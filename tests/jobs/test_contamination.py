@@ -284,7 +284,7 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
 
     store.transaction(back)
     store.close()
-    with Store.open(store.root) as lake:
+    with Store.open(store.work) as lake:
         assert lake.rows("SELECT suite, digest, distance, passage_overlap FROM test_suites") == known
         jobs.ingest(lake, faq, name="copy")
         assert jobs.matches(lake) == {"copy": {"desk": 2}}

@@ -226,7 +226,7 @@ def test_a_real_model_finds_a_paraphrase_and_leaves_another_question(
 
     def run(*arguments: str) -> Any:
         with pytest.raises(SystemExit) as caught:
-            app(["dedup", "--store", str(store.root), "--key", "query", *arguments, "--dry-run", "--json"])
+            app(["dedup", "--store", str(store.work), "--key", "query", *arguments, "--dry-run", "--json"])
         assert not caught.value.code
         return json.loads(capsys.readouterr().out)
 

@@ -61,7 +61,7 @@ JOBS: dict[str, Callable[..., Any]] = {
         store, method="semantic", encode=letters, similarity=0.999, engine=engine, dry_run=True
     ),
     "decontaminate": lambda store, engine: jobs.decontaminate(
-        store, store.root.parent / "tests.txt", engine=engine, dry_run=True
+        store, store.work.parent / "tests.txt", engine=engine, dry_run=True
     ),
 }
 
@@ -70,11 +70,11 @@ JOBS: dict[str, Callable[..., Any]] = {
 def test_where_a_task_runs_changes_nothing(store: Store, job: str) -> None:
     expected = JOBS[job](store, "local")
     assert sum(result.removed for result in expected) == 1
-    with Store.open(store.root) as other:
+    with Store.open(store.work) as other:
 
         def remove_all() -> None:
             assert jobs.dedup(other)[3].removed == 1
-            jobs.decontaminate(other, store.root.parent / "tests.txt")
+            jobs.decontaminate(other, store.work.parent / "tests.txt")
 
         engine = Travelling(remove_all)
         found = JOBS[job](store, engine)

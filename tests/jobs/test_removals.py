@@ -67,7 +67,7 @@ def test_one_step_back_restores_examples_and_negatives_of_the_newest_command(sto
     negatives = store.sql("SELECT count(*) AS n FROM negatives")["n"][0].as_py()
     jobs.dedup(store, ["beta", "alpha"], across=True)
     after_dedup = queries(store)
-    tests = Path(store.root).parent / "tests.txt"
+    tests = Path(store.work).parent / "tests.txt"
     tests.write_text("how does a glacier move downhill\n")
     jobs.decontaminate(store, [str(tests)])
     assert len(queries(store)) == 2
@@ -104,7 +104,7 @@ def test_undo_finds_what_was_ingested_while_the_command_ran(
 
 
 def test_only_the_newest_of_two_commands_is_undone(store: Store) -> None:
-    tests = Path(store.root).parent / "tests.txt"
+    tests = Path(store.work).parent / "tests.txt"
     for text in ("how does a glacier move downhill\n", "what is quartz made of\n"):
         tests.write_text(text)
         assert jobs.decontaminate(store, [str(tests)], dry_run=True)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def other(small_store: Store) -> Any:
     """Another process's connection to the store."""
-    with Store.open(small_store.root) as store:
+    with Store.open(small_store.work) as store:
         yield store
 
 
@@ -148,7 +148,7 @@ def test_a_mixture_names_the_snapshot_that_its_contents_are_of(
     """Between pinning and saving, others ingest and mine: the newest snapshot then holds other contents."""
     ingest = _more(other, tmp_path)
     between(registry, "save", lambda: (ingest(), jobs.mine(other, ["easy"])))
-    done = CliRunner().invoke(app, ["--store", str(small_store.root), "create", "m", *words])
+    done = CliRunner().invoke(app, ["--store", str(small_store.work), "create", "m", *words])
     assert done.exit_code == 0, done.output
     mixture = registry.resolve(small_store, "m")
     assert [f.says for f in verify(small_store).faults] == []
@@ -208,7 +208,7 @@ def six_processes(store: Store, folder: Path, seconds: float) -> dict[str, int]:
     kinds = ["ingest", "ingest", "dedup", "decontaminate", "create", "sql"]
     running = []
     for number, kind in enumerate(kinds):
-        names = [str(store.root), str(suite), str(folder), kind, str(number), str(seconds)]
+        names = [str(store.work), str(suite), str(folder), kind, str(number), str(seconds)]
         command = [sys.executable, "-c", WORKER.replace("WORK", WORKERS[kind]), *names]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         running.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))  # type: ignore[call-overload]

@@ -280,7 +280,7 @@ def test_show_prints_it(
     jobs.create(store, "new")
 
     def show(*given: str) -> str:
-        app(["show", *given, "--store", str(store.root)], standalone_mode=False)
+        app(["show", *given, "--store", str(store.work)], standalone_mode=False)
         return capsys.readouterr().out
 
     told = json.loads(show("new", "--contamination", "--json"))

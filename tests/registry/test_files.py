@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import FileSelector
 from typer.testing import CliRunner
 
 from cli import app
@@ -71,7 +72,7 @@ def test_a_store_with_the_same_data_gets_the_same_id(
     small_store: Store, saved: registry.SavedMixture, tmp_path: Path, fmt: str
 ) -> None:
     file = _exported(small_store, saved, fmt, tmp_path)
-    shutil.copytree(small_store.root, tmp_path / "twin")
+    shutil.copytree(small_store.work, tmp_path / "twin")
     with Store.open(tmp_path / "twin") as twin:
         there = import_(twin, file, "theirs")
         assert there.spec == saved.spec
@@ -312,7 +313,7 @@ def test_sentence_transformers_trains_on_the_hf_dataset(
 
 
 def _run(store: Store, *arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["--store", str(store.root), *arguments])
+    result = CliRunner().invoke(app, ["--store", str(store.work), *arguments])
     assert result.exit_code == code, result.output
     return result.output
 
@@ -338,7 +339,7 @@ def test_the_commands_do_it_all(small_store: Store, saved: registry.SavedMixture
     _run(small_store, "export", "mix", "--batches", "2", code=2)
     _run(small_store, "export", "mix", "--format", "csv", "--materialised", str(tmp_path / "n"), code=2)
     _run(small_store, "export", "mix", "--format", "xml", code=2)
-    (small_store.root / "models" / "tiny-qwen2-000000000000-1").mkdir(parents=True)
+    (small_store.work / "models" / "tiny-qwen2-000000000000-1").mkdir(parents=True)
     wanted = ["models/tiny-qwen2-000000000000-1"]
     for options in (["--dry-run"], []):
         assert [r["path"] for r in json.loads(_run(small_store, "gc", *options, "--json"))] == wanted
@@ -346,7 +347,8 @@ def test_the_commands_do_it_all(small_store: Store, saved: registry.SavedMixture
 
 
 def test_verify_exits_with_one_where_something_is_damaged(small_store: Store, saved: registry.SavedMixture) -> None:
-    next((small_store.root / "data" / "main" / "passages").rglob("*.parquet")).unlink()
+    found = small_store.data.get_file_info(FileSelector("main/passages", recursive=True))
+    small_store.data.delete_file(next(file.path for file in found if file.path.endswith(".parquet")))
     printed = _run(small_store, "verify", code=1)
     assert "is missing" in printed
     assert "damaged" in printed

@@ -35,9 +35,9 @@ def _make(root: Path, *folders: str) -> None:
 def test_what_a_mixture_needs_stays(small_store: Store) -> None:
     saved = registry.save(small_store, _spec(small_store), "mix", run_id="a" * 12)
     materialise(small_store, saved.spec)
-    _make(small_store.root, f"models/{_tiny(saved.spec)}", "models/mine", f"runs/{'a' * 12}", f"runs/{'c' * 12}",
+    _make(small_store.work, f"models/{_tiny(saved.spec)}", "models/mine", f"runs/{'a' * 12}", f"runs/{'c' * 12}",
           f"runs/reference-{'b' * 12}", f"runs/{'d' * 12}", "runs/notes")  # fmt: skip
-    reference = str(small_store.root / "runs" / f"reference-{'b' * 12}")
+    reference = str(small_store.work / "runs" / f"reference-{'b' * 12}")
     insert_rows(small_store, "runs", [
         {"run_id": "a" * 12, "kind": "tdro-seeds", "status": "finished", "mixture": saved.spec.id,
          "started_at": saved.created_at, "config": json.dumps({"runs": ["c" * 12]})},
@@ -53,7 +53,7 @@ def test_what_a_mixture_needs_stays(small_store: Store) -> None:
 
 
 def test_what_nothing_needs_goes_and_a_dry_run_leaves_it(small_store: Store) -> None:
-    root, spec = small_store.root, _spec(small_store)
+    root, spec = small_store.work, _spec(small_store)
     materialise(small_store, spec)
     _make(root, f"models/{_tiny(spec)}", f"runs/{'e' * 12}", f"runs/reference-{'f' * 12}")
     found = gc(small_store, dry_run=True)
@@ -86,17 +86,17 @@ def time_of(store: Store) -> object:
 
 @pytest.mark.parametrize("leftover", ["spill-0123", "materialised/components/.writing-x", "materialised/x.1.tmp"])
 def test_leftovers_of_a_kill_go_after_a_day(small_store: Store, leftover: str) -> None:
-    _make(small_store.root, leftover)
+    _make(small_store.work, leftover)
     assert gc(small_store, dry_run=True) == []
     long_ago = time.time() - LEFTOVER_SECONDS - 60
-    os.utime(small_store.root / leftover, (long_ago, long_ago))
+    os.utime(small_store.work / leftover, (long_ago, long_ago))
     assert [thing.path for thing in gc(small_store)] == [leftover]
-    assert not (small_store.root / leftover).exists()
+    assert not (small_store.work / leftover).exists()
 
 
 def test_a_references_embeddings_go_unless_an_unfinished_run_uses_them(small_store: Store) -> None:
     used, other, older = (f"runs/reference-embeddings/{name}" for name in ("aa-fp32", "aa-bf16", "org-model-fp32"))
-    _make(small_store.root, used, other, older, "runs/reference-embeddings/notes")
+    _make(small_store.work, used, other, older, "runs/reference-embeddings/notes")
     common = {"kind": "tdro", "mixture": "?", "started_at": time_of(small_store)}
     insert_rows(small_store, "runs", [
         {"run_id": "a" * 12, "status": "running", **common,
@@ -113,22 +113,22 @@ def test_a_references_embeddings_go_unless_an_unfinished_run_uses_them(small_sto
     assert gc(small_store) == []
     small_store.connection.execute("UPDATE runs SET status = 'finished'")
     assert [thing.path for thing in gc(small_store)] == [other, used, older]
-    assert [path.name for path in (small_store.root / "runs" / "reference-embeddings").iterdir()] == ["notes"]
+    assert [path.name for path in (small_store.work / "runs" / "reference-embeddings").iterdir()] == ["notes"]
 
 
 def test_kept_embeddings_go_when_no_command_used_them_for_a_day(small_store: Store) -> None:
     used, unused, own = (f"embeddings/{name}" for name in ("0" * 16, "1" * 16, "mine"))
-    _make(small_store.root, used, unused, own)
+    _make(small_store.work, used, unused, own)
     assert gc(small_store) == []
     long_ago = time.time() - LEFTOVER_SECONDS - 60
     for folder in (used, unused, own):
-        os.utime(small_store.root / folder / "file", (long_ago, long_ago))
-    (small_store.root / used / "space.json").touch()
+        os.utime(small_store.work / folder / "file", (long_ago, long_ago))
+    (small_store.work / used / "space.json").touch()
     assert [thing.path for thing in gc(small_store)] == [unused]
-    assert [(small_store.root / folder).exists() for folder in (used, unused, own)] == [True, False, True]
+    assert [(small_store.work / folder).exists() for folder in (used, unused, own)] == [True, False, True]
 
 
 @pytest.mark.parametrize("folder", ["models/tiny-own", "models/tiny-qwen2-mine-1", "runs/reference-mine"])
 def test_folders_with_names_of_the_users_own_stay(small_store: Store, folder: str) -> None:
-    _make(small_store.root, folder)
+    _make(small_store.work, folder)
     assert gc(small_store) == []

@@ -46,7 +46,7 @@ def test_the_share_is_kept_to_and_a_larger_one_holds_the_smaller() -> None:
 
 
 def test_equal_queries_of_two_collections_are_on_one_side(small_store: Store, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (small_store.root.parent / "raw" / "easy.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (small_store.work.parent / "raw" / "easy.jsonl").read_text().splitlines()]
     twin = tmp_path / "twin.jsonl"
     twin.write_text("".join(json.dumps(r | {"query": r["query"].upper() + "?", "pos": ["other"]}) + "\n" for r in rows))
     jobs.ingest(small_store, [str(twin)])

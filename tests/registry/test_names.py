@@ -273,15 +273,15 @@ def scratch_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def test_one_changed_character_in_one_row_changes_the_id(
     scratch_store: Store, write_collection: Callable[..., Path], row: int, side: str, random: Random
 ) -> None:
-    rows = [json.loads(line) for line in write_collection(scratch_store.root.parent, "c", rows=12).open()]
+    rows = [json.loads(line) for line in write_collection(scratch_store.work.parent, "c", rows=12).open()]
     text = rows[row][side] if side == "query" else rows[row][side][0]
     place = random.randrange(len(text))
     text = text[:place] + "Q" + text[place + 1 :]
     rows[row][side] = text if side == "query" else [text, *rows[row][side][1:]]
     name = f"c{random.getrandbits(60)}"
-    file = scratch_store.root.parent / f"{name}.jsonl"
+    file = scratch_store.work.parent / f"{name}.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     # The digest does not know the collection's name, so that one store serves for all.
-    jobs.ingest(scratch_store, [str(file), str(scratch_store.root.parent / "c.jsonl")])
+    jobs.ingest(scratch_store, [str(file), str(scratch_store.work.parent / "c.jsonl")])
     digests = {part.digest for part in registry.pin(scratch_store, ["c", name]).values()}
     assert len({MixtureSpec((Component("c", digest, 1.0),)).id for digest in digests}) == 2

@@ -99,7 +99,7 @@ def _remove(store: Store, query: str) -> None:
 
 
 def _run(store: Store, *arguments: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["--store", str(store.root), *arguments, *(["--json"] if code == 0 else [])])
+    result = CliRunner().invoke(app, ["--store", str(store.work), *arguments, *(["--json"] if code == 0 else [])])
     assert result.exit_code == code, result.output
     if code:
         assert isinstance(result.exception, UsageError | SystemExit)
@@ -343,7 +343,7 @@ def test_verify_and_gc_know_slices(store: Store) -> None:
     (finding,) = verify(store, "sliced").findings
     assert finding.name == "poly[language=en] as pinned by sliced:1"
     assert "its materialised files are whole" in finding.says
-    shutil.rmtree(store.root / "materialised")
+    shutil.rmtree(store.work / "materialised")
     (finding,) = verify(store).findings
     assert not finding.fault
     assert f"version {saved.snapshot} holds it" in finding.says
@@ -566,7 +566,7 @@ MISTAKES = [
 def test_mistakes_get_a_plain_line(store: Store, base: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     for arguments, message in MISTAKES:
         with pytest.raises(SystemExit) as caught:
-            app(["--store", str(store.root), "create", "x", *arguments])
+            app(["--store", str(store.work), "create", "x", *arguments])
         err = " ".join(capfd.readouterr().err.split())
         assert (caught.value.code, message in err, "Traceback" in err) == (2, True, False), (arguments, err)
     assert [m.reference for m in registry.saved_mixtures(store)] == ["sliced:1", "base:1"]

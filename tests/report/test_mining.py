@@ -184,7 +184,7 @@ def test_minings_side_by_side_are_told_apart(made: Made) -> None:
 
 def test_the_command(small_store: Store, tmp_path: Path) -> None:
     def run(*arguments: str) -> Any:
-        return CliRunner().invoke(app, ["--store", str(small_store.root), "mine", *arguments])
+        return CliRunner().invoke(app, ["--store", str(small_store.work), "mine", *arguments])
 
     file = tmp_path / "page.html"
     done = run("easy", "--negatives", "3", "--filter", "max_score=1", "--report", str(file))
@@ -215,7 +215,7 @@ def test_a_wrong_place_is_refused_before_anything_is_mined(small_store: Store, t
         (["--report", str(tmp_path / "no" / "x.html")], "there is no folder"),
         (["--undo", "--report", str(tmp_path / "x.html")], "it goes with --dry-run alone"),
     ):
-        done = CliRunner().invoke(app, ["--store", str(small_store.root), "mine", "easy", *wrong])
+        done = CliRunner().invoke(app, ["--store", str(small_store.work), "mine", "easy", *wrong])
         assert done.exit_code == 2 and message in done.output, done.output
     assert small_store.rows("SELECT * FROM minings") == before
     with pytest.raises(UsageError, match="there is no folder"):

@@ -213,7 +213,7 @@ def test_the_command(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Any:
-        return CliRunner().invoke(app, ["--store", str(store.root), "report", *arguments])
+        return CliRunner().invoke(app, ["--store", str(store.work), "report", *arguments])
 
     done = run("learned", "--json")
     assert done.exit_code == 0, done.output

@@ -72,7 +72,7 @@ def test_a_collection_that_changed_since_is_refused(small_store: Store, tmp_path
     jobs.mine(small_store, ["easy"], per_query=1)
     with pytest.raises(UsageError, match="'easy' has changed"):
         materialise(small_store, spec)
-    assert not list((small_store.root / "materialised").rglob(".writing-*"))
+    assert not list((small_store.work / "materialised").rglob(".writing-*"))
 
 
 def test_a_collection_that_is_missing_is_named(small_store: Store, tmp_path: Path) -> None:

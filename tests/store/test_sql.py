@@ -141,7 +141,7 @@ STOPPED_PAIRS = [(why, query) for why, queries in STOPPED.items() for query in q
 
 def _unharmed(store: Store) -> None:
     assert store.sql(COUNTS, limits=LIMITS).to_pylist() == [{"n": 120, "p": 120, "m": 3}]
-    assert not list(store.root.rglob("evil*"))
+    assert not list(store.work.rglob("evil*"))
 
 
 @pytest.mark.parametrize("query", REFUSED, ids=lambda query: repr(query[:70]))
@@ -151,8 +151,8 @@ def test_a_query_that_is_no_question_is_refused(facts_store: Store, tmp_path: Pa
     outside.write_text("password\nhunter2\n")
     places = {
         "{outside}": outside,
-        "{data}": facts_store.root / "data",
-        "{catalog}": facts_store.root / "catalog.sqlite",
+        "{data}": facts_store.work / "data",
+        "{catalog}": facts_store.work / "catalog.sqlite",
     }
     for mark, path in places.items():
         query = query.replace(mark, str(path))
@@ -179,7 +179,7 @@ def test_a_query_without_end_is_stopped(facts_store: Store, why: str, query: str
     assert {"time": "after 0.5 s", "memory": "0.15 GB of memory", "": "was stopped"}[why] in said
     _unharmed(facts_store)
     # Nothing spilled stays, and nothing lies where the command was started.
-    assert not [path for path in facts_store.root.glob("spill-*/*") if path.is_file()]
+    assert not [path for path in facts_store.work.glob("spill-*/*") if path.is_file()]
     assert not Path(".tmp").exists()
 
 
@@ -188,7 +188,7 @@ def test_an_expensive_but_possible_sort_spills_into_the_store_and_answers(tmp_pa
     query = "SELECT max(i) AS m FROM (SELECT i, row_number() OVER (ORDER BY hash(i)) AS n FROM range(8000000) t(i))"
     with Store.open(tmp_path / "s", create=True) as store:
         assert store.sql(query, limits=limits).to_pylist() == [{"m": 7_999_999}]
-        assert list(store.root.glob("spill-*"))  # it did spill: else this tests nothing
+        assert list(store.work.glob("spill-*"))  # it did spill: else this tests nothing
     assert not list((tmp_path / "s").glob("spill-*"))
 
 
@@ -263,7 +263,7 @@ def test_limits_are_checked() -> None:
 
 
 def _mixture_sql(store: Store, *arguments: str, query: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", "sql", "--store", str(store.root), *arguments]
+    command = [sys.executable, "-m", "cli", "sql", "--store", str(store.work), *arguments]
     return subprocess.run(command, input=query, capture_output=True, text=True, timeout=60)
 
 

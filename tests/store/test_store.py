@@ -108,7 +108,7 @@ def test_sql_is_read_only_and_shut_in(tmp_path: Path, query: str) -> None:
     with Store.open(tmp_path / "s", create=True) as store:
         insert_rows(store, "test_queries", TEST_QUERIES)
         with pytest.raises(UsageError) as caught:
-            store.sql(query.format(outside=outside, data=store.root / "data", catalog=store.root / "catalog.sqlite"))
+            store.sql(query.format(outside=outside, data=store.work / "data", catalog=store.work / "catalog.sqlite"))
         assert "password" not in str(caught.value)
         assert len(str(caught.value).splitlines()) <= 2
         assert store.sql("SELECT sum(length(query)) AS n FROM test_queries").to_pylist() == [{"n": 50}]

@@ -102,7 +102,7 @@ def test_a_metric_that_no_suite_has_is_said(small_store: Store, suite: Path, cap
 
 
 def evaluate(store: Store, *arguments: Any) -> Any:
-    result = CliRunner().invoke(app, ["--store", str(store.root), "evaluate", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["--store", str(store.work), "evaluate", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -135,7 +135,7 @@ def test_the_command_of_one_model_is_a_table_and_a_list(small_store: Store, suit
 def test_scores_are_shown_though_a_file_cannot_be_written(small_store: Store, suite: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     place = str(tmp_path / "file" / "scores.csv")
-    asked = ["--store", str(small_store.root), "evaluate", "bm25", "--suite", str(suite), "--export", place]
+    asked = ["--store", str(small_store.work), "evaluate", "bm25", "--suite", str(suite), "--export", place]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code != 0 and "100.00" in result.stdout
 
@@ -146,7 +146,7 @@ def test_scores_are_shown_though_a_file_cannot_be_written(small_store: Store, su
 )
 def test_the_command_refuses_before_the_work(small_store: Store, suite: Path, options: list[str], message: str) -> None:
     result = CliRunner().invoke(
-        app, ["--store", str(small_store.root), "evaluate", "bm25", "--suite", str(suite), *options]
+        app, ["--store", str(small_store.work), "evaluate", "bm25", "--suite", str(suite), *options]
     )
     assert result.exit_code == 2 and message in result.stderr
     assert not small_store.rows("SELECT * FROM evaluations")

@@ -44,7 +44,7 @@ def _runs(store: Store, kind: str) -> list[dict[str, Any]]:
 
 
 def _reference(store: Store) -> Path:
-    (record,) = (store.root / "runs").glob("reference-*/training.json")
+    (record,) = (store.work / "runs").glob("reference-*/training.json")
     return record.parent
 
 
@@ -331,7 +331,7 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
     def stage(title: str) -> Any:
         return stop if title == "tDRO" else silent
 
-    runs, settings = small_store.root / "runs", replace(SETTINGS, max_query_tokens=150)
+    runs, settings = small_store.work / "runs", replace(SETTINGS, max_query_tokens=150)
     trainers.learn_weights(small_store, mix, name="other", proxy="tiny-qwen2", settings=replace(settings, steps=2))
     (finished,) = (runs / "reference-embeddings").iterdir()
     with pytest.raises(Stopped):
@@ -342,14 +342,14 @@ def test_gc_leaves_what_an_unfinished_run_resumes_from_and_frees_the_embeddings_
     trainers.learn_weights(small_store, mix, name="t", proxy="tiny-qwen2", settings=settings)
     assert _freed(small_store, "runs") == [using]
     # The tiny model is of a saved mixture's texts; of any others it would go.
-    (tiny,) = layout.tiny_models(small_store.root)
+    (tiny,) = layout.tiny_models(small_store.work)
     small_store.connection.execute("DELETE FROM mixtures")
     assert _freed(small_store, "models") == [tiny]
 
 
 def _freed(store: Store, folder: str) -> list[Path]:
-    paths = [store.root / thing.path for thing in gc(store)]
-    return [path for path in paths if store.root / folder in path.parents]
+    paths = [store.work / thing.path for thing in gc(store)]
+    return [path for path in paths if store.work / folder in path.parents]
 
 
 def test_weights_stay_near_the_base_that_was_given(small_store: Store, mix: SavedMixture, tiny_model: Path) -> None:

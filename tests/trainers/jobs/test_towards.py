@@ -177,7 +177,7 @@ def test_what_has_changed_since_is_searched(learn: Any, small_store: Store) -> N
     settings = replace(SEARCH, num_candidates=8)
     with pytest.raises(UsageError, match="`reuse` is known:1, which has every collection of mix:1 as it is now"):
         learn(settings, reuse="known")
-    raw = Path(small_store.root).parent / "raw" / "hard.jsonl"
+    raw = Path(small_store.work).parent / "raw" / "hard.jsonl"
     rows = raw.read_text("utf-8").splitlines(keepends=True)[:4]
     raw.write_text("".join(row.replace('"query": "', '"query": "which ') for row in rows))
     ingest(small_store, [str(raw)])
@@ -288,7 +288,7 @@ def test_the_command(
     small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, target: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
+    monkeypatch.setenv("MIXTURE_STORE", str(small_store.work))
     small_store.close()
     command = ["learn-weights", "--mix", "mix", "--proxy", str(static_model), "--name", "won",
                "--algorithm", "influence", "--steps", "12", "--batch-size", "8", "--holdout", "0.3",

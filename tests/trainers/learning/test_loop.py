@@ -117,7 +117,7 @@ def test_two_stores_learn_the_same_bits_with_a_reference_of_their_own(
                 store, mixture, name="tdro", proxy=str(tiny_model), settings=SETTINGS
             ).first
             found.append((learned.spec.weights, _history(store)))
-            references = list((store.root / "runs").glob("reference-*/model.safetensors"))
+            references = list((store.work / "runs").glob("reference-*/model.safetensors"))
             assert len(references) == 1
     assert found[0] == found[1]
 
@@ -164,7 +164,7 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bits(
     kill_in: tuple[str, int],
 ) -> None:  # fmt: skip
     small_store.close()
-    shutil.copytree(small_store.root, tmp_path / "other")
+    shutil.copytree(small_store.work, tmp_path / "other")
     # Where the kill comes later, a given reference saves its training.
     reference = str(tiny_model) if kill_in[0] == "tDRO" else None
     names = {"root": tmp_path / "other", "model": str(tiny_model), "reference": reference, "settings": SETTINGS}
@@ -297,7 +297,7 @@ def test_seeds_share_the_reference_and_their_spread_is_stored(
     assert made.first.note is not None
     assert "mean of 3 seeds, standard deviation up to 0." in made.first.note
     # One folder of the reference's embeddings, which the later seeds found filled.
-    caches = list((small_store.root / "runs" / "reference-embeddings").iterdir())
+    caches = list((small_store.work / "runs" / "reference-embeddings").iterdir())
     assert len(caches) == 1
     assert (
         trainers.learn_weights(

@@ -115,7 +115,7 @@ def test_asked_to_stop_it_saves_its_step_and_the_same_command_goes_on(
     start: Callable[..., Any], small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    words = [*_command(tiny_model, tmp_path / "out"), "--store", str(small_store.root)]
+    words = [*_command(tiny_model, tmp_path / "out"), "--store", str(small_store.work)]
     checkpoints, errors = tmp_path / "out" / "checkpoints", tmp_path / "errors"
     process = start(COMMAND, {"arguments": words, "environment": {}, "errors": str(errors)})
     _wait_for("step-3", checkpoints)
@@ -139,7 +139,7 @@ def test_asked_to_stop_it_saves_its_step_and_the_same_command_goes_on(
 def test_ranks_stop_at_the_same_step(
     start: Callable[..., Any], small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = [*_command(tiny_model, tmp_path / "out"), "--store", str(small_store.root)]
+    words = [*_command(tiny_model, tmp_path / "out"), "--store", str(small_store.work)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

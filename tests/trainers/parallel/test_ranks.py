@@ -137,7 +137,7 @@ def test_two_ranks_compute_what_one_computes(
     model = str(request.getfixturevalue(kind))
     gradients(mixture_data.folder, mixture_data.spec.id, model, tmp_path / "one.pt")
     small_store.close()
-    shutil.copytree(small_store.root, tmp_path / "two")
+    shutil.copytree(small_store.work, tmp_path / "two")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     learn = [*LEARN, "--proxy", model, "--json"]
@@ -177,11 +177,11 @@ def test_two_ranks_compute_what_one_computes(
 
     # One result on standard output, whatever the number of ranks.
     assert len(json.loads(done.stdout)["components"]) == 3
-    monkeypatch.setenv("MIXTURE_STORE", str(small_store.root))
+    monkeypatch.setenv("MIXTURE_STORE", str(small_store.work))
     with pytest.raises(SystemExit, match="0"):
         app(learn)
     history = "SELECT * EXCLUDE run_id FROM weight_history ORDER BY step, collection"
-    with Store.open(small_store.root) as first, Store.open(tmp_path / "two") as second:
+    with Store.open(small_store.work) as first, Store.open(tmp_path / "two") as second:
         rows = [store.sql(history).to_pylist() for store in (first, second)]
         assert second.sql("SELECT status, count(*) AS n FROM runs GROUP BY ALL").to_pylist() == [
             {"status": "finished", "n": 2}
@@ -216,7 +216,7 @@ def test_two_ranks_learn_the_weights_of_one_towards_a_target(
     two_ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     weights, tried = [], []
     for name, launch in (("one", []), ("two", two_ranks)):
-        shutil.copytree(small_store.root, tmp_path / name)
+        shutil.copytree(small_store.work, tmp_path / name)
         environment = os.environ | {
             "MIXTURE_STORE": str(tmp_path / name), "PYTHONPATH": str(Path(__file__).parents[3]),
             "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",

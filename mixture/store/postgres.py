@@ -1,0 +1,206 @@
+"""The catalog in a PostgreSQL database, for a store that several machines read and write at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from mixture.errors import StoreError, UsageError
+from mixture.store import layout, place
+from mixture.store.catalog import PATIENCE
+from mixture.store.query import quote
+
+try:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+except ImportError as error:
+    raise UsageError(
+        "a store in PostgreSQL needs psycopg and DuckDB's extensions: pip install 'retrieval-mixture[cluster]'"
+    ) from error
+
+logger = logging.getLogger(__name__)
+SCHEMA = "public"
+CONNECT_SECONDS = 10
+
+
+class _Lake(NamedTuple):
+    """What the catalog says of itself: DuckLake's own number of the lake, and where its data is."""
+
+    id: str
+    data: str
+
+
+class PostgresCatalog:
+    """A schema of a database: `postgres:dbname=lake host=db.example`, or `postgresql://db.example/lake`; several stores
+    of one database have a `schema` each, as one more word of the name.
+
+    What PostgreSQL's own tools read is read too: PGHOST, PGUSER, PGPASSWORD, PGPASSFILE, ~/.pgpass, services. A
+    password in the name is refused, since the name is shown.
+    """
+
+    shared = True
+    conflicts = ("conflict", "failed to commit")
+
+    def __init__(self, name: str, data: str | None = None) -> None:
+        """name: what follows the scheme. data: where the Parquet files of a new store go; None for one that is there.
+        Raises `UsageError` for a name that PostgreSQL does not understand."""
+        words, self.schema = _words(name)
+        self._server = make_conninfo(**words)
+        self._name, self._data = name, None if data is None else place.checked(data)
+        self._session: psycopg.Connection[Any] | None = None
+        self.tables = f"__ducklake_metadata_lake.{self.schema}.ducklake_"
+
+    def __str__(self) -> str:
+        return f"postgres:{self._server}" + (f" schema={self.schema}" if self.schema != SCHEMA else "")
+
+    def __reduce__(self) -> tuple[type[PostgresCatalog], tuple[str, str | None]]:
+        return type(self), (self._name, self._data)
+
+    def exists(self) -> bool:
+        """Raises `StoreError` where the database does not answer, `UsageError` where its data is not at `data`."""
+        lake = self._found()
+        if lake and self._data not in (None, lake.data):
+            raise UsageError(f"the store at {self} has its files at {lake.data}; `data` is {self._data}")
+        return lake is not None
+
+    def create(self) -> None:
+        if self._data is None:
+            raise UsageError(f"no store at {self}; `data` says where the files of a new one go: s3://bucket/prefix, or "
+                             "a folder that all machines share")  # fmt: skip
+        if not place.is_empty(self._data) and not self.exists():
+            raise UsageError(f"{self._data} is not empty; name an empty place in `data`")
+        if not self._data.startswith(place.S3):
+            Path(self._data).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def data(self) -> str:
+        return self._lake.data
+
+    @cached_property
+    def extensions(self) -> tuple[str, ...]:
+        return ("ducklake", "postgres_scanner", *place.extensions(self._data or self.data))
+
+    @cached_property
+    def work(self) -> Path:
+        """A folder of this machine: under $MIXTURE_CACHE, else the user's cache."""
+        lake = self._lake  # a copy of a store has its number, and other files
+        folder = layout.cache() / hashlib.sha256(f"{lake.id} {lake.data}".encode()).hexdigest()[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
+        data = self._data or self.data
+        options = [f"METADATA_SCHEMA {quote(self.schema)}", f"DATA_PATH {quote(data)}"]
+        options += ["READ_ONLY"] * read_only
+        if snapshot is not None:
+            options.append(f"SNAPSHOT_VERSION {snapshot}")
+        # DuckLake would commit again by itself what another process has made wrong meanwhile: the rows that were read
+        # before stay as they are. `Store.transaction` does the whole work again.
+        return (f"{place.access(data)} SET ducklake_max_retry_count = 0; "
+                f"ATTACH {quote('ducklake:postgres:' + self._server)} AS lake ({', '.join(options)})")  # fmt: skip
+
+    def attach_tables(self, name: str) -> str:
+        return f"ATTACH {quote(self._server)} AS {name} (TYPE postgres, SCHEMA {quote(self.schema)})"
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """An advisory lock of the database, which goes with the connection that holds it. A transaction within a
+        transaction takes it again."""
+        session = self._lock()
+        try:
+            yield
+        finally:
+            if not session.closed:
+                try:
+                    session.execute("SELECT pg_advisory_unlock(%s)", [self._key])
+                except psycopg.Error:  # the server went away, and the lock with it
+                    session.close()
+
+    @property
+    def _key(self) -> int:
+        return int.from_bytes(hashlib.sha256(f"mixture {self.schema}".encode()).digest()[:8], signed=True)
+
+    def _lock(self) -> psycopg.Connection[Any]:
+        if self._session is not None and not self._session.closed:
+            try:
+                self._session.execute("SELECT 1")
+            except psycopg.Error:  # the server was restarted, or ends sessions that do nothing
+                self._session.close()
+        if self._session is None or self._session.closed:
+            self._session = self._connect()
+        try:
+            self._session.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
+            try:
+                self._session.execute("SELECT pg_advisory_lock(%s)", [self._key])
+            except psycopg.errors.LockNotAvailable:
+                logger.warning("waiting for another process that writes to %s", self)
+                self._session.execute("SET lock_timeout = 0")
+                self._session.execute("SELECT pg_advisory_lock(%s)", [self._key])
+        except psycopg.Error as error:
+            raise self._gone(error) from error
+        return self._session
+
+    @cached_property
+    def _lake(self) -> _Lake:
+        lake = self._found()
+        if lake is None:
+            raise UsageError(f"no store at {self}")
+        return lake
+
+    def _found(self) -> _Lake | None:
+        with self._connect() as session:
+            try:
+                there = session.execute("SELECT to_regclass(%s)", [f"{self.schema}.ducklake_metadata"]).fetchone()
+                if there is None or there[0] is None:
+                    return None
+                row = session.execute(
+                    f"""SELECT (SELECT schema_uuid::text FROM {self.schema}.ducklake_schema WHERE schema_id = 0),
+                               (SELECT value FROM {self.schema}.ducklake_metadata WHERE key = 'data_path')"""
+                ).fetchone()
+            except psycopg.Error as error:
+                raise self._gone(error) from error
+        # A database without an encoding (SQL_ASCII) gives bytes.
+        return _Lake(*(value.decode() if isinstance(value, bytes) else value for value in row)) if row else None
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        try:
+            return psycopg.connect(self._server, autocommit=True, connect_timeout=CONNECT_SECONDS)
+        except psycopg.Error as error:
+            raise self._gone(error) from error
+
+    def _gone(self, error: psycopg.Error) -> StoreError:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return StoreError(f"the store at {self} cannot be reached: {line}")
+
+
+def _words(name: str) -> tuple[dict[str, Any], str]:
+    """The words by which PostgreSQL is reached, and the schema."""
+    schema = SCHEMA
+    if name.startswith("//"):
+        parts = urlsplit(f"postgresql:{name}")
+        query = dict(parse_qsl(parts.query))
+        schema = query.pop("schema", schema)
+        name = urlunsplit(parts._replace(query=urlencode(query)))
+    elif found := re.search(r"(?:^|\s)schema=(\S+)", name):
+        schema = found[1]
+        name = name[: found.start()] + name[found.end() :]
+    try:
+        words = conninfo_to_dict(name)
+    except psycopg.ProgrammingError as error:
+        # The message may repeat the name, and a password in it.
+        reason = "it is no list of name=value" if "=" in str(error) else str(error).strip().splitlines()[0]
+        raise UsageError(f"`store` is no name of a PostgreSQL database: {reason}") from None
+    if words.get("password"):
+        raise UsageError(
+            "`store` holds a password, which would be shown; put it into PGPASSWORD or ~/.pgpass, and leave it out"
+        )
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
+        raise UsageError(f"schema is {schema!r}; allowed: small letters, digits and _")
+    return words, schema

@@ -31,7 +31,6 @@ from mixture.console.progress import stages
 from mixture.console.sentences import say
 from mixture.console.suites import app as suite_commands
 from mixture.console.terminal import PlainErrors, WithSettings
-from mixture.console.upkeep import app as upkeep_commands
 from mixture.errors import UsageError
 from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
@@ -68,7 +67,6 @@ app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
-app.add_typer(upkeep_commands)
 
 
 def _settings(

@@ -120,11 +120,15 @@ class S3:
         self._command = [
             found, "server", "-dir", str(self.folder / "data"), "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
             f"-s3.port={self.port}", f"-s3.config={self.folder / 's3.json'}", "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=256", "-volume.max=40",
+            "-master.volumeSizeLimitMB=256", "-volume.max=40", "-s3.port.iceberg=0", "-s3.port.lance=0",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
         self.process: subprocess.Popen[Any] | None = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def environment(self) -> dict[str, str]:

@@ -79,11 +79,6 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "tag": {"mixture tag tdro:1 production": "from now on production means tdro:1"},
     "log": {"mixture log tdro": ""},
     "verify": {"mixture verify": "everything", "mixture verify tdro": "what one mixture needs"},
-    "maintain": {"mixture maintain --days 30": "after many small ingests, and now and then"},
-    "store": {
-        "mixture store copy my-store postgres:dbname=lake --data s3://bucket/lake": "",
-        "mixture store copy postgres:dbname=lake my-store": "back",
-    },
     "gc": {"mixture gc --dry-run": "what would go, and how large it is"},
     "export": {
         "mixture export tdro --out tdro.json": "the mixture alone",

@@ -156,6 +156,10 @@ def _plain(error: Exception, arguments: list[str], command: Any) -> int:
         return 1
     if isinstance(error, OSError) and error.filename:
         return _fail(f"{error.filename}: {error.strerror}", 1)
+    from mixture.store.query import unreachable
+
+    if (gone := unreachable(error)) is not None:
+        return _fail(str(gone), gone.exit_code)
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     return _fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where}); "

@@ -20,17 +20,13 @@ from mixture.registry.lineage import log
 from mixture.registry.status import Status, status
 from mixture.registry.verify import verify
 from mixture.store.change import Change
-from mixture.store.copies import Copied, copy_store
-from mixture.store.maintain import Maintained, maintain
 
 __all__ = [
     "Change",
     "ContaminationStatement",
-    "Copied",
     "CreatedMixture",
     "Exported",
     "IngestResult",
-    "Maintained",
     "MiningResult",
     "NothingStored",
     "Preview",
@@ -41,7 +37,6 @@ __all__ = [
     "UniMax",
     "Weights",
     "contamination_statement",
-    "copy_store",
     "create",
     "decontaminate",
     "dedup",
@@ -52,7 +47,6 @@ __all__ = [
     "import_",
     "ingest",
     "log",
-    "maintain",
     "matches",
     "mine",
     "mining_report",

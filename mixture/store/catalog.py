@@ -43,7 +43,6 @@ class Catalog(Protocol):
     """
 
     tables: str
-    schema: str
     conflicts: tuple[str, ...]
     shared: bool
 
@@ -65,9 +64,6 @@ class Catalog(Protocol):
         """The SQL that attaches it as `lake`, of the newest version or as it was at a snapshot; settings and secrets of
         the connection may stand before."""
 
-    def attach_tables(self, name: str) -> str:
-        """The SQL that attaches DuckLake's own tables as a database of this name; they are in its schema `schema`."""
-
     def turn(self) -> AbstractContextManager[None]:
         """Wait for the other processes that write, and keep them waiting; a process that is killed keeps nobody."""
 
@@ -79,8 +75,6 @@ class FolderCatalog:
     prefix: ClassVar[str]  # what stands before the file in ATTACH
     write_options: ClassVar[tuple[str, ...]] = ()
     tables = "__ducklake_metadata_lake.ducklake_"
-    schema = "main"
-    database: ClassVar[str] = ""  # what ATTACH needs to know of the file
     extensions: tuple[str, ...] = ("ducklake",)
     conflicts: tuple[str, ...] = ("conflict", "failed to commit")
     shared = True
@@ -118,9 +112,6 @@ class FolderCatalog:
             options.append(f"SNAPSHOT_VERSION {snapshot}")
         return f"ATTACH {quote(f'{self.prefix}{self._file}')} AS lake ({', '.join(options)})"
 
-    def attach_tables(self, name: str) -> str:
-        return f"ATTACH {quote(str(self._file))} AS {name}{self.database}"
-
     @contextmanager
     def turn(self) -> Iterator[None]:
         try:
@@ -139,7 +130,6 @@ class SqliteCatalog(FolderCatalog):
 
     kind = "sqlite"
     prefix = "ducklake:sqlite:"
-    database = " (TYPE sqlite)"
     extensions = ("ducklake", "sqlite_scanner")
     conflicts = (*FolderCatalog.conflicts, "database is locked")
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two

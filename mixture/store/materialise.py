@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import duckdb
 import pyarrow as pa
 
 from mixture.errors import StoreError, UsageError
@@ -20,6 +21,7 @@ from mixture.specs import Component, MixtureSpec
 from mixture.store import layout, read
 from mixture.store.connect import Store
 from mixture.store.files import at_version, digest, sha256
+from mixture.store.query import first_lines
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -188,12 +190,19 @@ def _check(store: Store, component: Component) -> None:
 
 def write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) -> int:
     """Write what a query finds as an Arrow file, block by block. Returns the number of rows."""
-    reader = store.connection.execute(query, params).to_arrow_reader(BATCH_ROWS)
     rows = 0
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-            rows += batch.num_rows
+    try:
+        reader = store.connection.execute(query, params).to_arrow_reader(BATCH_ROWS)
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+    except duckdb.Error as error:
+        raise StoreError(f"the store could not be read: {first_lines(error)}") from error
+    except OSError as error:
+        if error.errno is not None:  # the file's
+            raise
+        raise StoreError(f"the store could not be read: {first_lines(error)}") from error
     return rows
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote as quote_words
 
 from mixture.errors import StoreError, UsageError
 from mixture.store import layout, place
@@ -28,6 +29,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 SCHEMA = "public"
 CONNECT_SECONDS = 10
+PASSWORD = "`store` holds a password, which would be shown; put it into PGPASSWORD or ~/.pgpass, and leave it out"
 
 
 class _Lake(NamedTuple):
@@ -106,9 +108,6 @@ class PostgresCatalog:
         return (f"{place.access(data)} SET ducklake_max_retry_count = 0; "
                 f"ATTACH {quote('ducklake:postgres:' + self._server)} AS lake ({', '.join(options)})")  # fmt: skip
 
-    def attach_tables(self, name: str) -> str:
-        return f"ATTACH {quote(self._server)} AS {name} (TYPE postgres, SCHEMA {quote(self.schema)})"
-
     @contextmanager
     def turn(self) -> Iterator[None]:
         """An advisory lock of the database, which goes with the connection that holds it. A transaction within a
@@ -136,6 +135,10 @@ class PostgresCatalog:
         if self._session is None or self._session.closed:
             self._session = self._connect()
         try:
+            # The session says nothing while a transaction works, however long.
+            self._session.execute(
+                "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+            )
             self._session.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
             try:
                 self._session.execute("SELECT pg_advisory_lock(%s)", [self._key])
@@ -171,7 +174,10 @@ class PostgresCatalog:
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
-            return psycopg.connect(self._server, autocommit=True, connect_timeout=CONNECT_SECONDS)
+            return psycopg.connect(
+                self._server, autocommit=True, connect_timeout=CONNECT_SECONDS, keepalives_idle=60,
+                keepalives_interval=10, keepalives_count=6
+            )  # fmt: skip
         except psycopg.Error as error:
             raise self._gone(error) from error
 
@@ -181,26 +187,30 @@ class PostgresCatalog:
 
 
 def _words(name: str) -> tuple[dict[str, Any], str]:
-    """The words by which PostgreSQL is reached, and the schema."""
+    """The words by which PostgreSQL is reached, and the schema. No message repeats a part of the name: a password could
+    be in it, however it is spelled."""
     schema = SCHEMA
-    if name.startswith("//"):
-        parts = urlsplit(f"postgresql:{name}")
-        query = dict(parse_qsl(parts.query))
-        schema = query.pop("schema", schema)
-        name = urlunsplit(parts._replace(query=urlencode(query)))
-    elif found := re.search(r"(?:^|\s)schema=(\S+)", name):
-        schema = found[1]
-        name = name[: found.start()] + name[found.end() :]
     try:
+        if name.startswith("//"):
+            # Whatever stands between a colon and an @; libpq would take a part of an odd one for a port or a path.
+            if re.match(r"//[^@]*:.*@", name):
+                raise UsageError(PASSWORD)
+            parts = urlsplit(f"postgresql:{name}")
+            query = dict(parse_qsl(parts.query))
+            schema = query.pop("schema", schema)
+            # libpq knows no + for a space.
+            name = urlunsplit(parts._replace(query=urlencode(query, quote_via=quote_words)))
+        elif found := re.search(r"(?:^|\s)schema=(\S+)", name):
+            schema = found[1]
+            name = name[: found.start()] + name[found.end() :]
         words = conninfo_to_dict(name)
-    except psycopg.ProgrammingError as error:
-        # The message may repeat the name, and a password in it.
-        reason = "it is no list of name=value" if "=" in str(error) else str(error).strip().splitlines()[0]
-        raise UsageError(f"`store` is no name of a PostgreSQL database: {reason}") from None
-    if words.get("password"):
+    except (psycopg.ProgrammingError, ValueError):
         raise UsageError(
-            "`store` holds a password, which would be shown; put it into PGPASSWORD or ~/.pgpass, and leave it out"
-        )
+            "`store` is no name of a PostgreSQL database; write postgres:dbname=NAME host=HOST user=USER, or "
+            "postgresql://USER@HOST/NAME"
+        ) from None
+    if {"password", "sslpassword"} & words.keys():
+        raise UsageError(PASSWORD)
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
         raise UsageError(f"schema is {schema!r}; allowed: small letters, digits and _")
     return words, schema

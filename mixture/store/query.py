@@ -53,6 +53,13 @@ def first_lines(error: BaseException) -> str:
     return lines.removeprefix("Invalid Input Error: ")
 
 
+def unreachable(error: BaseException) -> StoreError | None:
+    """What a file or a server that is gone makes DuckDB say, wherever a query was; None for any other error."""
+    if isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException):
+        return StoreError(f"the store could not be read: {first_lines(error)}")
+    return None
+
+
 def is_ctrl_c(error: BaseException) -> bool:
     """DuckDB turns a Ctrl-C that comes while it works into a RuntimeError."""
     return isinstance(error, RuntimeError) and "interrupted" in str(error).lower()

@@ -47,8 +47,8 @@ def test_the_guide(postgres: Any, s3: Any, tmp_path: Path, write_collection: Cal
                                       **({"user": postgres.user, "extra_groups": []} if server else {}))  # fmt: skip
             assert done.returncode == 0, (line, (tmp_path / "said").read_text())
             ran.append(line.split()[0])
-        assert ran == ["initdb", "pg_ctl", "createdb", *["mixture"] * 4]
-        with Store.open(folder / "my-store") as store:
+        assert ran == ["initdb", "pg_ctl", "createdb", *["mixture"] * 3]
+        with Store.open(known["MIXTURE_STORE"]) as store:
             assert store.sql("SELECT name FROM mixtures").to_pylist() == [{"name": "uniform"}]
             assert store.sql("SELECT count(*) AS n FROM examples").to_pylist() == [{"n": 40}]
     finally:

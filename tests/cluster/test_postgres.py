@@ -116,8 +116,15 @@ def test_damaged_and_missing_objects_are_found(
     [
         ("postgres:dbname=lake password=hunter2", None, "holds a password"),
         ("postgresql://u:hunter2@h/lake", None, "holds a password"),
+        ("postgresql://u:hunter2/x@h/lake", None, "holds a password"),
+        ("postgresql://u:hunter2?x@h/lake", None, "holds a password"),
+        ("postgresql://u:hunter2%zz@h/lake", None, "holds a password"),
+        ("postgresql://u:hun[ter2hunter2@h/lake", None, "holds a password"),
+        ("postgresql://[h/hunter2", None, "no name of a PostgreSQL database"),
+        ("postgresql://h/%zzhunter2", None, "no name of a PostgreSQL database"),
+        ("postgres:dbname=lake sslpassword=hunter2", None, "holds a password"),
         ("postgres:nonsense", None, "no name of a PostgreSQL database"),
-        ("postgres:dbname=lake colour=red", None, "colour"),
+        ("postgres:dbname=lake colour=hunter2", None, "no name of a PostgreSQL database"),
         ("postgres:dbname=lake schema=A-B", None, "schema is 'A-B'"),
         ("postgres:dbname=lake", "s3://bucket", "write s3://bucket/prefix"),
         ("postgres:dbname=lake", "gs://bucket/x", "`data` is 'gs:…'; allowed: a folder, s3://bucket/prefix"),
@@ -138,6 +145,8 @@ def test_names_are_read_as_postgres_reads_them() -> None:
         catalog = PostgresCatalog(form.partition(":")[2])
         assert str(catalog) == "postgres:user=me dbname=lake host=db schema=team"
     assert str(PostgresCatalog("host='a b'")) == "postgres:host='a b'"
+    spaced = PostgresCatalog("//h/lake?options=-c%20statement_timeout%3D0&schema=s")
+    assert str(spaced) == "postgres:dbname=lake host=h options='-c statement_timeout=0' schema=s"
 
 
 def test_what_is_not_there_is_said(where: Where, postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +313,44 @@ def test_processes_that_open_ingest_and_save_at_once_agree(
         assert store.sql("SELECT count(*) AS n FROM store_versions").to_pylist()[0]["n"] == store.sql(
             "SELECT max(version) AS n FROM store_versions"
         ).to_pylist()[0]["n"]  # fmt: skip
+
+
+def test_what_something_else_has_overtaken_is_done_again_whole(store: Store, where: Where) -> None:
+    """Without a turn, as a program of somebody else commits: DuckLake would commit the old count by itself."""
+    with Store.open(where.name) as other:
+
+        def count(connection: Any) -> int:
+            (number,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+            if not tries:
+                other._transaction(lambda c: c.execute("INSERT INTO runs BY NAME SELECT 'o' AS run_id, 'k' AS kind, "
+                                                       "'s' AS status, now() AS started_at"))  # fmt: skip
+            tries.append(number)
+            connection.execute("INSERT INTO runs BY NAME SELECT ? AS run_id, 'k' AS kind, 's' AS status, "
+                               "now() AS started_at", [f"after {number}"])  # fmt: skip
+            return int(number)
+
+        tries: list[int] = []
+        assert store.transaction(count) == 1
+    assert tries == [0, 1]
+    assert store.sql("SELECT run_id FROM runs ORDER BY 1")["run_id"].to_pylist() == ["after 1", "o"]
+
+
+def test_a_bucket_that_is_gone_is_one_line(
+    store: Store, where: Where, tmp_path: Path, write_collection: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.ingest(store, [str(write_collection(tmp_path, "easy"))])
+    registry.save(store, registry.weighted(registry.pin(store), {"easy": 1.0}), "mix")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_unused()}")
+    with Store.open(where.name) as again:
+        for work in (lambda: verify(again),
+                     lambda: jobs.ingest(again, [str(write_collection(tmp_path, "hard"))])):  # fmt: skip
+            with pytest.raises(StoreError) as caught:
+                work()
+            assert len(str(caught.value).splitlines()) == 1
+    for words in (["export", "mix", "--materialised", str(tmp_path / "out")], ["create", "uniform"], ["verify"]):
+        done = CliRunner().invoke(app, ["--store", where.name, *words])
+        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1), done.output
+        assert "fault of the toolkit" not in done.stderr
 
 
 def test_who_waits_says_so_and_a_killed_writer_keeps_nobody(

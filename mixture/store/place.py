@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,24 +40,29 @@ def checked(data: str | os.PathLike[str]) -> str:
 
 def file_system(data: str) -> fs.FileSystem:
     """The files of a place; paths are relative to it. Raises `StoreError` where the bucket cannot be reached."""
-    try:
-        if not data.startswith(S3):
-            return fs.SubTreeFileSystem(data, fs.LocalFileSystem())
-        scheme, endpoint = _endpoint() or (None, None)
+    if not data.startswith(S3):
+        return fs.SubTreeFileSystem(data, fs.LocalFileSystem())
+    scheme, endpoint = _endpoint() or (None, None)
+    with reached(data):
         whole = fs.S3FileSystem(endpoint_override=endpoint, scheme=scheme, region=_region())
-        return fs.SubTreeFileSystem(data.removeprefix(S3), whole)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{data} cannot be reached: {first_lines(error)}") from error
+    return fs.SubTreeFileSystem(data.removeprefix(S3), whole)
 
 
 def is_empty(data: str) -> bool:
     """Whether nothing is at a place. Raises `StoreError` where the bucket cannot be reached."""
     files = file_system(data)
-    try:
+    with reached(data):
         bucket = data.removeprefix(S3).partition("/")[0]
         if data.startswith(S3) and files.base_fs.get_file_info(bucket).type == fs.FileType.NotFound:
             raise StoreError(f"{data} cannot be reached: there is no such bucket, or it is not yours")
         return not files.get_file_info(fs.FileSelector("", allow_not_found=True))
+
+
+@contextmanager
+def reached(data: str) -> Iterator[None]:
+    """What fails inside, because a place does not answer or refuses, is a `StoreError`."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{data} cannot be reached: {first_lines(error)}") from error
 

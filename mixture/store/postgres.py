@@ -57,6 +57,7 @@ class PostgresCatalog:
         self._server = make_conninfo(**words)
         self._name, self._data = name, None if data is None else place.checked(data)
         self._session: psycopg.Connection[Any] | None = None
+        self._lake: _Lake | None = None
         self.tables = f"__ducklake_metadata_lake.{self.schema}.ducklake_"
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class PostgresCatalog:
 
     def exists(self) -> bool:
         """Raises `StoreError` where the database does not answer, `UsageError` where its data is not at `data`."""
-        lake = self._found()
+        self._lake = lake = self._found()
         if lake and self._data not in (None, lake.data):
             raise UsageError(f"the store at {self} has its files at {lake.data}; `data` is {self._data}")
         return lake is not None
@@ -83,29 +84,28 @@ class PostgresCatalog:
 
     @property
     def data(self) -> str:
-        return self._lake.data
+        return self._data or self._known().data
 
     @cached_property
     def extensions(self) -> tuple[str, ...]:
-        return ("ducklake", "postgres_scanner", *place.extensions(self._data or self.data))
+        return ("ducklake", "postgres_scanner", *place.extensions(self.data))
 
     @cached_property
     def work(self) -> Path:
         """A folder of this machine: under $MIXTURE_CACHE, else the user's cache."""
-        lake = self._lake  # a copy of a store has its number, and other files
+        lake = self._known()  # a copy of the database has its number, and other files
         folder = layout.cache() / hashlib.sha256(f"{lake.id} {lake.data}".encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
-        data = self._data or self.data
-        options = [f"METADATA_SCHEMA {quote(self.schema)}", f"DATA_PATH {quote(data)}"]
+        options = [f"METADATA_SCHEMA {quote(self.schema)}", f"DATA_PATH {quote(self.data)}"]
         options += ["READ_ONLY"] * read_only
         if snapshot is not None:
             options.append(f"SNAPSHOT_VERSION {snapshot}")
         # DuckLake would commit again by itself what another process has made wrong meanwhile: the rows that were read
         # before stay as they are. `Store.transaction` does the whole work again.
-        return (f"{place.access(data)} SET ducklake_max_retry_count = 0; "
+        return (f"{place.access(self.data)} SET ducklake_max_retry_count = 0; "
                 f"ATTACH {quote('ducklake:postgres:' + self._server)} AS lake ({', '.join(options)})")  # fmt: skip
 
     @contextmanager
@@ -127,35 +127,40 @@ class PostgresCatalog:
         return int.from_bytes(hashlib.sha256(f"mixture {self.schema}".encode()).digest()[:8], signed=True)
 
     def _lock(self) -> psycopg.Connection[Any]:
-        if self._session is not None and not self._session.closed:
-            try:
-                self._session.execute("SELECT 1")
-            except psycopg.Error:  # the server was restarted, or ends sessions that do nothing
-                self._session.close()
-        if self._session is None or self._session.closed:
-            self._session = self._connect()
         try:
-            # The session says nothing while a transaction works, however long.
-            self._session.execute(
-                "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
-            )
-            self._session.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
+            session = self._patient()
             try:
-                self._session.execute("SELECT pg_advisory_lock(%s)", [self._key])
+                session.execute("SELECT pg_advisory_lock(%s)", [self._key])
             except psycopg.errors.LockNotAvailable:
                 logger.warning("waiting for another process that writes to %s", self)
-                self._session.execute("SET lock_timeout = 0")
-                self._session.execute("SELECT pg_advisory_lock(%s)", [self._key])
+                session.execute("SET lock_timeout = 0")
+                session.execute("SELECT pg_advisory_lock(%s)", [self._key])
         except psycopg.Error as error:
             raise self._gone(error) from error
+        return session
+
+    def _patient(self) -> psycopg.Connection[Any]:
+        """The session of the lock, which waits for it for `PATIENCE`; a new one where the last is gone."""
+        patience = f"SET lock_timeout = {int(PATIENCE * 1000)}"
+        if self._session is not None and not self._session.closed:
+            try:
+                self._session.execute(patience)
+                return self._session
+            except psycopg.Error:  # the server was restarted
+                self._session.close()
+        self._session = self._connect()
+        # It says nothing while a transaction works, however long. Servers before 14 do not know the setting.
+        self._session.execute(
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+        )
+        self._session.execute(patience)
         return self._session
 
-    @cached_property
-    def _lake(self) -> _Lake:
-        lake = self._found()
-        if lake is None:
+    def _known(self) -> _Lake:
+        if self._lake is None and not self.exists():
             raise UsageError(f"no store at {self}")
-        return lake
+        assert self._lake is not None
+        return self._lake
 
     def _found(self) -> _Lake | None:
         with self._connect() as session:

@@ -33,8 +33,8 @@ class Where:
     def __init__(self, name: str, data: str) -> None:
         self.name, self.data = name, data
 
-    def open(self, **more: Any) -> Store:
-        return Store.open(self.name, create=True, data=self.data, **more)
+    def open(self) -> Store:
+        return Store.open(self.name, create=True, data=self.data)
 
 
 @pytest.fixture

@@ -96,10 +96,10 @@ class _Models:
     """What loads models, for when one is asked for."""
 
     @staticmethod
-    def encode_with(model: str, *, processes: int = 1) -> Encode:
+    def encode_with(model: str, *, processes: int = 1, engine: str = "local") -> Encode:
         import trainers
 
-        return trainers.encode_with(model, processes=processes)
+        return trainers.encode_with(model, processes=processes, engine=engine)
 
     @staticmethod
     def rescore_with(model: str) -> Rescore:
@@ -285,6 +285,8 @@ def evaluate(
     precision: Annotated[str, typer.Option("--precision", help="Of kept embeddings: float32 or float16")] = "float32",
     processes: Annotated[int, typer.Option("--processes", help="That encode, one a GPU where there are some")] = 1,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Texts encoded at once [as fit]")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="What the processes that encode are on: "
+                                        "{mixture.engine:ENGINES}")] = "local",
     baseline: Annotated[str | None, typer.Option(
         "--baseline", help="Of several models the one that the others are held against [the first]")] = None,
     export: Annotated[str | None, typer.Option(
@@ -306,7 +308,7 @@ def evaluate(
     with _open(store) as lake, stages("texts") as stage:
         results = trainers.evaluate(
             lake, model, suite, prompt=prompt, half=half, metrics=metrics or (), batch_size=batch_size,
-            processes=processes, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
+            processes=processes, engine=engine, keep_embeddings=keep_embeddings, precision=precision, stage=stage,
         )  # fmt: skip
     from trainers.evaluation.evaluate import caption  # loads PyTorch, which a stage says
 

@@ -1,6 +1,6 @@
 """Which objective trains the better retriever? Each against InfoNCE, on real collections, with equal steps and batches.
 
-    python benchmarks/objectives.py [--data DIR] [--work DIR] [--model static] [--seeds 5] [--steps 200] [--only NAME]
+    python benchmarks/objectives.py [--data DIR] [--work DIR] [--model static] [--seeds 5] [--steps 200] [--only NAME …]
 
 The collections are those of weights_that_win.py, without near-duplicates and test queries, equally weighted. Negatives,
 and the scores that `distil` and the teacher's margin take, are all-MiniLM-L6-v2's. All rows of a table train the same
@@ -100,10 +100,10 @@ def main() -> None:
     parser.add_argument("--model", choices=["static", TEACHER], default="static")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", action="append", choices=list(FORMS), help="a row; may be given again")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    names = options.only.split(",") if options.only else list(FORMS)
+    names = ["info_nce", *(name for name in options.only or FORMS if name != "info_nce")]
     table: dict[str, Any] = {}
     with Store.open(str(options.work / "store"), create=True) as store:
         prepare(store, options.data)
@@ -125,8 +125,6 @@ def main() -> None:
         table[name] = one | {"cpu_seconds": round(float(np.mean([run["seconds"] for run in found])), 1)}
         less = f"{one['difference']:+.2f} ± {one['error']:.2f} ({one['p']:.2g})" if name != "info_nce" else ""
         print(f"| {name} | {one['mean']:.2f} ± {one['sd']:.2f} | {less} |", flush=True)
-    if options.only:
-        return
     file = HERE / "results" / "objectives.json"
     result = json.loads(file.read_text()) if file.is_file() else {}
     result[options.model] = {

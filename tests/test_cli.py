@@ -204,7 +204,7 @@ MISTAKES = [
     (["dedup", "--distance", "9"], "--distance is 9; allowed: whole numbers from 0 to 7"),
     (["dedup", "--distance", "three"], "three"),
     (["dedup", "--method", "simhsh"], "--method is 'simhsh'; allowed: exact, minhash, semantic, simhash"),
-    (["dedup", "--engine", "lokal"], "--engine is 'lokal'; allowed: local"),
+    (["dedup", "--engine", "lokal"], "--engine is 'lokal'; allowed: local, ray"),
     (["dedup", "--undo", "--dry-run"], "nothing to put back"),
     (["dedup", "easy", "--undo"], "leave the collections away"),
     (["dedup", "--verify", "7", "--method", "exact"], "--verify is 7.0; allowed: above 0 to 1, or none"),

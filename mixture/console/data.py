@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -149,7 +150,8 @@ def dedup(
             results = jobs.undo(lake, "dedup", dry_run=dry_run)
         else:
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
-                                 verify=verify or None, model=model, encoder=ctx.obj.encode_with, similarity=similarity,
+                                 verify=verify or None, model=model, similarity=similarity,
+                                 encoder=partial(ctx.obj.encode_with, engine=engine),
                                  across=across, dry_run=dry_run, engine=engine, progress=progress,
                                  keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
     show_removals(results, ["duplicate"], dry_run=dry_run, undo=undo, limit=limit, as_json=as_json)

@@ -95,7 +95,7 @@ def mine(
         given += [f"{name}={value!r}" for name, value in named.items() if value is not None]
         results = jobs.mine(lake, collections or (), miner=miner, per_query=per_query, depth=depth,
                             ranks=span("--ranks", ranks), sample=sample, filters=assigned(given),
-                            encoder=partial(ctx.obj.encode_with, processes=processes), rescore=rescore,
+                            encoder=partial(ctx.obj.encode_with, processes=processes, engine=engine), rescore=rescore,
                             rescorer=ctx.obj.rescore_with, judge=judge,
                             pool=pool or (), name=name, fill_random=fill_random, seed=42 if seed is None else seed,
                             replace=replace, dry_run=dry_run, engine=engine, progress=progress,

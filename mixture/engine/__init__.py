@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from mixture.engine import local as local
-from mixture.engine.base import ENGINES, Engine, engine_of
+from mixture.engine import on_ray as on_ray
+from mixture.engine.base import ENGINES, Elsewhere, Engine, engine_of
+from mixture.engine.local import LOCAL
 from mixture.engine.threads import in_order, in_threads, num_threads
 
-__all__ = ["ENGINES", "Engine", "engine_of", "in_order", "in_threads", "num_threads"]
+__all__ = ["ENGINES", "LOCAL", "Elsewhere", "Engine", "engine_of", "in_order", "in_threads", "num_threads"]

@@ -19,4 +19,4 @@ class Local:
         return map(work, items)
 
 
-ENGINES["local"] = Local()
+LOCAL = ENGINES["local"] = Local()

@@ -17,9 +17,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_limit: int | None = None
+
+
 def num_threads() -> int:
-    """How many threads to use: $NUMBA_NUM_THREADS, else the processors that this process may use."""
-    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    """How many threads to use: as limited, else $NUMBA_NUM_THREADS, else the processors that this process may use."""
+    return _limit or int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def limit_threads(number: int) -> None:
+    """Have this process use no more, of a machine that it shares with others of its kind."""
+    global _limit
+    _limit = number
 
 
 def in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:

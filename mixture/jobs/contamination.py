@@ -26,6 +26,7 @@ from mixture.materialised import ComponentData
 from mixture.specs import Component, Part
 from mixture.store import Store, files, layout, read, registered
 from mixture.store.materialise import versions
+from mixture.store.parts import text_parts, texts_in
 from mixture.suites.matches import Match, Rule, TestSets, nearness
 
 Matches: TypeAlias = dict[str, dict[str, int]]
@@ -189,11 +190,10 @@ def _hits(store: Store, collection: str, tests: TestSets) -> Hits:
 
 def _matching_positives(store: Store, collection: str, tests: TestSets) -> Iterator[tuple[str, tuple[str, Match]]]:
     rows = read.positive_prints(store, [collection], answers=True)
-    for start in range(0, rows.num_rows, PART_ROWS):
-        part = rows.slice(start, PART_ROWS)
-        texts = read.texts_of(store, "positive", part)
+    for places, part in text_parts(store, "positive", [collection], rows["row"].to_numpy(), PART_ROWS):
+        texts = texts_in(store, part)
         for row, match in tests.match_passages(texts).items():
-            yield part["id"][row].as_py(), (texts[row].as_py(), match)
+            yield rows["id"][places[row]].as_py(), (texts[row].as_py(), match)
 
 
 def _found(store: Store, component: Component, tests: TestSets) -> Found | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,16 @@ from mixture.dedup import simhash_fingerprints
 from mixture.dedup.cosines import cosines
 from mixture.dedup.duplicates import fingerprint_distances
 from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
-from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY, Groups
+from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY, PART_ROWS, Groups, OfTexts
 from mixture.embeddings import Encode, Kind, Source, source_of
 from mixture.embeddings.space import check_precision
-from mixture.engine import Engine, engine_of
+from mixture.engine import LOCAL, Engine, engine_of
 from mixture.errors import UsageError
 from mixture.jobs.removals import DUPLICATE, RemovalResult, take_out
-from mixture.jobs.tasks import ProgressHere, Snapshot
+from mixture.jobs.tasks import ProgressHere, Snapshot, beside, of_part
 from mixture.progress import Progress, silent
 from mixture.store import Store, layout, read
+from mixture.store.parts import text_parts
 
 KEYS = ("pair", "query", "positive")
 SEPARATOR = "\x1f"
@@ -82,10 +84,11 @@ def dedup(
                 yield task
 
         keep = partial(layout.space, store.work) if keep_embeddings else None
+        encode = encoding() if infos else None
         work = partial(_duplicates, Snapshot(store.catalog, snapshot, store), method=chosen, settings=settings, key=key,
-                       encode=encoding() if infos else None, keep=keep, precision=precision,
+                       encode=encode, keep=keep, precision=precision, runs=runs,
                        progress=ProgressHere(progress))  # fmt: skip
-        duplicates = list(runs.map(work, tasks()))
+        duplicates = list(beside(runs, encode).map(work, tasks()))
     results = take_out(store, infos, duplicates, snapshot, dry_run)
     progress(len(groups), len(groups), "done")
     return results
@@ -131,10 +134,16 @@ class _Task:
 class _Sides:
     """How the texts of one task are compared: queries, and positives.
 
+    snapshot: where they are; `store` is it, opened
+    names: the collections
+    runs: what runs parts of the task
     source: of the vectors, for a method that needs an encoder
     """
 
+    snapshot: Snapshot
     store: Store
+    names: Sequence[str]
+    runs: Engine
     method: Method
     settings: Settings
     source: Source | None
@@ -152,7 +161,15 @@ class _Sides:
         def texts_of(wanted: NDArray[np.int64]) -> pa.Array:
             return read.texts_of(self.store, kind, rows.take(pa.array(wanted)))
 
-        return self.method.groups(StoredTexts(rows.num_rows, prints, texts_of), self._settings(kind))
+        def each(work: OfTexts) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+            parts = list(text_parts(self.store, kind, self.names, rows["row"].to_numpy(), PART_ROWS))
+            runs = self.runs if len(parts) > 1 else LOCAL
+            made = runs.map(partial(of_part, self.snapshot, work), [part for _, part in parts])
+            for done, ((places, _), values) in enumerate(zip(parts, made, strict=True), 1):
+                yield places, values
+                self.report(f"parts of the {PLURALS[kind]} read", done, len(parts))
+
+        return self.method.groups(StoredTexts(rows.num_rows, prints, texts_of, each), self._settings(kind))
 
     def _settings(self, kind: str) -> Settings:
         if self.source is None:
@@ -174,7 +191,7 @@ class _Sides:
 
 def _duplicates(
     source: Snapshot, task: _Task, *, method: Method, settings: Settings, key: str, encode: Encode | None,
-    keep: Callable[[str], Path] | None, precision: str, progress: ProgressHere,
+    keep: Callable[[str], Path] | None, precision: str, runs: Engine, progress: ProgressHere,
 ) -> pa.Table:  # fmt: skip
     """keep: from a space of embeddings to its folder; None to keep none."""
 
@@ -184,7 +201,7 @@ def _duplicates(
     names = task.names
     vectors = None if encode is None else source_of(encode, keep=keep, precision=precision)
     with source.opened() as store:
-        sides = _Sides(store, method, settings, vectors, report)
+        sides = _Sides(source, store, names, runs, method, settings, vectors, report)
         rows = read.query_prints(store, names)
         keys = [] if key == "positive" else [sides.groups("query", rows)]
         if key != "query":

@@ -21,7 +21,7 @@ from mixture.errors import UsageError
 from mixture.ingest.normalise import PROVIDED
 from mixture.jobs.elsewhere import brought_in, passages_of, with_those
 from mixture.jobs.miners import checked, chosen, judging, rescoring
-from mixture.jobs.tasks import ProgressHere
+from mixture.jobs.tasks import ProgressHere, beside
 from mixture.mining import Miner, MiningPool, MiningSettings
 from mixture.mining.evidence import Seen
 from mixture.mining.filters import filters_of
@@ -164,11 +164,12 @@ def mine(
             progress(done, len(todo), collection)
             yield _read(store, collection, others, whole=whole, spared=spared, place=(done, len(todo)))
 
-    work = partial(_mined, miner=found, settings=settings, encode=encoding(), rescore=anew(),
+    model, scorer = encoding(), anew()
+    work = partial(_mined, miner=found, settings=settings, encode=model, rescore=scorer,
                    judge=judging(store, judge), names=(recorded, random), progress=ProgressHere(progress), keep=keep,
                    precision=precision, index=index)  # fmt: skip
     results, command = [], uuid.uuid4().hex
-    for task, negatives, positives, answers in runs.map(work, tasks()):
+    for task, negatives, positives, answers in beside(runs, model, scorer).map(work, tasks()):
         searched = {} if index == EXACT else {"index": index, "recall": task.recall}
         added = add_negatives(
             store, task.collection, negatives, replace=[recorded, random] if whole else [], dry_run=dry_run,

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mixture.embeddings import Encode, Encoder
+from mixture.engine import LOCAL, Engine
+from mixture.mining.miners import Rescore
 from mixture.progress import Progress, silent
 from mixture.store import Store
 from mixture.store.catalog import Catalog
 from mixture.store.files import at_version
+from mixture.store.parts import TextPart, texts_in
+
+
+class _Opened:
+    """The snapshot that this process read last, open for its next task: opening it is half the work of a small part."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Catalog, int] | None = None
+        self._stack = ExitStack()
+
+    def store(self, catalog: Catalog, number: int) -> Store:
+        if self._key != (catalog, number):
+            self.close()
+            self._open = self._stack.enter_context(at_version(Store(catalog), number))
+            self._key = catalog, number
+        return self._open
+
+    def close(self, *error: Any) -> bool:
+        self._key = None
+        return bool(self._stack.__exit__(*(error or (None, None, None))))
+
+
+_opened = _Opened()
 
 
 @dataclass(frozen=True)
@@ -26,8 +57,12 @@ class Snapshot:
         if self.store is not None:
             yield self.store
             return
-        with at_version(Store(self.catalog), self.number) as store:
+        store = _opened.store(self.catalog, self.number)
+        try:
             yield store
+        except BaseException:
+            if not _opened.close(*sys.exc_info()):
+                raise
 
     def __reduce__(self) -> tuple[type[Snapshot], tuple[Catalog, int]]:
         return Snapshot, (self.catalog, self.number)
@@ -44,3 +79,14 @@ class ProgressHere:
 
     def __reduce__(self) -> tuple[type[ProgressHere], tuple[()]]:
         return ProgressHere, ()
+
+
+def beside(engine: Engine, encode: Encode | None, rescore: Rescore | None = None) -> Engine:
+    """The engine of tasks that take these along: a model that is loaded stays where it is, and they with it."""
+    return LOCAL if rescore is not None or isinstance(encode, Encoder) else engine
+
+
+def of_part(source: Snapshot, work: Callable[[pa.Array], NDArray[Any]], part: TextPart) -> NDArray[Any]:
+    """What `work` makes of the texts of a part, (p, …)."""
+    with source.opened() as store:
+        return work(texts_in(store, part))

@@ -130,21 +130,22 @@ PLACES = "(SELECT unnest($names) AS collection, unnest(range(len($names))) AS pl
 
 
 def query_prints(store: Store, collections: Sequence[str]) -> pa.Table:
-    """collection, id (of the example), simhash of its query; in the order of the collections given, then of id."""
+    """collection, id (of the example), simhash of its query, row (`store.parts`); in the order of the collections
+    given, then of id."""
     return store.read(
-        f"""SELECT collection, example_id AS id, simhash FROM examples JOIN {PLACES} USING (collection)
+        f"""SELECT collection, example_id AS id, simhash, rowid AS "row" FROM examples JOIN {PLACES} USING (collection)
             ORDER BY place, id""",
         {"names": list(collections)},
     )
 
 
 def positive_prints(store: Store, collections: Sequence[str], *, answers: bool = False) -> pa.Table:
-    """collection, id (of the passage), simhash of every passage that is a positive; ordered as `query_prints`.
+    """collection, id (of the passage), simhash, row of every passage that is a positive; ordered as `query_prints`.
 
     answers: also of those that a judge calls answers
     """
     return store.read(
-        f"""SELECT collection, passage_id AS id, simhash FROM passages
+        f"""SELECT collection, passage_id AS id, simhash, "row" FROM (SELECT *, rowid AS "row" FROM passages)
             SEMI JOIN ({LINKS_WITH_ANSWERS if answers else LINKS}) USING (collection, passage_id)
             JOIN {PLACES} USING (collection) ORDER BY place, id""",
         {"names": list(collections)},

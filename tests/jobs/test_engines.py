@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -26,8 +27,14 @@ class Travelling:
     def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         self.meanwhile, self.tasks = meanwhile, 0
 
+    maps: ClassVar[list[int]] = []  # how many items each call had, those of tasks included
+
+    def __reduce__(self) -> tuple[type[Travelling], tuple[()]]:
+        return Travelling, ()
+
     def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         sent = [pickle.dumps((work, item)) for item in items]
+        self.maps.append(len(sent))
         self.meanwhile()
         for task in sent:
             self.tasks += 1
@@ -64,6 +71,21 @@ JOBS: dict[str, Callable[..., Any]] = {
         store, store.work.parent / "tests.txt", engine=engine, dry_run=True
     ),
 }
+
+
+def test_parts_of_a_collection_travel_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = jobs.dedup(store, ["easy", "twins"], across=True, dry_run=True)
+    assert [result.removed for result in expected] == [0, 1]
+    monkeypatch.setattr(sys.modules["mixture.jobs.dedup"], "PART_ROWS", 9)
+    monkeypatch.setattr(Travelling, "maps", [])
+    said: list[str] = []
+    found = jobs.dedup(store, ["easy", "twins"], across=True, dry_run=True, engine=Travelling(),
+                       progress=lambda done, total, what: said.append(what))  # fmt: skip
+    assert Travelling.maps == [1, 5, 5]  # the task, 43 queries, 43 positives: 9 at a time
+    assert [result.removals for result in found] == [result.removals for result in expected]
+    jobs.dedup(store, ["easy", "twins"], across=True, dry_run=True,
+               progress=lambda done, total, what: said.append(what))  # fmt: skip
+    assert said[-2] == "easy, twins: 5/5 parts of the positives read"
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -105,7 +127,7 @@ def test_an_engine_is_named_or_given(store: Store, monkeypatch: pytest.MonkeyPat
     jobs.dedup(store, "easy", engine="travelling")
     assert engine.tasks == 1  # type: ignore[attr-defined]
     for job in (jobs.dedup, jobs.mine, lambda store, engine: jobs.decontaminate(store, "nq", engine=engine)):
-        with pytest.raises(UsageError, match="`engine` is 'lokal'; allowed: local, travelling"):
+        with pytest.raises(UsageError, match="`engine` is 'lokal'; allowed: local, ray, travelling"):
             job(store, engine="lokal")  # type: ignore[operator]
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind, Space
+from mixture.engine import Elsewhere, Engine, engine_of
 from mixture.errors import UsageError
 from trainers.batch.encoding import AT_ONCE, encode, in_groups
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
-from trainers.jobs.workers import Workers
+from trainers.jobs.workers import ClusterWorkers, LocalWorkers, Workers
 from trainers.model.encoder import load_encoder
 from trainers.model.identity import locate, model_identity
 from trainers.model.instructions import Instructions, known_instructions
@@ -29,12 +30,17 @@ class TextEncoder:
     inner product, and whose embeddings stay as long as they are.
     """
 
-    def __init__(self, model: str, processes: int = 1) -> None:
+    def __init__(self, model: str, processes: int = 1, engine: str | Engine = "local") -> None:
         if processes < 1:
             raise UsageError(f"`processes` is {processes}; allowed: 1 or more")
+        runs = engine_of(engine)
         self.encoder = load_encoder(model)
         self.unit = True
-        self._workers = Workers(model, processes) if processes > 1 else None
+        self._workers: Workers | None = None
+        if isinstance(runs, Elsewhere):
+            self._workers = ClusterWorkers(model, processes, runs)
+        elif processes > 1:
+            self._workers = LocalWorkers(model, processes)
         self._model = model
         self.instructions = _instructions(self.encoder, model)
 
@@ -46,7 +52,7 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.floating[Any]]:
         prompt = self._before(kind)
-        if self._workers is None or len(texts) <= AT_ONCE:
+        if self._workers is None or (len(texts) <= AT_ONCE and isinstance(self._workers, LocalWorkers)):
             return np.asarray(encode(self.encoder, texts, prompt, kind=kind, unit=self.unit).cpu().numpy())
         groups, places = in_groups(texts)  # so that a text gets the same numbers whoever encodes it
         return np.asarray(np.concatenate(list(self._workers.encode(groups, prompt, kind, self.unit)))[places])
@@ -62,7 +68,7 @@ class TextEncoder:
         return self.instructions.query if kind == "query" else self.instructions.passage
 
 
-def encode_with(model: str, *, processes: int = 1) -> TextEncoder:
+def encode_with(model: str, *, processes: int = 1, engine: str | Engine = "local") -> TextEncoder:
     """The model of a folder or hub name as a function of texts and their kind.
 
     Prompts are the model's own. One that carries none, and was not trained here without, gets those that models of its
@@ -70,8 +76,9 @@ def encode_with(model: str, *, processes: int = 1) -> TextEncoder:
 
     processes: that encode, for more than a thousand texts at once; with several GPUs one each. They are started from
                the program's main module, which must therefore do its work under `if __name__ == "__main__"`
+    engine:    where they are: a name of `ENGINES`, or an `Engine`; on a cluster one does all of the encoding too
     """
-    return TextEncoder(model, processes)
+    return TextEncoder(model, processes, engine)
 
 
 def _instructions(encoder: SentenceTransformer, model: str) -> Instructions:

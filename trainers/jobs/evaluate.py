@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mixture.arguments import Names, listed
 from mixture.cards.card import load_cards
 from mixture.embeddings.space import check_precision
+from mixture.engine import LOCAL, Engine, engine_of
 from mixture.errors import UsageError
 from mixture.progress import Progress, Stage, quiet
 from mixture.store import Store, layout
@@ -45,7 +46,7 @@ SHOWN_WORDS = 12
 def evaluate(
     store: Store, model: Names, suites: Names, *, prompt: str | None = None, half: str | None = None,
     metrics: Sequence[str] = (), batch_size: int | None = None, processes: int = 1, keep_embeddings: bool = False,
-    precision: str = "float32", stage: Stage = quiet,
+    precision: str = "float32", engine: str | Engine = "local", stage: Stage = quiet,
 ) -> list[SuiteResult]:  # fmt: skip
     """Score one model or several on suites (folders in BEIR layout, folders of such, and names) and keep the numbers in
     the store. Returns the results of one model after the other.
@@ -62,11 +63,14 @@ def evaluate(
     processes:  that encode (`encode_with`)
     keep_embeddings: in the store's folder, and take those that are there, as `mine` does; precision: that they are kept
                 in
+    engine:     what the processes that encode are on: a name of `ENGINES`, or an `Engine`
     """
+    runs = engine_of(engine)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"`batch_size` is {batch_size}; allowed: 1 or more")
-    if batch_size is not None and processes > 1:
-        raise UsageError("`batch_size` is of one process; leave it away, or `processes`")
+    if batch_size is not None and (processes > 1 or runs is not LOCAL):
+        other = "processes" if processes > 1 else "engine"
+        raise UsageError(f"`batch_size` is of one process here; leave it away, or `{other}`")
     if batch_size is not None and keep_embeddings:
         raise UsageError("`batch_size` keeps nothing; leave it away, or `keep_embeddings`")
     check_precision(precision)
@@ -91,7 +95,7 @@ def evaluate(
     keep = partial(layout.space, store.work) if keep_embeddings else None
     for number, name in enumerate(names):
         starting(0, 0, f"loading {'PyTorch and ' * (not number)}{name.shown}")
-        entrant = _Entrant.load(name, prompt, keep, precision, batch_size, processes)
+        entrant = _Entrant.load(name, prompt, keep, precision, batch_size, (processes, runs))
         starting(1, 1, "done")
         said: set[str | None] = set()
         for one in asked:
@@ -175,11 +179,11 @@ class _Entrant:
     @classmethod
     def load(
         cls, name: _Name, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
-        batch_size: int | None, processes: int,
+        batch_size: int | None, where: tuple[int, Engine],
     ) -> _Entrant:  # fmt: skip
         from trainers.evaluation.rankers import Fused
 
-        parts = [cls._one(part, prompt, keep, precision, batch_size, processes) for part in name.parts]
+        parts = [cls._one(part, prompt, keep, precision, batch_size, where) for part in name.parts]
         if len(parts) == 1:
             return parts[0]
         trained_on = [collection for part in parts for collection in part.trained_on]
@@ -188,7 +192,7 @@ class _Entrant:
     @classmethod
     def _one(
         cls, name: str, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
-        batch_size: int | None, processes: int,
+        batch_size: int | None, where: tuple[int, Engine],
     ) -> _Entrant:  # fmt: skip
         from trainers.evaluation.evaluate import document_prompt_for, prompt_of
         from trainers.evaluation.rankers import Dense, Lexical
@@ -196,7 +200,7 @@ class _Entrant:
 
         if name == BM25:
             return cls(Lexical())
-        texts = TextEncoder(name, processes)
+        texts = TextEncoder(name, *where)
         encoder = texts.encoder
         record = record_if_any(Path(name))
         trained_on = [part["collection"] for one in mixtures_of(record) for part in one["mixture"]["components"]]

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
+from typing import Protocol
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind
+from mixture.engine import Elsewhere
 from mixture.errors import MixtureError
 from trainers.batch.encoding import encode
 from trainers.model.encoder import load_encoder
@@ -26,7 +28,30 @@ from trainers.model.encoder import load_encoder
 _encoder: SentenceTransformer | None = None  # of a worker
 
 
-class Workers:
+class Workers(Protocol):
+    """Processes that hold a model each."""
+
+    def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
+        """The embeddings of each group of texts, in order: (b, D) float32. A process that dies is a `MixtureError`."""
+        ...
+
+
+class ClusterWorkers:
+    """Of an engine of several machines, each of which has the model by this name."""
+
+    def __init__(self, model: str, count: int, engine: Elsewhere) -> None:
+        self._map = engine.holders(partial(_loaded, model), count)
+
+    def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
+        yield from self._map((texts, prompt, kind, unit) for texts in groups)
+
+
+def _loaded(model: str) -> Callable[[tuple[list[str], str, Kind, bool]], np.ndarray]:
+    encoder = load_encoder(model)
+    return lambda asked: _embeddings(encoder, *asked)
+
+
+class LocalWorkers:
     """Processes that hold a model. They end with this object, or with the process that made it, however that ends."""
 
     def __init__(self, model: str, count: int) -> None:
@@ -39,7 +64,6 @@ class Workers:
         self._pool = ProcessPoolExecutor(count, context, _start, (model, threads, devices))
 
     def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
-        """The embeddings of each group of texts, in order: (b, D) float32. A process that dies is a `MixtureError`."""
         try:
             yield from self._pool.map(partial(_encoded, prompt=prompt, kind=kind, unit=unit), groups)
         except BrokenProcessPool as error:
@@ -66,4 +90,8 @@ def _end_with_parent() -> None:
 
 def _encoded(texts: list[str], prompt: str, kind: Kind, unit: bool) -> np.ndarray:
     assert _encoder is not None
-    return np.asarray(encode(_encoder, texts, prompt, kind=kind, unit=unit).cpu().numpy())
+    return _embeddings(_encoder, texts, prompt, kind, unit)
+
+
+def _embeddings(encoder: SentenceTransformer, texts: list[str], prompt: str, kind: Kind, unit: bool) -> np.ndarray:
+    return np.asarray(encode(encoder, texts, prompt, kind=kind, unit=unit).cpu().numpy())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ DEFAULT_VERIFY = 0.8
 DEFAULT_SIMILARITY = 0.95
 
 Groups: TypeAlias = NDArray[np.int64]
+OfTexts: TypeAlias = Callable[[pa.Array], NDArray[Any]]
+"""From p texts to p rows, (p, …), each of which depends on its own text alone."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,27 @@ class StoredTexts:
     num: n
     prints: their SimHash fingerprints, (n,) uint64
     texts_of: from row numbers, (p,), to the texts of these rows, in this order
+    each: from a function of texts to what it makes of all n, part by part, each with the numbers of its rows; the
+        function can be pickled, and may run elsewhere. By default it runs here, on parts of `PART_ROWS`
     """
 
     num: int
     prints: Callable[[], NDArray[np.uint64]]
     texts_of: Callable[[NDArray[np.int64]], pa.Array]
+    each: Callable[[OfTexts], Iterator[tuple[NDArray[np.int64], NDArray[Any]]]] | None = None
 
-    def parts(self) -> Iterator[pa.Array]:
-        """All texts, `PART_ROWS` at a time."""
+    def all_of(self, work: OfTexts) -> NDArray[Any]:
+        """What `work` makes of all texts, (n, …)."""
+        found = work(pa.array([], pa.string()))
+        found = np.empty((self.num, *found.shape[1:]), found.dtype)
+        for rows, values in (self.each or self._each_here)(work):
+            found[rows] = values
+        return found
+
+    def _each_here(self, work: OfTexts) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         for start in range(0, self.num, PART_ROWS):
-            yield self.texts_of(np.arange(start, min(start + PART_ROWS, self.num)))
+            rows = np.arange(start, min(start + PART_ROWS, self.num))
+            yield rows, work(self.texts_of(rows))
 
 
 def anything(settings: Settings) -> None:

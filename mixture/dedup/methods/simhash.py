@@ -26,9 +26,9 @@ def _lazily(stored: StoredTexts, settings: Settings) -> Groups:
     coarse = near_duplicate_groups(stored.prints(), settings.distance)
     if settings.verify is None:
         return coarse
-    prints = [many_fingerprints(part) for part in stored.parts()] if settings.distance else []
-    if prints:
-        coarse = joined(coarse, proposed_pairs(np.concatenate(prints), _num_blocks(settings), settings.verify))
+    if settings.distance:
+        prints = stored.all_of(many_fingerprints)
+        coarse = joined(coarse, proposed_pairs(prints, _num_blocks(settings), settings.verify))
     return SIMHASH.within(coarse, stored, settings)
 
 

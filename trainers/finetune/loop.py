@@ -86,7 +86,7 @@ def finetune(
         say_taught(mixture, settings.taught_in(mixture.components))
     say_small(mixture, settings.batch_size, mixed=settings.batching == "mixed",
               own={name: settings.of(name).batch_size for name in mixture.components})  # fmt: skip
-    ranks.on_main(lambda: output.mark(out, run))
+    ranks.on_nodes(lambda: output.mark(out, run))
     loop = TrainingLoop(encoder, settings, out / "checkpoints", also=(history, scores))
     loop.resume()
     loss_weights = [{c.name: c.loss_weight for c in phase.mixture.spec.components} for phase in phases.parts]
@@ -297,6 +297,7 @@ def _finish(loop: TrainingLoop, phases: Phases, model: str, out: Path, found: di
         "contamination": found["contamination"],
     }
     ranks.on_main(lambda: _save_last(loop, partial(encoder_of, mixture, model, settings), weights, out, record))
+    ranks.on_nodes(lambda: output.clear(out))
 
 
 def _save_last(

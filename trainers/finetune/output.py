@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,3 +92,10 @@ def save(encoder: SentenceTransformer, out: Path, record: dict[str, Any]) -> Non
     scratch.write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
     scratch.replace(out / RECORD)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def clear(out: Path) -> None:
+    """No more checkpoints, on a machine that has no model here either."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    with suppress(OSError):
+        out.rmdir()

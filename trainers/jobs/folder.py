@@ -105,12 +105,12 @@ def train_on_folder(
     base = resolve_model(phases.parts[0].mixture.folder, phases.whole, name, seed=settings.seed)
     settings = fitted(phases.settings(settings), base)
     if ranks.on_main(lambda: finished(target, identity(phases, base, settings, loaded))):
-        return Trained.of(target, before=True)
+        return ranks.on_main(lambda: Trained.of(target, before=True))
     progress(0, 0, f"loading PyTorch and {shown(model)}")
     from trainers.finetune.loop import finetune
 
     finetune(phases, base, settings, target, suites=loaded, progress=progress)
-    return Trained.of(target, before=False)
+    return ranks.on_main(lambda: Trained.of(target, before=False))
 
 
 def asked_for(model: Name, out: Path, suites: Names, settings: FinetuneSettings) -> tuple[str, list[Given]]:

@@ -28,7 +28,7 @@ from trainers.settings import TrainingSettings
 
 
 def materialised(store: Store, spec: MixtureSpec, *, taught: Sequence[str] = ()) -> MaterialisedMixture:
-    """A mixture's data: the first rank writes what is missing, the others open it.
+    """A mixture's data: the first rank of each machine writes what is missing, the others open it.
 
     taught: components whose scores are brought up to the store's of today
     """
@@ -38,7 +38,7 @@ def materialised(store: Store, spec: MixtureSpec, *, taught: Sequence[str] = ())
         if taught:
             write_scores(store, spec, only=taught)
 
-    ranks.on_main(write)
+    ranks.on_nodes(write)
     return materialise(store, spec)
 
 

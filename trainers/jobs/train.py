@@ -67,7 +67,7 @@ def trained_on(
     run = identity(phases, base, settings, suites)
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
-        return Trained.of(out, before=True)
+        return ranks.on_main(lambda: Trained.of(out, before=True))
     show(0, 0, f"loading PyTorch and {title or shown(base)}")
     from trainers.finetune.loop import finetune
     from trainers.loop.trackers import chosen as tracker_name
@@ -79,6 +79,8 @@ def trained_on(
         store, run, "finetune", phases.mixture_id, settings, model=base, out=str(out.resolve()), **told
     ) as row:  # fmt: skip
         finetune(phases, base, settings, out, suites=suites, contamination=searched, progress=show)
-        record_training(store, run, record_of(out), out, drawn_from(store, phases, settings.holdout))
+        record_training(
+            store, run, ranks.on_main(lambda: record_of(out)), out, drawn_from(store, phases, settings.holdout)
+        )
         row["result"] = str(out.resolve())
-    return Trained.of(out, before=False)
+    return ranks.on_main(lambda: Trained.of(out, before=False))

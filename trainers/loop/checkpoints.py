@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,9 +63,13 @@ class Checkpoints:
 
     def load(self) -> int:
         """Restore the newest checkpoint; its step, 0 where there is none."""
-        found = ranks.on_main(self._tidy)
-        if found is None:
+        ranks.on_nodes(self._tidy)
+        name = ranks.on_main(self._newest)
+        ranks.on_nodes(lambda: self._drop_after(name))
+        if name is None:
             return 0
+        found = self.folder / name
+        ranks.send(found)
         self.accelerator.load_state(str(found))
         marks = json.loads((found / STEP).read_text("utf-8"))
         self.best = marks["best"]
@@ -80,7 +85,7 @@ class Checkpoints:
                 (scratch / STEP).write_text(json.dumps({"step": step, "best": self.best}), "utf-8")
 
         self._write(f"step-{step}", write)
-        ranks.on_main(self._prune)
+        ranks.on_nodes(self._prune)
 
     def save_best(self, step: int) -> None:
         """Keep the weights as they are now as the best so far. The ones before go with the next checkpoint: until
@@ -101,6 +106,7 @@ class Checkpoints:
 
     def load_best(self) -> None:
         """Put the weights of the best step into the model."""
+        ranks.send(self.folder / f"best-{self.best}")
         self.restore_best(self.model)
         self.accelerator.wait_for_everyone()  # the first rank deletes what the others still read
 
@@ -109,36 +115,45 @@ class Checkpoints:
         _restore(model, self.folder / f"best-{self.best}")
 
     def _write(self, name: str, write: Callable[[Path], None]) -> None:
-        scratch, target = self.folder / f".writing-{name}", self.folder / name
-
-        def begin() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(scratch, ignore_errors=True)
+        token = ranks.on_main(lambda: uuid.uuid4().hex[:8])  # nothing is left of that name by a kill
+        scratch, target = self.folder / f".writing-{name}-{token}", self.folder / name
 
         def finish() -> None:
-            shutil.rmtree(target, ignore_errors=True)
-            scratch.rename(target)
+            if scratch.exists():  # on machines that share no folder each has what its own ranks wrote
+                shutil.rmtree(target, ignore_errors=True)
+                scratch.rename(target)
 
-        ranks.on_main(begin)
+        ranks.on_nodes(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         write(scratch)
         ranks.on_main(finish)
+        ranks.on_nodes(finish)
 
     def _steps(self, kind: str) -> list[Path]:
         """Folders of a kind, newest first."""
-        return sorted(self.folder.glob(f"{kind}-*"), key=lambda p: -int(p.name.removeprefix(f"{kind}-")))
+        return sorted(self.folder.glob(f"{kind}-*"), key=lambda p: -_number(p.name))
 
-    def _tidy(self) -> Path | None:
-        """The newest checkpoint; what a kill left half written goes."""
+    def _tidy(self) -> None:
+        """What a kill left half written goes."""
         for scratch in self.folder.glob(".writing-*"):
-            shutil.rmtree(scratch)
-        return next(iter(self._steps("step")), None)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _newest(self) -> str | None:
+        """The name of the newest checkpoint."""
+        found = self._steps("step")
+        return found[0].name if found else None
+
+    def _drop_after(self, name: str | None) -> None:
+        """What a machine has of checkpoints after the first machine's newest, which a kill kept from being whole."""
+        for one in self._steps("step"):
+            if name is None or _number(one.name) > _number(name):
+                shutil.rmtree(one, ignore_errors=True)
 
     def _prune(self) -> None:
         for old in self._steps("step")[self.keep :]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         for old in self._steps("best"):
             if old.name != f"best-{self.best}":
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)
 
     def _save_model(self, models: list[torch.nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         # Instead of accelerate's own, which would save all of them.
@@ -173,3 +188,8 @@ def fill(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in trained(model).items():
             tensor.copy_(sharding.sliced(weights[name], tensor))
+
+
+def _number(name: str) -> int:
+    """The step of `step-N` and `best-N`."""
+    return int(name.rpartition("-")[2])

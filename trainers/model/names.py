@@ -29,6 +29,7 @@ def resolve_model(root: Path, data: MaterialisedMixture, model: str, *, seed: in
             build_tiny((text for part in data.components.values() for text in part.texts()), folder, seed=seed)
 
     ranks.on_main(build)
+    ranks.send(folder)
     return str(folder)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainers.deferred import Deferred
@@ -21,6 +22,7 @@ else:
     torch = Deferred("torch")
 
 T = TypeVar("T")
+SENT_AT_ONCE = 2**26  # bytes of a file
 
 
 def alone() -> bool:
@@ -57,6 +59,73 @@ def on_main(work: Callable[[], T]) -> T:
         raise outcome[1]
     result: T = outcome[0]
     return result
+
+
+def on_nodes(work: Callable[[], object]) -> None:
+    """Do `work` on the first rank of each machine, for what lies in a machine's own folders; what it raises is raised
+    on all. Machines that share the folder do it at once."""
+    if alone() or state().num_processes == 1:
+        work()
+        return
+    raised: Exception | None = None
+    if state().is_local_main_process:
+        try:
+            work()
+        except Exception as error:  # the others would wait for ever
+            raised = error
+    for one in _of_all(raised):
+        if one is not None:
+            raise one
+
+
+def send(folder: Path) -> None:
+    """Have the files of a folder of the first rank on every machine, by the same name; those that are there stay.
+
+    folder: each machine's own name of it
+    """
+    if alone() or state().num_processes == 1:
+        return
+    files = on_main(lambda: {str(file.relative_to(folder)): file.stat().st_size
+                             for file in sorted(folder.rglob("*")) if file.is_file()})  # fmt: skip
+    receives = state().is_local_main_process and not is_main()
+    lacking = [name for name, size in files.items() if receives and _size(folder / name) != size]
+    wanted = {name for names in _of_all(lacking) for name in names}
+    for name, size in files.items():
+        if name in wanted:
+            _send_file(folder / name, size, receives=name in lacking)
+    on_nodes(lambda: None)  # nobody reads before it is there
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
+def _send_file(file: Path, size: int, *, receives: bool) -> None:
+    from accelerate.utils import broadcast_object_list
+
+    scratch = file.with_name(file.name + ".part")
+    if receives:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(b"")
+    for start in range(0, max(size, 1), SENT_AT_ONCE):
+        part: list[bytes | None] = [None]
+        if is_main():
+            with file.open("rb") as stream:
+                stream.seek(start)
+                part = [stream.read(SENT_AT_ONCE)]
+        broadcast_object_list(part)
+        if receives:
+            with scratch.open("ab") as stream:
+                stream.write(part[0] or b"")
+    if receives:
+        scratch.rename(file)
+
+
+def _of_all(own: T) -> list[T]:
+    """The value of each rank."""
+    found: list[Any] = [None] * state().num_processes
+    torch.distributed.all_gather_object(found, own)
+    return found
 
 
 def share(count: int) -> Sequence[int]:

@@ -96,7 +96,7 @@ def kill_a_worker(after: float, killed: list[int]) -> None:
     time.sleep(after)
     while not killed:
         for process in psutil.process_iter(["cmdline"]):
-            if "ray::_run" in " ".join(process.info["cmdline"] or []):
+            if (process.info["cmdline"] or [""])[0].startswith("ray::_run"):
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
                 return

@@ -134,6 +134,8 @@ def dedup(
         "--model", help="With semantic: a sentence-transformers model [BAAI/bge-large-en-v1.5]")] = None,
     similarity: Annotated[float | None, typer.Option(
         "--similarity", help="With semantic: least cosine of the embeddings [0.95]")] = None,
+    processes: Annotated[int, typer.Option(
+        "--processes", help="With semantic: that encode; with several GPUs one each")] = 1,
     across: Annotated[bool, typer.Option("--across", help="Compare the collections with each other too")] = False,
     keep_embeddings: KeepOption = True, precision: PrecisionOption = "float32",
     dry_run: DryRunOption = False, undo: UndoOption = False, limit: LimitOption = 5, engine: EngineOption = "local",
@@ -151,7 +153,7 @@ def dedup(
         else:
             results = jobs.dedup(lake, collections or (), method=method, distance=distance, key=key,
                                  verify=verify or None, model=model, similarity=similarity,
-                                 encoder=partial(ctx.obj.encode_with, engine=engine),
+                                 encoder=partial(ctx.obj.encode_with, processes=processes, engine=engine),
                                  across=across, dry_run=dry_run, engine=engine, progress=progress,
                                  keep_embeddings=keep_embeddings, precision=precision)  # fmt: skip
     show_removals(results, ["duplicate"], dry_run=dry_run, undo=undo, limit=limit, as_json=as_json)

@@ -6,6 +6,6 @@ from mixture.engine import local as local
 from mixture.engine import on_ray as on_ray
 from mixture.engine.base import ENGINES, Elsewhere, Engine, engine_of
 from mixture.engine.local import LOCAL
-from mixture.engine.threads import in_order, in_threads, num_threads
+from mixture.engine.threads import in_order, in_threads, limited, num_threads
 
-__all__ = ["ENGINES", "LOCAL", "Elsewhere", "Engine", "engine_of", "in_order", "in_threads", "num_threads"]
+__all__ = ["ENGINES", "LOCAL", "Elsewhere", "Engine", "engine_of", "in_order", "in_threads", "limited", "num_threads"]

@@ -33,6 +33,10 @@ class Elsewhere(Engine, Protocol):
         """The engine at an address, NAME:ADDRESS where it is named."""
         ...
 
+    def machines(self) -> int:
+        """How many machines it has."""
+        ...
+
     def holders(
         self, make: Callable[[], Callable[[Item], Result]], count: int
     ) -> Callable[[Iterable[Item]], Iterator[Result]]:

@@ -5,6 +5,7 @@ A pool lives only as long as one call: no thread is left that a later fork could
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,11 @@ _limit: int | None = None
 def num_threads() -> int:
     """How many threads to use: as limited, else $NUMBA_NUM_THREADS, else the processors that this process may use."""
     return _limit or int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def limited() -> float | None:
+    """The share of the machine that `limit_threads` leaves to this process; None where it is not limited."""
+    return None if _limit is None else min(1.0, _limit / (os.cpu_count() or 1))
 
 
 def limit_threads(number: int) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 from mixture.arguments import Names, listed
 from mixture.dedup import simhash_fingerprints
 from mixture.dedup.containment import DEFAULT_SHARE
-from mixture.engine import Engine, engine_of
+from mixture.engine import Engine
 from mixture.errors import UsageError
 from mixture.jobs.contamination import matching_examples, rules_of
 from mixture.jobs.removals import TEST_PASSAGE, TEST_QUERY, RemovalResult, take_out
-from mixture.jobs.tasks import Snapshot
+from mixture.jobs.tasks import Snapshot, engine_for
 from mixture.progress import Progress, silent
 from mixture.store import Store, read, registered
 from mixture.suites.given import is_named, known_names
@@ -56,7 +56,7 @@ def decontaminate(
     """
     given, names = listed(against), listed(collections)
     change = _change(distance, passages, passage_overlap)
-    runs = engine_of(engine)
+    runs = engine_for(store, engine)
     total = len(given) + len(read.collections(store, names))
     tests = _test_sets(store, given, change, dry_run, lambda done, path: progress(done, total, path))
     with store.reading() as snapshot:

@@ -21,10 +21,10 @@ from mixture.dedup.methods import METHODS, Method, Settings, StoredTexts
 from mixture.dedup.methods.base import DEFAULT_SIMILARITY, DEFAULT_VERIFY, PART_ROWS, Groups, OfTexts
 from mixture.embeddings import Encode, Kind, Source, source_of
 from mixture.embeddings.space import check_precision
-from mixture.engine import LOCAL, Engine, engine_of
+from mixture.engine import LOCAL, Engine
 from mixture.errors import UsageError
 from mixture.jobs.removals import DUPLICATE, RemovalResult, take_out
-from mixture.jobs.tasks import ProgressHere, Snapshot, beside, of_part
+from mixture.jobs.tasks import ProgressHere, Snapshot, beside, engine_for, of_part
 from mixture.progress import Progress, silent
 from mixture.store import Store, layout, read
 from mixture.store.parts import text_parts
@@ -72,7 +72,7 @@ def dedup(
     chosen.check(settings)
     check_precision(precision)
     encoding = _encoding(method, model, encode, encoder, similarity)
-    runs = engine_of(engine)
+    runs = engine_for(store, engine)
     with store.reading() as snapshot:
         infos = read.collections(store, listed(collections))
         groups = [infos] if across else [[info] for info in infos]

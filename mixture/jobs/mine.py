@@ -164,12 +164,12 @@ def mine(
             progress(done, len(todo), collection)
             yield _read(store, collection, others, whole=whole, spared=spared, place=(done, len(todo)))
 
-    model, scorer = encoding(), anew()
+    model, scorer, asking = encoding(), anew(), judging(store, judge)
     work = partial(_mined, miner=found, settings=settings, encode=model, rescore=scorer,
-                   judge=judging(store, judge), names=(recorded, random), progress=ProgressHere(progress), keep=keep,
+                   judge=asking, names=(recorded, random), progress=ProgressHere(progress), keep=keep,
                    precision=precision, index=index)  # fmt: skip
     results, command = [], uuid.uuid4().hex
-    for task, negatives, positives, answers in beside(runs, model, scorer).map(work, tasks()):
+    for task, negatives, positives, answers in beside(runs, model, scorer, asking).map(work, tasks()):
         searched = {} if index == EXACT else {"index": index, "recall": task.recall}
         added = add_negatives(
             store, task.collection, negatives, replace=[recorded, random] if whole else [], dry_run=dry_run,

@@ -8,11 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixture.embeddings import Encode, Encoder
-from mixture.engine import LOCAL, Engine
+from mixture.engine import LOCAL, Elsewhere, Engine, engine_of, limited, num_threads
+from mixture.errors import UsageError
+from mixture.mining.judges import Judge
 from mixture.mining.miners import Rescore
 from mixture.progress import Progress, silent
 from mixture.store import Store
@@ -33,6 +36,10 @@ class _Opened:
             self.close()
             self._open = self._stack.enter_context(at_version(Store(catalog), number))
             self._key = catalog, number
+            if (share := limited()) is not None:  # each DuckDB would take all processors, and most of the memory
+                self._open.connection.execute(f"SET threads = {num_threads()}")
+                memory = int(0.8 * share * psutil.virtual_memory().total / 2**20)
+                self._open.connection.execute(f"SET memory_limit = '{memory}MiB'")
         return self._open
 
     def close(self, *error: Any) -> bool:
@@ -81,9 +88,19 @@ class ProgressHere:
         return ProgressHere, ()
 
 
-def beside(engine: Engine, encode: Encode | None, rescore: Rescore | None = None) -> Engine:
-    """The engine of tasks that take these along: a model that is loaded stays where it is, and they with it."""
-    return LOCAL if rescore is not None or isinstance(encode, Encoder) else engine
+def engine_for(store: Store, engine: str | Engine) -> Engine:
+    """The engine of tasks that read this store. A `UsageError` where they would on other machines than its own."""
+    runs = engine_of(engine)
+    if isinstance(runs, Elsewhere) and not store.catalog.anywhere and (count := runs.machines()) > 1:
+        raise UsageError(f"the store {store.catalog} is one machine's, and the cluster has {count}; a store in "
+                         "PostgreSQL is reached from all of them")  # fmt: skip
+    return runs
+
+
+def beside(engine: Engine, encode: Encode | None, rescore: Rescore | None = None, judge: Judge | None = None) -> Engine:
+    """The engine of tasks that take these along: a model that is loaded stays where it is, as a judge does, whose
+    program and kept answers are here; and the tasks with them."""
+    return LOCAL if rescore is not None or judge is not None or isinstance(encode, Encoder) else engine
 
 
 def of_part(source: Snapshot, work: Callable[[pa.Array], NDArray[Any]], part: TextPart) -> NDArray[Any]:

@@ -40,11 +40,13 @@ class Catalog(Protocol):
     extensions: of DuckDB, that attaching it needs; each has a package `duckdb_extension_<name>`
     conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
     shared:     whether several connections can have it open at once, of this process and of others
+    anywhere:   whether other machines reach it by the same name
     """
 
     tables: str
     conflicts: tuple[str, ...]
     shared: bool
+    anywhere: bool
 
     @property
     def data(self) -> str: ...
@@ -78,6 +80,7 @@ class FolderCatalog:
     extensions: tuple[str, ...] = ("ducklake",)
     conflicts: tuple[str, ...] = ("conflict", "failed to commit")
     shared = True
+    anywhere = False  # SQLite's log needs the one machine's memory
 
     def __init__(self, folder: str, data: str | None = None) -> None:
         if data is not None:

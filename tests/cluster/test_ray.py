@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,8 +23,10 @@ import trainers
 from cli import app
 from mixture import Store, UsageError, jobs
 from mixture.engine import Engine, engine_of, on_ray
-from mixture.errors import StoreError
+from mixture.errors import MixtureError, StoreError
+from mixture.jobs.tasks import Snapshot
 from trainers import encode_with
+from trainers.jobs.workers import ClusterWorkers
 from trainers.model.tiny import build_tiny
 
 PARTS = 9
@@ -35,11 +40,10 @@ def nodes(postgres: Any, s3: Any) -> Iterator[Any]:
         for name, value in cluster.token.items():
             patch.setenv(name, value)
         yield cluster
-        if on_ray._joined:
+        if "ray" in sys.modules:
             import ray
 
             ray.shutdown()
-            patch.setattr(on_ray, "_joined", None)
     cluster.close()
 
 
@@ -56,7 +60,7 @@ def lake(postgres: Any, tmp_path: Path, monkeypatch: Any, write_collection: Call
     rows = [{"query": f"{'The' if n % 2 else 'the'} lighthouse of cape number {n // 2}", "pos": ["It stands."]}
             for n in range(40)]  # fmt: skip
     with Store.open(f"{postgres.name} schema={schema}", create=True, data=f"s3://lake/{schema}") as store:
-        jobs.ingest(store, [str(write_collection(tmp_path / "raw", name)) for name in ("easy", "hard")])
+        jobs.ingest(store, [str(write_collection(tmp_path / "given", name)) for name in ("easy", "hard")])
         jobs.ingest(store, rows, name="capes")
         yield store
 
@@ -114,6 +118,59 @@ def test_both_nodes_work_and_get_nothing_of_this_environment(engine: Engine, mon
     assert len({node for node, _, _ in found}) == 2
     assert {secret for _, secret, _ in found} == {None}
     assert {threads for _, _, threads in found} == {1}
+
+
+def test_a_task_has_its_share_of_the_machine(lake: Store, engine: Engine) -> None:
+    """DuckDB would take all processors and most of the memory in each."""
+    with lake.reading() as number:
+        source = Snapshot(lake.catalog, number, lake)
+
+        def settings(_: int) -> list[Any]:
+            query = "SELECT current_setting('threads') AS threads, current_setting('memory_limit') AS memory"
+            with source.opened() as store:
+                return list(store.rows(query)[0].values())
+
+        ((threads, memory), _) = engine.map(_by_value(settings), range(2))
+    assert threads == 1
+    here = lake.rows("SELECT current_setting('memory_limit') AS v")[0]["v"]
+    assert os.cpu_count() == 1 or float(memory.split()[0]) < float(here.split()[0]) * 0.9
+
+
+def test_this_process_is_on_one_cluster(engine: Engine) -> None:
+    list(engine.map(lambda number: number, range(2)))
+    with pytest.raises(UsageError, match=r"`engine` is 'ray:127\.0\.0\.9:6399', and this process is on the cluster"):
+        list(engine_of("ray:127.0.0.9:6399").map(lambda number: number, range(2)))
+    assert list(engine_of("ray").map(lambda number: number, range(3))) == [0, 1, 2]
+
+
+def test_nobody_works_on_after_an_interrupt(engine: Engine, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+
+    def slow(number: int) -> None:
+        import time
+        from pathlib import Path
+
+        (Path(folder) / f"begun-{number}").touch()
+        time.sleep(2)
+        (Path(folder) / f"done-{number}").touch()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        while not list(tmp_path.glob("begun-*")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.map(_by_value(slow), range(4)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    time.sleep(3)
+    assert not list(tmp_path.glob("done-*"))
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed(engine: Engine) -> None:
@@ -184,6 +241,61 @@ def test_encoders_give_the_same_bits_however_many_there_are_and_whatever_dies(
     for actor in _holders():
         os.kill(actor, signal.SIGKILL)
     np.testing.assert_array_equal(there(texts, "query"), here(texts, "query"))
+
+
+def test_a_model_that_a_machine_has_not(model: Path, engine: Engine, tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder travels by its whole name; one that is not there, or another, is said, and is no endless loop."""
+    shutil.copytree(model, tmp_path / "mine" / "tiny")
+    monkeypatch.chdir(tmp_path / "mine")
+    here, there = encode_with("tiny"), encode_with("tiny", engine=engine)
+    np.testing.assert_array_equal(there(["a river"], "query"), here(["a river"], "query"))
+    with pytest.raises(UsageError, match=r"on the machine .*: .*nowhere"):
+        ClusterWorkers("/nowhere", 1, engine, "x")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="has another model by the name"):
+        ClusterWorkers(str(model), 1, engine, "x")  # type: ignore[arg-type]
+
+    def dying() -> Callable[[object], object]:
+        import os
+
+        os._exit(3)
+
+    with pytest.raises(MixtureError, match="ended before its time"):
+        engine.holders(_by_value(dying), 1)  # type: ignore[attr-defined]
+
+
+def test_a_failed_call_leaves_nothing_to_the_next(engine: Engine) -> None:
+    def make() -> Callable[[int], int]:
+        def work(number: int) -> int:
+            if number > 99:
+                raise ValueError(f"old {number}")
+            return number
+
+        return work
+
+    each = engine.holders(_by_value(make), 2)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="old 100"):
+        list(each([100, 101, 102, 103]))
+    assert list(each(range(6))) == list(range(6))
+
+
+def test_judges_and_stores_of_one_machine_stay_there(
+    lake: Store, engine: Engine, small_store: Store, monkeypatch: Any
+) -> None:
+    seen: list[int] = []
+
+    def judge(pairs: list[tuple[str, str]]) -> list[str]:
+        seen.append(os.getpid())
+        return ["keep"] * len(pairs)
+
+    jobs.mine(lake, ["easy", "hard"], per_query=1, judge=judge, engine=engine, dry_run=True)
+    assert set(seen) == {os.getpid()}
+    assert engine.machines() == 1  # type: ignore[attr-defined]
+    assert jobs.dedup(small_store, dry_run=True, engine=engine)
+    monkeypatch.setattr(on_ray.Ray, "machines", lambda self: 3)
+    for work in (jobs.dedup, lambda store, **given: jobs.decontaminate(store, "x", **given)):
+        with pytest.raises(UsageError, match="is one machine's, and the cluster has 3"):
+            work(small_store, dry_run=True, engine=engine)  # type: ignore[operator]
+    assert jobs.dedup(lake, dry_run=True, engine=engine)
 
 
 def test_mining_with_a_model_and_evaluation_on_the_cluster(
@@ -262,8 +374,7 @@ def _holders() -> list[int]:
     """The processes that hold a model."""
     import psutil
 
-    found = [
-        p.pid for p in psutil.process_iter(["cmdline"]) if any("_Holder" in part for part in p.info["cmdline"] or [])
-    ]
+    named = [(p.pid, (p.info["cmdline"] or [""])[0]) for p in psutil.process_iter(["cmdline"])]
+    found = [pid for pid, name in named if name.startswith("ray::_Holder")]
     assert found
     return found

@@ -18,7 +18,7 @@ from trainers.batch.encoding import AT_ONCE, encode, in_groups
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
 from trainers.jobs.workers import ClusterWorkers, LocalWorkers, Workers
 from trainers.model.encoder import load_encoder
-from trainers.model.identity import locate, model_identity
+from trainers.model.identity import loaded_identity, locate
 from trainers.model.instructions import Instructions, known_instructions
 from trainers.model.template import RECORD
 
@@ -38,7 +38,7 @@ class TextEncoder:
         self.unit = True
         self._workers: Workers | None = None
         if isinstance(runs, Elsewhere):
-            self._workers = ClusterWorkers(model, processes, runs)
+            self._workers = ClusterWorkers(model, processes, runs, loaded_identity(self.encoder, model))
         elif processes > 1:
             self._workers = LocalWorkers(model, processes)
         self._model = model
@@ -59,9 +59,7 @@ class TextEncoder:
 
     def space(self, kind: Kind) -> Space:
         """The space of the embeddings of queries, or of passages."""
-        config = getattr(self.encoder.transformers_model, "config", None)
-        revision = None if Path(locate(self._model)).is_dir() else getattr(config, "_commit_hash", None)
-        name = model_identity(self._model) + (f"@{revision}" if revision else "") + " as given" * (not self.unit)
+        name = loaded_identity(self.encoder, self._model) + " as given" * (not self.unit)
         return Space(model=name, prompt=self._before(kind), max_tokens=self.encoder.max_seq_length or None)
 
     def _before(self, kind: Kind) -> str:

@@ -6,6 +6,7 @@ Each GPU has a process of its own, as far as there are GPUs; on a CPU they share
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,10 +22,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mixture.embeddings import Kind
-from mixture.engine import Elsewhere
-from mixture.errors import MixtureError
+from mixture.engine import Elsewhere, num_threads
+from mixture.errors import MixtureError, UsageError
 from trainers.batch.encoding import encode
 from trainers.model.encoder import load_encoder
+from trainers.model.identity import STATIC, loaded_identity
 
 _encoder: SentenceTransformer | None = None  # of a worker
 
@@ -37,17 +40,25 @@ class Workers(Protocol):
 
 
 class ClusterWorkers:
-    """Of an engine of several machines, each of which has the model by this name."""
+    """Of an engine of several machines, each of which has the model by this name; one that has another model by it is
+    refused. identity: of `loaded_identity`"""
 
-    def __init__(self, model: str, count: int, engine: Elsewhere) -> None:
-        self._map = engine.holders(partial(_loaded, model), count)
+    def __init__(self, model: str, count: int, engine: Elsewhere, identity: str) -> None:
+        name = str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model
+        self._map = engine.holders(partial(_loaded, name, identity), count)
 
     def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
         yield from self._map((texts, prompt, kind, unit) for texts in groups)
 
 
-def _loaded(model: str) -> Callable[[tuple[list[str], str, Kind, bool]], np.ndarray]:
-    encoder = load_encoder(model)
+def _loaded(model: str, identity: str) -> Callable[[tuple[list[str], str, Kind, bool]], np.ndarray]:
+    torch.set_num_threads(num_threads())
+    try:
+        encoder = load_encoder(model)
+    except UsageError as error:
+        raise UsageError(f"on the machine {socket.gethostname()}: {error}") from error
+    if loaded_identity(encoder, model) != identity:
+        raise UsageError(f"the machine {socket.gethostname()} has another model by the name {model}")
     return lambda asked: _embeddings(encoder, *asked)
 
 

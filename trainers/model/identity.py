@@ -7,8 +7,12 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixture.errors import UsageError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # A name that always means the token table and tokenizer of the package of the extra `demo`.
 STATIC, STATIC_PACKAGE = "static", "wordllama"
@@ -86,6 +90,13 @@ def model_identity(model: str) -> str:
             state = file.stat()
             digest.update(_file_digest(file, state.st_size, state.st_mtime_ns, state.st_ino))
     return digest.hexdigest()[:16]
+
+
+def loaded_identity(encoder: SentenceTransformer, model: str) -> str:
+    """`model_identity` of a model that is loaded, with the revision that a name of the hub led to."""
+    config = getattr(encoder.transformers_model, "config", None)
+    revision = None if Path(locate(model)).is_dir() else getattr(config, "_commit_hash", None)
+    return model_identity(model) + (f"@{revision}" if revision else "")
 
 
 @functools.cache

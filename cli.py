@@ -38,6 +38,8 @@ from mixture.store.limits import Limits, parse_bytes
 if TYPE_CHECKING:
     from mixture.embeddings import Encode
     from mixture.mining.miners import Rescore
+    from mixture.store import Store
+    from trainers import Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -106,6 +108,12 @@ class _Models:
         import trainers
 
         return trainers.rescore_with(model)
+
+    @staticmethod
+    def import_run(store: Store, folder: Path) -> Trained:
+        import trainers
+
+        return trainers.import_run(store, folder)
 
 
 @app.callback()

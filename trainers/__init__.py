@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trainers.batch.sampler import MixtureBatchSampler
     from trainers.finetune.config import FinetuneSettings
     from trainers.jobs.ablate import ablate
+    from trainers.jobs.bring import import_run
     from trainers.jobs.encode import encode_with
     from trainers.jobs.evaluate import compare, evaluate
     from trainers.jobs.folder import Trained, train_on_folder
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "encode_with",
     "evaluate",
+    "import_run",
     "learn_weights",
     "rescore_with",
     "soup",
@@ -54,6 +56,7 @@ _HOME = {
     "compare": "trainers.jobs.evaluate",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",
+    "import_run": "trainers.jobs.bring",
     "learn_weights": "trainers.jobs.learn",
     "rescore_with": "trainers.jobs.rescore",
     "soup": "trainers.jobs.soup",

@@ -27,7 +27,9 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 @app.command(cls=PlainCommand)
 def train(
-    folder: Annotated[Path, typer.Argument(help="What `mixture export REF --materialised FOLDER` wrote")],
+    folder: Annotated[
+        str, typer.Argument(help="What `mixture export REF --materialised FOLDER` wrote, or s3://bucket/prefix")
+    ],
     model: Annotated[str, typer.Option("--model", help="A folder or name; tiny-qwen2 is built from the data")],
     out: Annotated[Path, typer.Option("--out", help="The folder for the trained model")],
     mix: Annotated[str | None, typer.Option("--mix", help="The mixture's id, where the folder has several")] = None,

@@ -162,7 +162,8 @@ def export(
     ref: RefArgument,
     fmt: Annotated[str | None, typer.Option("--format", help="mixture (the default), tdro or csv")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file; default: standard output")] = None,
-    materialised: Annotated[Path | None, typer.Option("--materialised", help="A folder to train from")] = None,
+    materialised: Annotated[str | None, typer.Option(
+        "--materialised", help="A folder to train from, or s3://bucket/prefix")] = None,
     hf_dataset: Annotated[Path | None, typer.Option("--hf-dataset", help="A folder for a DatasetDict")] = None,
     flagembedding: Annotated[Path | None, typer.Option(
         "--flagembedding", help="A folder of JSON lines with scores, a file a collection")] = None,
@@ -220,13 +221,30 @@ def report(
 
 @app.command("import")
 def import_mixture(
-    file: Annotated[Path, typer.Argument(help="A mixture's JSON, the tDRO release's JSON, or CSV")],
-    name: Annotated[str, typer.Option("--name", help="The mixture's name in this store")],
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(
+        help="A mixture's JSON, the tDRO release's JSON, or CSV; or the folder of a model that was trained elsewhere")],
+    name: Annotated[str | None, typer.Option("--name", help="The mixture's name in this store")] = None,
     data: DataOption = None, store: StoreOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Save the mixture of a file. It may name collections that the store lacks; only training needs them."""
+    """Save the mixture of a file, or the run that a model's folder tells of.
+
+    A mixture may name collections that the store lacks; only training needs them. A run is kept as `train` would have:
+    what it drew, and what it scored. It was trained without the store, by `python -m trainers`.
+    """
     from mixture import jobs
 
+    if file.is_dir():
+        if name is not None:
+            raise UsageError("--name names a mixture; a run has its own name")
+        with open_store(store) as lake:
+            trained = ctx.obj.import_run(lake, file)
+        from mixture.console.scores import show_trained
+
+        show_trained(asdict(trained), as_json=as_json)
+        return
+    if name is None:
+        raise UsageError("give --name, the mixture's name in this store")
     with open_store(store, create=True, data=data) as lake:
         imported = jobs.import_(lake, file, name)
         show_mixture(imported, lake, as_json)

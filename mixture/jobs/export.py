@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixture import registry
+from mixture import registry, remote
 from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.registry import Mixture, files, flag, folders, projects
-from mixture.store import Store
+from mixture.store import Store, layout
 
 # Rows for trainers of other projects, by the argument that names the folder.
 PROJECTS = {
@@ -22,11 +23,14 @@ PROJECTS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the mixture's id, the file or folder, and how much is in it; `text` where no file was named.
-    remarks: what is worth knowing of it"""
+    """What was written: the mixture's id, the file, folder or place, and how much is in it.
+
+    text:    where no file was named
+    remarks: what is worth knowing of it
+    """
 
     mixture: str
-    path: Path | None
+    path: Path | str | None
     counts: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     text: str | None = field(default=None, repr=False)
@@ -41,7 +45,7 @@ def export(
     """Write a mixture to a file, or with its data to a folder that trains without the store.
 
     format:       of the file `out` (without one: of the text): mixture (the default; JSON, all of it), tdro or csv
-    materialised: a folder to train from (`trainers.train_on_folder`)
+    materialised: a folder to train from (`trainers.train_on_folder`), or s3://bucket/prefix
     hf_dataset:   a folder for a `datasets.DatasetDict`
     flagembedding: a folder of JSON lines with `pos_scores` and `neg_scores` (`mixture.registry.flag`)
     tevatron, ms_swift, llama_factory: a folder of JSON lines and a YAML file with the weights
@@ -59,6 +63,11 @@ def export(
         raise UsageError("`out` goes with `format` and `batches`; `batches` needs it")
     saved = registry.resolve(store, mixture)
     if materialised is not None:
+        if remote.is_remote(materialised):
+            with tempfile.TemporaryDirectory(dir=store.work, prefix=layout.WRITING) as scratch:
+                data = folders.export_materialised(store, saved, Path(scratch))
+                there = remote.sent(Path(scratch), str(materialised), saved.spec.id)
+            return Exported(saved.spec.id, there, {"examples": sum(data.sizes.values())})
         folder = Path(materialised).expanduser()
         data = folders.export_materialised(store, saved, folder)
         return Exported(saved.spec.id, folder, {"examples": sum(data.sizes.values())})

@@ -9,18 +9,21 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from mixture.errors import UsageError
 
 # While a component is written its folder begins so, and a file ends so; a kill leaves them.
 WRITING = ".writing-"
 SCRATCH = ".tmp"
-LEFTOVERS = ("spill-*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}",
-             f"embeddings/*/{WRITING}*", "embeddings/*/.search-*")  # fmt: skip
+LEFTOVERS = ("spill-*", f"{WRITING}*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}",
+             f"matches/*{SCRATCH}", f"embeddings/*/{WRITING}*", "embeddings/*/.search-*")  # fmt: skip
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 BRANCHES = "branches"
 RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")
 TINY_MODEL = re.compile(r"tiny-\w+-([0-9a-f]{12})-[0-9]+")
+SPEC = re.compile(r"[0-9a-f]{12}\.json")
 SPACE = re.compile(r"[0-9a-f]{16}")
 EMBEDDINGS = re.compile(r".+-(?:bf16|fp32)")
 
@@ -68,7 +71,28 @@ def spec(folder: Path, mixture: str) -> Path:
 
 
 def specs(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9a-f]" * 12 + ".json"))  # not mixture.json
+    return sorted(file for file in folder.glob("*.json") if is_spec(file.name))  # not mixture.json
+
+
+def is_spec(name: str) -> bool:
+    """Whether a file of a materialised folder is a mixture's spec."""
+    return SPEC.fullmatch(name) is not None
+
+
+def chosen(known: Sequence[str], mixture: str | None, where: object) -> str:
+    """The id of the mixture that is meant of those that a materialised folder holds: the only one, or that which begins
+    so. Raises `UsageError` where there is none, or several."""
+    if not known:
+        raise UsageError(f"{where} holds no materialised mixture; `mixture export` writes one")
+    found = [name for name in known if mixture is None or name.startswith(mixture)]
+    if len(found) != 1:
+        raise UsageError(f"{where} holds the mixtures {', '.join(known)}; name one by its id")
+    return found[0]
+
+
+def fetched(place: str) -> Path:
+    """What this machine has fetched of a materialised folder elsewhere, which is known by a hash."""
+    return cache() / "fetched" / place
 
 
 def component(folder: Path, digest: str) -> Path:

@@ -1,4 +1,4 @@
-"""Where a lake's Parquet files are: a folder, or a prefix of an S3 bucket.
+"""Where a lake's Parquet files are: a folder, or a prefix of an S3 bucket. Loads no duckdb.
 
 Keys come from the environment, an AWS profile or the machine's role; nothing of ours ever holds one.
 """
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from mixture.errors import StoreError, UsageError
-from mixture.store.query import first_lines, quote
 
 S3 = "s3://"
 # The server of the S3 protocol where it is not Amazon's, as Amazon's own tools read it.
@@ -64,7 +63,8 @@ def reached(data: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{data} cannot be reached: {first_lines(error)}") from error
+        why = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise StoreError(f"{data} cannot be reached: {why}") from error
 
 
 def extensions(data: str) -> tuple[str, ...]:
@@ -76,6 +76,8 @@ def access(data: str) -> str:
     """The SQL that lets DuckDB at a place: a secret for this prefix alone, whose keys DuckDB finds itself."""
     if not data.startswith(S3):
         return ""
+    from mixture.store.query import quote
+
     options = ["TYPE s3", "PROVIDER credential_chain", f"SCOPE {quote(data)}"]
     if found := _endpoint():
         scheme, endpoint = found

@@ -141,3 +141,62 @@ def test_two_machines_that_share_the_folder(
     assert (tmp_path / "shared" / "model" / "model.safetensors").is_file()
     assert not (tmp_path / "shared" / "model" / "checkpoints").exists()
     assert "Traceback" not in "".join(results)
+
+
+WITHOUT_DUCKDB = (
+    "import sys; sys.modules['duckdb'] = None; import runpy; runpy.run_module('trainers', run_name='__main__')"
+)
+
+
+def test_a_mixture_in_a_bucket_trains_where_no_store_is_reached(
+    machines: Callable[[str], Machine], tmp_path: Path, write_collection: Callable[..., Path]
+) -> None:
+    first, second = machines("first"), machines("second")
+    for name in ("easy", "hard"):
+        write_collection(first.folder / "raw", name)
+    first.run("ingest", "raw/easy.jsonl", "raw/hard.jsonl")
+    place = f"s3://lake/{tmp_path.name}-folder"
+    first.run("create", "uniform")
+    (written,) = first.run("export", "uniform", "--materialised", place)
+    assert (written["folder"], written["examples"]) == (f"{place}/", 80)
+    first.run("create", "easy", "--collection", "easy")
+    (other,) = first.run("export", "easy", "--materialised", place)
+
+    environment = {name: value for name, value in second.environment.items() if name != "MIXTURE_STORE"}
+
+    def train(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-c",
+            WITHOUT_DUCKDB,
+            place,
+            "--model",
+            "tiny-qwen2",
+            "--steps",
+            "3",
+            "--json",
+            *more,
+        ]
+        return subprocess.run(command, cwd=second.folder, env=environment, text=True, capture_output=True, timeout=200)
+
+    several = train("--out", "model")
+    assert several.returncode == 2 and "name one by its id" in several.stderr
+    done = train("--out", "model", "--mix", other["mixture"], "--set", "tracker=none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    fetched = sorted((second.folder / "cache" / "fetched").rglob("examples.arrow"))
+    assert len(fetched) == 1  # of two collections the one that the mixture has
+    before = fetched[0].stat().st_mtime_ns
+    done = train("--out", "uniform", "--mix", written["mixture"], "--set", "tracker=none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert fetched[0].stat().st_mtime_ns == before
+    assert len(list((second.folder / "cache" / "fetched").rglob("examples.arrow"))) == 2
+
+    (brought,) = second.run("import", "uniform")
+    assert brought["run"] == json.loads(done.stdout)[0]["run"]
+    with Store.open(first.environment["MIXTURE_STORE"]) as store:
+        assert store.rows("SELECT mixture, status FROM runs") == [{"mixture": written["mixture"], "status": "finished"}]
+        assert store.rows("SELECT sum(examples_drawn) > 0 AS some FROM run_draws") == [{"some": True}]
+    with Store.open(first.environment["MIXTURE_STORE"]) as store:
+        assert not list(store.work.glob(".writing-*"))
+    gone = train("--out", "x", "--mix", "000000000000")
+    assert gone.returncode == 2 and "name one by its id" in gone.stderr

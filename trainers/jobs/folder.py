@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mixture import remote
 from mixture.arguments import Name, Names, listed
-from mixture.errors import UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.store import layout
@@ -74,18 +74,17 @@ class Trained:
 
 
 def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture:
-    """The mixture in a folder that `mixture export REF --materialised FOLDER` wrote; by id where it has several.
+    """The mixture in a folder that `mixture export REF --materialised FOLDER` wrote; by id where it has several. From
+    s3://bucket/prefix each machine fetches what the mixture needs into its cache.
 
     Raises `UsageError` where there is none, or several and no id.
     """
+    if remote.is_remote(folder):
+        ranks.on_nodes(lambda: remote.fetched(str(folder), mixture))
+        return MaterialisedMixture.open(*remote.fetched(str(folder), mixture))
     folder = Path(folder).expanduser()
     found = [file.stem for file in layout.specs(folder)] if layout.components(folder) else []
-    if not found:
-        raise UsageError(f"{folder} holds no materialised mixture; `mixture export` writes one")
-    chosen = [name for name in found if mixture is None or name.startswith(mixture)]
-    if len(chosen) != 1:
-        raise UsageError(f"{folder} holds the mixtures {', '.join(found)}; name one by its id")
-    return MaterialisedMixture.open(folder, chosen[0])
+    return MaterialisedMixture.open(folder, layout.chosen(found, mixture, folder))
 
 
 def train_on_folder(

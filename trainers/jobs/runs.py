@@ -44,14 +44,14 @@ def materialised(store: Store, spec: MixtureSpec, *, taught: Sequence[str] = ())
 
 @contextmanager
 def recorded(
-    store: Store, run: str, kind: str, mixture: str | None, settings: TrainingSettings, **more: Any
+    store: Store, run: str, kind: str, mixture: str | None, settings: TrainingSettings | Mapping[str, Any], **more: Any
 ) -> Iterator[dict[str, Any]]:
     """The row of a run in `runs`: running; then finished, or failed. mixture: None for one of several.
 
     What the body puts into the dictionary it gets: `result` (a reference or folder), and anything else, which joins the
     row's config.
     """
-    config = asdict(settings) | more
+    config = (dict(settings) if isinstance(settings, Mapping) else asdict(settings)) | more
     row = {"run_id": run, "kind": kind, "status": "running", "mixture": mixture,
            "config": json.dumps(config, sort_keys=True), "started_at": datetime.now(UTC)}  # fmt: skip
 

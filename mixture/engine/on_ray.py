@@ -72,9 +72,9 @@ class Ray:
         from ray.util.actor_pool import ActorPool
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus, free = (found.get("GPU", 0) for found in (ray.cluster_resources(), ray.available_resources()))
-        if gpus and count > free:
-            raise UsageError(f"`processes` is {count}, and of the cluster's {gpus:g} GPUs {free:g} are free")
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if gpus and count > gpus:
+            raise UsageError(f"`processes` is {count}; the cluster has {gpus:g} GPUs")
         working = [node["CPU"] for node in nodes if node.get("CPU")] or [1]
         threads = max(1, int(min(working)) // -(-count // len(working)))
         kind = ray.remote(
@@ -118,16 +118,22 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError) as error:
             what = f"no Ray cluster at {self.address}" if self.address else "no Ray cluster can be started here"
             raise UsageError(f"{what}: {_last_line(error)}") from error
+        global _joined
+        _joined = self.address, ray.get_runtime_context().gcs_address
         return ray
 
     def _check_joined(self, context: Any) -> None:
         """Ray has a process on one cluster, which a task that calls `map` is on already."""
-        if self.address is None or context.get_task_id() is not None:
+        if self.address is None or context.get_task_id() is not None or _joined == (self.address, context.gcs_address):
             return
         host, _, port = self.address.rpartition(":")
         if context.gcs_address not in (self.address, f"{_number(host)}:{port}"):
             raise UsageError(f"`engine` is 'ray:{self.address}', and this process is on the cluster "
                              f"{context.gcs_address} already")  # fmt: skip
+
+
+_joined: tuple[str | None, str] | None = None
+"""By what name this process joined a cluster, and what Ray calls it: localhost is something else to it."""
 
 
 class _Work:

@@ -66,7 +66,7 @@ def export(
         if remote.is_remote(materialised):
             with tempfile.TemporaryDirectory(dir=store.work, prefix=layout.WRITING) as scratch:
                 data = folders.export_materialised(store, saved, Path(scratch))
-                there = remote.sent(Path(scratch), str(materialised), saved.spec.id)
+                there = remote.sent(Path(scratch), materialised, saved.spec.id)
             return Exported(saved.spec.id, there, {"examples": sum(data.sizes.values())})
         folder = Path(materialised).expanduser()
         data = folders.export_materialised(store, saved, folder)

@@ -48,9 +48,9 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def training(
-    steps: int, launch: list[tuple[str, ...]], machines: list[Machine], out: str
+    steps: int, launch: list[tuple[str, ...]], machines: list[Machine], out: str, *more: str
 ) -> list[subprocess.Popen[str]]:
-    train = ["train", "--mix", "uniform", "--model", "tiny-qwen2", "--out", out, "--steps", str(steps), "--json"]
+    train = ["train", "--mix", "uniform", "--model", "tiny-qwen2", "--out", out, "--steps", str(steps), "--json", *more]
     train += [part for setting in SETTINGS for part in ("--set", setting)]
     return [machine.start(*train, launch=own) for machine, own in zip(machines, launch, strict=True)]
 
@@ -92,6 +92,10 @@ def test_ingest_mine_train_and_evaluate_each_on_another_machine(
     for one in killed:
         os.killpg(one.pid, signal.SIGKILL)
         one.communicate()
+    swapped = training(8, over_nodes(free_port()), [second, first], "model")
+    assert "the machine of rank 1 has the checkpoint of step 4" in swapped[0].communicate(timeout=240)[1]
+    swapped[1].communicate(timeout=240)
+    assert (checkpoints / "step-4" / "step.json").is_file()
     theirs = second.folder / "model" / "checkpoints"
     assert not list(theirs.glob("*/trained.safetensors"))  # the first rank's alone
     shutil.rmtree(theirs, ignore_errors=True)  # as a machine that takes the place of one that is lost
@@ -135,6 +139,11 @@ def test_two_machines_that_share_the_folder(
     both[0].run("ingest", "raw/easy.jsonl")
     both[0].run("create", "uniform")
     out = str(tmp_path / "shared" / "model")
+    (both[1].folder / "other.toml").write_text("warmup_steps = 3\n")
+    differing = [training(6, [own], [one], out, *more)[0] for own, one, more in
+                 zip(over_nodes(free_port()), both, [(), ("--config", "other.toml")], strict=True)]  # fmt: skip
+    assert "rank 1 has another run than the first" in differing[0].communicate(timeout=240)[1]
+    differing[1].communicate(timeout=240)
     runs = training(6, over_nodes(free_port()), both, out)
     results = [said(run) for run in runs]
     assert json.loads(results[0])[0]["steps"] == 6 and not results[1]

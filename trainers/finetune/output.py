@@ -20,9 +20,12 @@ MARK = "run.json"
 
 
 def mark(out: Path, run: str) -> None:
-    """Say that an unfinished run is at work in `out`."""
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (out / "checkpoints" / MARK).write_text(json.dumps({"run_id": run}), "utf-8")
+    """Say that an unfinished run is at work in `out`; what a machine other than the first has of another one goes."""
+    mark = out / "checkpoints" / MARK
+    if mark.is_file() and json.loads(mark.read_text("utf-8"))["run_id"] != run:
+        shutil.rmtree(mark.parent)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"run_id": run}), "utf-8")
 
 
 def check_folder(out: Path) -> None:

@@ -8,7 +8,7 @@ from mixture import registry
 from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.store import Store
-from trainers.finetune.output import mixtures_of, record_of
+from trainers.finetune.output import record_of
 from trainers.finetune.phases import Phases
 from trainers.jobs.folder import Trained
 from trainers.jobs.runs import drawn_from, finished_config, materialised, record_training, recorded
@@ -25,13 +25,13 @@ def import_run(store: Store, folder: Name) -> Trained:
     if not (out / RECORD).is_file():
         raise UsageError(f"{out} holds no finished training: there is no {RECORD} in it")
     record = record_of(out)
-    told = mixtures_of(record)
-    if "run_id" not in record or not told:
+    if "run_id" not in record:
         raise UsageError(f"{out} holds a model that no training made, as a soup")
     if finished_config(store, record["run_id"]) is not None:
         return Trained.of(out, before=True)
-    specs = [(registry.resolve(store, one["mixture"]["id"]).spec, one["steps"]) for one in told]
     settings, slices = record["settings"], {}
+    told = record.get("phases") or [{"mixture": record["mixture"], "steps": settings["steps"]}]
+    specs = [(registry.resolve(store, one["mixture"]["id"]).spec, one["steps"]) for one in told]
     if share := settings.get("holdout"):  # which rows it held out is a matter of the rows
         slices = drawn_from(store, Phases.of([(materialised(store, spec), n) for spec, n in specs]), share)
     mixture = (record["mixture"] or {}).get("id")

@@ -95,6 +95,7 @@ def evaluate(
     keep = partial(layout.space, store.work) if keep_embeddings else None
     for number, name in enumerate(names):
         starting(0, 0, f"loading {'PyTorch and ' * (not number)}{name.shown}")
+        entrant = None  # what the last one holds, on GPUs perhaps, goes first
         entrant = _Entrant.load(name, prompt, keep, precision, batch_size, (processes, runs))
         starting(1, 1, "done")
         said: set[str | None] = set()

@@ -80,8 +80,9 @@ def open_folder(folder: Name, mixture: str | None = None) -> MaterialisedMixture
     Raises `UsageError` where there is none, or several and no id.
     """
     if remote.is_remote(folder):
-        ranks.on_nodes(lambda: remote.fetched(str(folder), mixture))
-        return MaterialisedMixture.open(*remote.fetched(str(folder), mixture))
+        id = ranks.on_main(lambda: remote.chosen(folder, mixture))
+        ranks.on_nodes(lambda: remote.fetch(folder, id))
+        return MaterialisedMixture.open(remote.fetched(folder), id)
     folder = Path(folder).expanduser()
     found = [file.stem for file in layout.specs(folder)] if layout.components(folder) else []
     return MaterialisedMixture.open(folder, layout.chosen(found, mixture, folder))
@@ -103,7 +104,8 @@ def train_on_folder(
     loaded = load_suites(asked, half)
     base = resolve_model(phases.parts[0].mixture.folder, phases.whole, name, seed=settings.seed)
     settings = fitted(phases.settings(settings), base)
-    if ranks.on_main(lambda: finished(target, identity(phases, base, settings, loaded))):
+    run = ranks.agreed(identity(phases, base, settings, loaded), "run")
+    if ranks.on_main(lambda: finished(target, run)):
         return ranks.on_main(lambda: Trained.of(target, before=True))
     progress(0, 0, f"loading PyTorch and {shown(model)}")
     from trainers.finetune.loop import finetune

@@ -223,8 +223,9 @@ def _reference(
 
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
-            record_training(store, identity, record_of(out), out)
+            record_training(store, identity, ranks.on_main(lambda: record_of(out)), out)
             row["result"] = str(out)
+    ranks.send(out)  # to machines that share no folder
     return str(out), identity
 
 

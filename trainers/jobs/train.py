@@ -64,7 +64,7 @@ def trained_on(
     """`train` with all that was asked for at hand; base: as `resolve_model` gives it, called `title`."""
     phases = as_phases(data, settings)
     settings = fitted(phases.settings(settings), base)
-    run = identity(phases, base, settings, suites)
+    run = ranks.agreed(identity(phases, base, settings, suites), "run")
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
         return ranks.on_main(lambda: Trained.of(out, before=True))

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import RNG_STATE_NAME
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mixture.errors import MixtureError
+from mixture.errors import MixtureError, UsageError
 from trainers.parallel import ranks, sharding
 
 WEIGHTS = "trained.safetensors"
@@ -64,11 +65,13 @@ class Checkpoints:
     def load(self) -> int:
         """Restore the newest checkpoint; its step, 0 where there is none."""
         ranks.on_nodes(self._tidy)
-        name = ranks.on_main(self._newest)
-        ranks.on_nodes(lambda: self._drop_after(name))
-        if name is None:
+        newest = ranks.of_all(self._newest())
+        if (latest := max(newest)) > newest[0]:
+            raise UsageError(f"the machine of rank {newest.index(latest)} has the checkpoint of step {latest}, and the "
+                             "first one has not; start that machine as the first")  # fmt: skip
+        if not latest:
             return 0
-        found = self.folder / name
+        found = self.folder / f"step-{latest}"
         ranks.send(found)
         self.accelerator.load_state(str(found))
         marks = json.loads((found / STEP).read_text("utf-8"))
@@ -81,6 +84,7 @@ class Checkpoints:
         def write(scratch: Path) -> None:
             self.accelerator.save_state(str(scratch))
             self.accelerator.wait_for_everyone()
+            self._gather_random_states(scratch)
             if ranks.is_main():
                 (scratch / STEP).write_text(json.dumps({"step": step, "best": self.best}), "utf-8")
 
@@ -119,7 +123,13 @@ class Checkpoints:
         scratch, target = self.folder / f".writing-{name}-{token}", self.folder / name
 
         def finish() -> None:
-            if scratch.exists():  # on machines that share no folder each has what its own ranks wrote
+            # On machines that share no folder each has what its own ranks wrote. On others it is renamed already; a
+            # network's file system may still show it, so that to look first would be to remove what was renamed.
+            try:
+                scratch.rename(target)
+            except FileNotFoundError:
+                return
+            except OSError:
                 shutil.rmtree(target, ignore_errors=True)
                 scratch.rename(target)
 
@@ -127,6 +137,14 @@ class Checkpoints:
         write(scratch)
         ranks.on_main(finish)
         ranks.on_nodes(finish)
+
+    def _gather_random_states(self, scratch: Path) -> None:
+        """Have those of all ranks on the first machine, for one that takes the place of another."""
+        kept = ranks.keeps_own_files()
+        own = {file.name: file.read_bytes() for file in scratch.glob(f"{RNG_STATE_NAME}_*.pkl")} if kept else {}
+        for name, state in (pair for states in ranks.of_all(own) for pair in states.items()):
+            if ranks.is_main():
+                (scratch / name).write_bytes(state)
 
     def _steps(self, kind: str) -> list[Path]:
         """Folders of a kind, newest first."""
@@ -137,16 +155,10 @@ class Checkpoints:
         for scratch in self.folder.glob(".writing-*"):
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _newest(self) -> str | None:
-        """The name of the newest checkpoint."""
-        found = self._steps("step")
-        return found[0].name if found else None
-
-    def _drop_after(self, name: str | None) -> None:
-        """What a machine has of checkpoints after the first machine's newest, which a kill kept from being whole."""
-        for one in self._steps("step"):
-            if name is None or _number(one.name) > _number(name):
-                shutil.rmtree(one, ignore_errors=True)
+    def _newest(self) -> int:
+        """The step of the newest whole checkpoint of this machine, 0 for none. Of machines that share no folder all but
+        the first have parts."""
+        return max((_number(one.name) for one in self._steps("step") if (one / STEP).is_file()), default=0)
 
     def _prune(self) -> None:
         for old in self._steps("step")[self.keep :]:

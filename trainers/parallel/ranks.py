@@ -8,10 +8,12 @@ parameter gradients is then the gradient of the global loss, and one reduction a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mixture.errors import MixtureError, UsageError
 from trainers.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -73,9 +75,30 @@ def on_nodes(work: Callable[[], object]) -> None:
             work()
         except Exception as error:  # the others would wait for ever
             raised = error
-    for one in _of_all(raised):
-        if one is not None:
-            raise one
+    _raise_any(raised)
+
+
+def of_all(own: T) -> list[T]:
+    """The value of each rank."""
+    if alone() or state().num_processes == 1:
+        return [own]
+    found: list[Any] = [None] * state().num_processes
+    torch.distributed.all_gather_object(found, own)
+    return found
+
+
+def agreed(own: T, what: str) -> T:
+    """The value, which is the same on all ranks; a `UsageError` where it is not, as of machines with other files."""
+    found = of_all(own)
+    if other := next((rank for rank, value in enumerate(found) if value != found[0]), None):
+        raise UsageError(f"rank {other} has another {what} than the first; give all machines the same options, data, "
+                         "model and suites")  # fmt: skip
+    return own
+
+
+def keeps_own_files() -> bool:
+    """Whether this is the first rank of another machine than the first."""
+    return not alone() and state().is_local_main_process and not is_main()
 
 
 def send(folder: Path) -> None:
@@ -87,45 +110,61 @@ def send(folder: Path) -> None:
         return
     files = on_main(lambda: {str(file.relative_to(folder)): file.stat().st_size
                              for file in sorted(folder.rglob("*")) if file.is_file()})  # fmt: skip
-    receives = state().is_local_main_process and not is_main()
-    lacking = [name for name, size in files.items() if receives and _size(folder / name) != size]
-    wanted = {name for names in _of_all(lacking) for name in names}
-    for name, size in files.items():
-        if name in wanted:
-            _send_file(folder / name, size, receives=name in lacking)
-    on_nodes(lambda: None)  # nobody reads before it is there
+    lacking = [name for name, size in files.items() if keeps_own_files() and _size(folder / name) != size]
+    raised: Exception | None = None
+    for name in sorted({name for names in of_all(lacking) for name in names}):
+        parts = _of_main(folder / name, files[name])
+        try:
+            if name in lacking and raised is None:
+                _write(folder / name, parts)
+        except OSError as error:  # the others send on
+            raised = error
+        for _ in parts:
+            pass
+    _raise_any(raised)
 
 
 def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def _send_file(file: Path, size: int, *, receives: bool) -> None:
+def _of_main(file: Path, size: int) -> Iterator[bytes]:
+    """The first rank's file in parts, on all ranks: a collective for each."""
     from accelerate.utils import broadcast_object_list
 
-    scratch = file.with_name(file.name + ".part")
-    if receives:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(b"")
     for start in range(0, max(size, 1), SENT_AT_ONCE):
-        part: list[bytes | None] = [None]
+        part: list[Any] = [None]
         if is_main():
-            with file.open("rb") as stream:
-                stream.seek(start)
-                part = [stream.read(SENT_AT_ONCE)]
+            try:
+                with file.open("rb") as stream:
+                    stream.seek(start)
+                    part = [stream.read(SENT_AT_ONCE)]
+            except OSError as error:
+                part = [error]
         broadcast_object_list(part)
-        if receives:
-            with scratch.open("ab") as stream:
-                stream.write(part[0] or b"")
-    if receives:
-        scratch.rename(file)
+        if isinstance(part[0], OSError):
+            raise MixtureError(f"the first machine cannot read {file}: {part[0]}") from part[0]
+        yield part[0]
 
 
-def _of_all(own: T) -> list[T]:
-    """The value of each rank."""
-    found: list[Any] = [None] * state().num_processes
-    torch.distributed.all_gather_object(found, own)
-    return found
+def _write(file: Path, parts: Iterator[bytes]) -> None:
+    """Whole or not at all, whoever else writes it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with scratch.open("wb") as sink:
+            for part in parts:
+                sink.write(part)
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _raise_any(raised: Exception | None) -> None:
+    """What any rank's work raised, on all."""
+    for one in of_all(raised):
+        if one is not None:
+            raise one
 
 
 def share(count: int) -> Sequence[int]:

@@ -36,15 +36,17 @@ PARTS = 9
 def nodes(postgres: Any, s3: Any) -> Iterator[Any]:
     servers = sys.modules["servers"]
     cluster = servers.RayNodes(2, s3.environment)  # type: ignore[attr-defined]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.token.items():
-            patch.setenv(name, value)
-        yield cluster
-        if "ray" in sys.modules:
-            import ray
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in cluster.token.items():
+                patch.setenv(name, value)
+            yield cluster
+            if "ray" in sys.modules:
+                import ray
 
-            ray.shutdown()
-    cluster.close()
+                ray.shutdown()
+    finally:
+        cluster.close()
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def kept(store: Store) -> dict[str, list[dict[str, Any]]]:
 def test_a_run_is_kept_as_one_with_the_store(
     small_store: Store, mixture_data: MaterialisedMixture, static_model: Path, suite: Path, tmp_path: Path, phases: bool
 ) -> None:
-    settings = SETTINGS if not phases else replace(SETTINGS, learning_rate=3.0, evaluate_every=1)
+    settings = SETTINGS if not phases else replace(SETTINGS, learning_rate=1e-12, evaluate_every=1)
     other = jobs.create(small_store, "other", weights={"easy": 1.0, "hard": 2.0})
     shutil.copytree(small_store.work, tmp_path / "elsewhere")
     jobs.export(small_store, other, materialised=tmp_path / "folder")

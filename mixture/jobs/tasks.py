@@ -28,14 +28,15 @@ class _Opened:
     """The snapshot that this process read last, open for its next task: opening it is half the work of a small part."""
 
     def __init__(self) -> None:
-        self._key: tuple[Catalog, int] | None = None
+        self._key: tuple[str, int] | None = None
         self._stack = ExitStack()
 
     def store(self, catalog: Catalog, number: int) -> Store:
-        if self._key != (catalog, number):
+        key = str(catalog), number  # the catalog itself is another object in each task
+        if self._key != key:
             self.close()
             self._open = self._stack.enter_context(at_version(Store(catalog), number))
-            self._key = catalog, number
+            self._key = key
             if (share := limited()) is not None:  # each DuckDB would take all processors, and most of the memory
                 self._open.connection.execute(f"SET threads = {num_threads()}")
                 memory = int(0.8 * share * psutil.virtual_memory().total / 2**20)

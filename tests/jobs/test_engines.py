@@ -16,6 +16,7 @@ import pytest
 from mixture import Store, jobs
 from mixture.engine import ENGINES, Engine
 from mixture.errors import UsageError
+from mixture.jobs.tasks import Snapshot
 
 
 class Travelling:
@@ -119,6 +120,24 @@ def test_where_negatives_are_mined_changes_nothing(store: Store, tmp_path: Path)
         (r.collection, r.examples, r.negatives, r.random) for r in first
     ]
     assert store.rows(query) == expected
+
+
+def test_a_process_opens_a_snapshot_once_for_all_its_tasks(store: Store) -> None:
+    """Each task brings its own copy of the catalog."""
+    with store.reading() as number:
+        sent = [pickle.dumps(Snapshot(store.catalog, number, store)) for _ in range(2)]
+    opened = []
+    for task in sent:
+        with pickle.loads(task).opened() as one:
+            opened.append(one)
+            assert one.rows("SELECT count(*) AS n FROM collections") == [{"n": 4}]
+    assert opened[0] is opened[1] is not store
+    jobs.ingest(store, [{"query": "what is tin", "pos": ["A metal."]}], name="more")
+    with store.reading() as newer:
+        later = pickle.loads(pickle.dumps(Snapshot(store.catalog, newer, store)))
+    with later.opened() as one:
+        assert one is not opened[0]
+        assert one.rows("SELECT count(*) AS n FROM collections") == [{"n": 5}]
 
 
 def test_an_engine_is_named_or_given(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

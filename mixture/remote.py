@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +26,7 @@ _AT_ONCE = 2**24  # bytes
 
 
 def is_remote(name: object) -> bool:
-    return str(name).startswith(("s3:/", place.S3))  # a Path has one slash
+    return str(name).startswith("s3:/")  # a Path has one slash
 
 
 def sent(folder: Path, to: object, mixture: str) -> str:
@@ -117,16 +118,21 @@ def _upload(file: Path, target: fs.FileSystem, name: str) -> None:
 
 
 def _download(where: str, source: fs.FileSystem, name: str, own: Path) -> None:
-    """Whole or not at all; several processes may do it at once."""
-    own.parent.mkdir(parents=True, exist_ok=True)
-    scratch = own.with_name(f".{own.name}-{uuid.uuid4().hex[:8]}")
+    with place.reached(where):
+        stream = source.open_input_stream(name)
+    with stream:
+        write_whole(own, iter(lambda: _read(where, stream), b""))
+
+
+def write_whole(file: Path, parts: Iterable[bytes]) -> None:
+    """Whole or not at all, whoever else writes it at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
     try:
-        with place.reached(where):
-            stream = source.open_input_stream(name)
-        with scratch.open("wb") as sink, stream:
-            while part := _read(where, stream):
+        with scratch.open("wb") as sink:
+            for part in parts:
                 sink.write(part)
-        scratch.replace(own)
+        scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
 

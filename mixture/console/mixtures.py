@@ -232,8 +232,6 @@ def import_mixture(
     A mixture may name collections that the store lacks; only training needs them. A run is kept as `train` would have:
     what it drew, and what it scored. It was trained without the store, by `python -m trainers`.
     """
-    from mixture import jobs
-
     if file.is_dir():
         if name is not None:
             raise UsageError("--name names a mixture; a run has its own name")
@@ -245,6 +243,8 @@ def import_mixture(
         return
     if name is None:
         raise UsageError("give --name, the mixture's name in this store")
+    from mixture import jobs
+
     with open_store(store, create=True, data=data) as lake:
         imported = jobs.import_(lake, file, name)
         show_mixture(imported, lake, as_json)

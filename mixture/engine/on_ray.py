@@ -60,8 +60,8 @@ class Ray:
             while waiting:
                 yield _result(ray, waiting)
         finally:  # of an error, or of a caller that wants no more
-            for task in waiting:  # by force, Ray aborts this process where a task ends at that moment
-                ray.cancel(task)
+            for left in waiting:  # by force, Ray aborts this process where a task ends at that moment
+                ray.cancel(left)
 
     def holders(
         self, make: Callable[[], Callable[[Item], Result]], count: int

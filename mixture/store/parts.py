@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixture.errors import StoreError
+from mixture.store import read
 from mixture.store.connect import Store
 from mixture.store.query import quote
 
 TABLES = {"query": "examples", "positive": "passages"}
-TEXTS = {"query": "query", "positive": """CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END"""}
+TEXTS = {"query": "query", "positive": read.PASSAGE}
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,12 @@ def text_parts(
 
 def texts_in(store: Store, part: TextPart) -> pa.Array:
     """The texts of a part's rows, in order."""
-    files = ", ".join(map(quote, part.files))
-    store.connection.register("wanted", pa.table({"row": part.rows}))
-    try:
-        found = store.read(
-            f"""SELECT "text" FROM wanted JOIN
-                    (SELECT rowid AS "row", {TEXTS[part.kind]} AS "text" FROM {TABLES[part.kind]}
-                     WHERE filename IN ({files}) AND rowid BETWEEN {part.rows[0]} AND {part.rows[-1]})
-                USING ("row") ORDER BY "row" """
-        )["text"].combine_chunks()
-    finally:
-        store.connection.unregister("wanted")
-    if len(found) != len(part.rows):
-        raise StoreError(f"{len(part.rows) - len(found)} of {len(part.rows)} rows went away; run the command again")
-    return found
+    return read.texts_for(
+        store,
+        pa.table({"row": part.rows}),
+        f"""SELECT "text" FROM wanted JOIN
+                (SELECT rowid AS "row", {TEXTS[part.kind]} AS "text" FROM {TABLES[part.kind]}
+                 WHERE filename IN ({", ".join(map(quote, part.files))})
+                 AND rowid BETWEEN {part.rows[0]} AND {part.rows[-1]})
+            USING ("row") ORDER BY "row" """,
+    )

@@ -154,10 +154,11 @@ def positive_prints(store: Store, collections: Sequence[str], *, answers: bool =
 
 QUERY_TEXTS = """SELECT "at", query AS "text" FROM wanted w JOIN examples e
                  ON e.collection = w.collection AND e.example_id = w.id"""
-POSITIVE_TEXTS = """SELECT "at", CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END AS "text"
+PASSAGE = """CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END"""
+POSITIVE_TEXTS = f"""SELECT "at", {PASSAGE} AS "text"
                     FROM wanted w JOIN passages p ON p.collection = w.collection AND p.passage_id = w.id"""
 
-FIRST_POSITIVE_TEXTS = """SELECT "at", CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END AS "text"
+FIRST_POSITIVE_TEXTS = f"""SELECT "at", {PASSAGE} AS "text"
                           FROM wanted w JOIN examples e ON e.collection = w.collection AND e.example_id = w.id
                           JOIN passages p ON p.collection = w.collection AND p.passage_id = e.positives[1].passage_id"""
 TEXTS = {"query": QUERY_TEXTS, "positive": POSITIVE_TEXTS, "first positive": FIRST_POSITIVE_TEXTS}
@@ -167,9 +168,14 @@ def texts_of(store: Store, kind: str, wanted: pa.Table) -> pa.Array:
     """The texts of the rows of `wanted` (collection, id), in order. kind: of `TEXTS`; a positive is title and text, and
     the id is the passage's, for the first positive the example's."""
     rows = wanted.select(["collection", "id"]).append_column("at", pa.array(range(wanted.num_rows), pa.int64()))
-    store.connection.register("wanted", rows)
+    return texts_for(store, rows, f'SELECT "text" FROM ({TEXTS[kind]}) ORDER BY "at"')
+
+
+def texts_for(store: Store, wanted: pa.Table, query: str) -> pa.Array:
+    """The column "text" of a query of `wanted` that has a row for each of its rows; a `StoreError` where some lack."""
+    store.connection.register("wanted", wanted)
     try:
-        found = store.read(f'SELECT "text" FROM ({TEXTS[kind]}) ORDER BY "at"')["text"].combine_chunks()
+        found = store.read(query)["text"].combine_chunks()
     finally:
         store.connection.unregister("wanted")
     if len(found) != wanted.num_rows:

@@ -39,6 +39,6 @@ def import_run(store: Store, folder: Name) -> Trained:
     phases = {"phases": [{"mixture": one["mixture"]["id"], "steps": one["steps"]} for one in told]}
     with recorded(store, record["run_id"], "finetune", mixture, settings, model=record["model"], out=where,
                   **(phases if len(told) > 1 else {})) as row:  # fmt: skip
-        record_training(store, record["run_id"], record, out, slices)
+        record_training(store, record["run_id"], out, slices)
         row["result"] = where
     return Trained.of(out, before=False)

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from mixture.embeddings import Kind, Space
 from mixture.engine import Elsewhere, Engine, engine_of
 from mixture.errors import UsageError
-from trainers.batch.encoding import AT_ONCE, encode, in_groups
+from trainers.batch.encoding import encode, in_groups
 from trainers.evaluation.evaluate import document_prompt_for, prompt_for
 from trainers.jobs.workers import ClusterWorkers, LocalWorkers, Workers
 from trainers.model.encoder import load_encoder
@@ -52,7 +52,7 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str], kind: Kind) -> NDArray[np.floating[Any]]:
         prompt = self._before(kind)
-        if self._workers is None or (len(texts) <= AT_ONCE and isinstance(self._workers, LocalWorkers)):
+        if self._workers is None or len(texts) <= self._workers.few:
             return np.asarray(encode(self.encoder, texts, prompt, kind=kind, unit=self.unit).cpu().numpy())
         groups, places = in_groups(texts)  # so that a text gets the same numbers whoever encodes it
         return np.asarray(np.concatenate(list(self._workers.encode(groups, prompt, kind, self.unit)))[places])

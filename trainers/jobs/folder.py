@@ -58,7 +58,11 @@ class Trained:
 
     @classmethod
     def of(cls, folder: Path, *, before: bool) -> Trained:
-        """What a finished run left in its folder; `before`: an earlier call had finished it."""
+        """What a finished run left in its folder, of the first machine; `before`: an earlier call had finished it."""
+        return ranks.on_main(lambda: cls._read(folder, before))
+
+    @classmethod
+    def _read(cls, folder: Path, before: bool) -> Trained:
         record = record_of(folder)
         scores: dict[str, dict[str, Any]] = {}
         for row in record["evaluations"]:
@@ -106,12 +110,12 @@ def train_on_folder(
     settings = fitted(phases.settings(settings), base)
     run = ranks.agreed(identity(phases, base, settings, loaded), "run")
     if ranks.on_main(lambda: finished(target, run)):
-        return ranks.on_main(lambda: Trained.of(target, before=True))
+        return Trained.of(target, before=True)
     progress(0, 0, f"loading PyTorch and {shown(model)}")
     from trainers.finetune.loop import finetune
 
     finetune(phases, base, settings, target, suites=loaded, progress=progress)
-    return ranks.on_main(lambda: Trained.of(target, before=False))
+    return Trained.of(target, before=False)
 
 
 def asked_for(model: Name, out: Path, suites: Names, settings: FinetuneSettings) -> tuple[str, list[Given]]:

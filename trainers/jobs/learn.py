@@ -20,7 +20,7 @@ from mixture.registry.holdout import hold_out
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, layout
 from mixture.weights import MANY_EPOCHS
-from trainers.finetune.output import RECORD, record_if_any, record_of
+from trainers.finetune.output import RECORD, record_if_any
 from trainers.jobs.runs import (
     finished_config,
     last_weights,
@@ -223,7 +223,7 @@ def _reference(
 
         with recorded(store, identity, "reference", uniform.id, chosen, model=model) as row:
             finetune(materialised(store, uniform), model, chosen, out, progress=stage("reference model"))
-            record_training(store, identity, ranks.on_main(lambda: record_of(out)), out)
+            record_training(store, identity, out)
             row["result"] = str(out)
     ranks.send(out)  # to machines that share no folder
     return str(out), identity

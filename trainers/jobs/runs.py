@@ -20,6 +20,7 @@ from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.teachers import write_scores
 from mixture.store.write import append
+from trainers.finetune.output import record_of
 from trainers.finetune.phases import Phases
 from trainers.finetune.scores import LOSS
 from trainers.loop.stopping import Stopped
@@ -127,15 +128,15 @@ def drawn_from(store: Store, phases: Phases, holdout: float) -> dict[tuple[str, 
 
 
 def record_training(
-    store: Store, run: str, record: Mapping[str, Any], out: Path,
-    slices: Mapping[tuple[str, str], Slice] | None = None,
+    store: Store, run: str, out: Path, slices: Mapping[tuple[str, str], Slice] | None = None
 ) -> None:  # fmt: skip
-    """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`, `evaluation_queries`), from its record;
-    once, whatever was there of this run. slices: `drawn_from`, in place of the components.
+    """What a finished fine-tuning drew (`run_draws`) and scored (`evaluations`, `evaluation_queries`), from its record
+    in `out`; once, whatever was there of this run. slices: `drawn_from`, in place of the components.
 
     Scores during training have their step. Those of the step that became the model are there a second time without
     one, as the model's: `mixture evaluate` writes such. The loss on held-out rows is there with its step alone.
     """
+    record = ranks.on_main(lambda: record_of(out))
     model, now = str(out.resolve()), datetime.now(UTC)
     common = {"model": model, "mixture": (record["mixture"] or {}).get("id"), "evaluated_at": now}
     rows = [row | common | {"run_id": run} for row in record["evaluations"]]

@@ -17,7 +17,7 @@ from mixture.store import Store
 from mixture.suites.suite import Suite
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.identity import identity
-from trainers.finetune.output import finished, record_of
+from trainers.finetune.output import finished
 from trainers.finetune.phases import Phases, as_phases, checked
 from trainers.finetune.scores import load_suites
 from trainers.jobs.folder import Trained, asked_for
@@ -67,7 +67,7 @@ def trained_on(
     run = ranks.agreed(identity(phases, base, settings, suites), "run")
     # Asked first: a folder that is refused leaves no run behind.
     if ranks.on_main(lambda: finished(out, run)) and finished_config(store, run) is not None:
-        return ranks.on_main(lambda: Trained.of(out, before=True))
+        return Trained.of(out, before=True)
     show(0, 0, f"loading PyTorch and {title or shown(base)}")
     from trainers.finetune.loop import finetune
     from trainers.loop.trackers import chosen as tracker_name
@@ -79,8 +79,6 @@ def trained_on(
         store, run, "finetune", phases.mixture_id, settings, model=base, out=str(out.resolve()), **told
     ) as row:  # fmt: skip
         finetune(phases, base, settings, out, suites=suites, contamination=searched, progress=show)
-        record_training(
-            store, run, ranks.on_main(lambda: record_of(out)), out, drawn_from(store, phases, settings.holdout)
-        )
+        record_training(store, run, out, drawn_from(store, phases, settings.holdout))
         row["result"] = str(out.resolve())
-    return ranks.on_main(lambda: Trained.of(out, before=False))
+    return Trained.of(out, before=False)

@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 from mixture.embeddings import Kind
 from mixture.engine import Elsewhere, num_threads
 from mixture.errors import MixtureError, UsageError
-from trainers.batch.encoding import encode
+from trainers.batch.encoding import AT_ONCE, encode
 from trainers.model.encoder import load_encoder
 from trainers.model.identity import STATIC, loaded_identity
 
@@ -32,7 +32,9 @@ _encoder: SentenceTransformer | None = None  # of a worker
 
 
 class Workers(Protocol):
-    """Processes that hold a model each."""
+    """Processes that hold a model each. few: texts up to which a call is not worth sending."""
+
+    few: int
 
     def encode(self, groups: Sequence[list[str]], prompt: str, kind: Kind, unit: bool) -> Iterator[np.ndarray]:
         """The embeddings of each group of texts, in order: (b, D) float32. A process that dies is a `MixtureError`."""
@@ -42,6 +44,8 @@ class Workers(Protocol):
 class ClusterWorkers:
     """Of an engine of several machines, each of which has the model by this name; one that has another model by it is
     refused. identity: of `loaded_identity`"""
+
+    few = 0  # the machine here may have no GPU
 
     def __init__(self, model: str, count: int, engine: Elsewhere, identity: str) -> None:
         name = str(Path(model).resolve()) if Path(model).is_dir() and model != STATIC else model
@@ -64,6 +68,8 @@ def _loaded(model: str, identity: str) -> Callable[[tuple[list[str], str, Kind, 
 
 class LocalWorkers:
     """Processes that hold a model. They end with this object, or with the process that made it, however that ends."""
+
+    few = AT_ONCE
 
     def __init__(self, model: str, count: int) -> None:
         context = get_context("spawn")

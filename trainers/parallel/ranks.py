@@ -8,12 +8,12 @@ parameter gradients is then the gradient of the global loss, and one reduction a
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixture.errors import MixtureError, UsageError
+from mixture.remote import write_whole
 from trainers.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def send(folder: Path) -> None:
         parts = _of_main(folder / name, files[name])
         try:
             if name in lacking and raised is None:
-                _write(folder / name, parts)
+                write_whole(folder / name, parts)
         except OSError as error:  # the others send on
             raised = error
         for _ in parts:
@@ -145,19 +145,6 @@ def _of_main(file: Path, size: int) -> Iterator[bytes]:
         if isinstance(part[0], OSError):
             raise MixtureError(f"the first machine cannot read {file}: {part[0]}") from part[0]
         yield part[0]
-
-
-def _write(file: Path, parts: Iterator[bytes]) -> None:
-    """Whole or not at all, whoever else writes it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with scratch.open("wb") as sink:
-            for part in parts:
-                sink.write(part)
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _raise_any(raised: Exception | None) -> None:

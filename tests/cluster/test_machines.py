@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mixture import Store
@@ -90,7 +90,9 @@ def test_ingest_mine_train_and_evaluate_each_on_another_machine(
         ]
         time.sleep(0.02)
     for one in killed:
-        os.killpg(one.pid, signal.SIGKILL)
+        ranks = psutil.Process(one.pid).children(recursive=True)  # torchrun's, each in a session of its own
+        for process in (psutil.Process(one.pid), *ranks):
+            process.kill()
         one.communicate()
     swapped = training(8, over_nodes(free_port()), [second, first], "model")
     assert "the machine of rank 1 has the checkpoint of step 4" in swapped[0].communicate(timeout=240)[1]

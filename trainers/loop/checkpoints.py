@@ -136,7 +136,7 @@ class Checkpoints:
         ranks.on_nodes(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         write(scratch)
         ranks.on_main(finish)
-        ranks.on_nodes(finish)
+        ranks.on_nodes(lambda: None if ranks.is_main() else finish())
 
     def _gather_random_states(self, scratch: Path) -> None:
         """Have those of all ranks on the first machine, for one that takes the place of another."""

@@ -5,8 +5,9 @@
 Rows are generated, one in a hundred a near copy of another, and lie in a store in a folder that both nodes read. Each
 node has one processor, and this process two, so that the machine is full either way. Measured are: `dedup` with its
 defaults, here and on the cluster, once with a worker killed meanwhile; the further fingerprints of all queries alone,
-which is what travels; and encoding by one and two copies of a model. Start-up (joining, and the first task of each
-node) is counted apart. Rows that an earlier call with the same --work has generated or stored are taken as they are.
+which is what travels; encoding by one and two copies of a model; and, here alone, `create` and materialising. Start-up
+(joining, and the first task of each node) is counted apart. Rows that an earlier call with the same --work has
+generated or stored are taken as they are.
 
 Writes `benchmarks/results/cluster.json`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -40,6 +42,7 @@ from mixture.dedup.methods.base import PART_ROWS
 from mixture.engine import engine_of
 from mixture.jobs.tasks import Snapshot, of_part
 from mixture.store import read
+from mixture.store.materialise import materialise
 from mixture.store.parts import text_parts
 
 HERE = Path(__file__).resolve().parent
@@ -129,6 +132,10 @@ def of_rows(rows: int, work: Path, address: str) -> dict[str, Any]:
         again, row["dedup_ray_killed_s"] = timed(lambda: removals(jobs.dedup(store, dry_run=True, engine=runs)))
         row |= {"removed": here.num_rows, "equal": there.equals(here), "killed": len(killed),
                 "equal_after_the_kill": again.equals(here)}  # fmt: skip
+        spec, row["create_s"] = timed(lambda: jobs.create(store, "uniform").spec)
+        folder, row["materialise_s"] = timed(lambda: materialise(store, spec, work / f"materialised-{rows}"))
+        row["materialised_mb"] = round(sum(f.stat().st_size for f in folder.folder.rglob("*") if f.is_file()) / 1e6)
+        shutil.rmtree(folder.folder)
     print(row, flush=True)
     return row
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from hypothesis import settings
 
 if TYPE_CHECKING:  # not every machine that runs tests has duckdb
     from mixture import Store
+
+# A shell starts what it runs in the background with the interrupt ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 settings.register_profile("no clock", deadline=None)

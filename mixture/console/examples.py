@@ -80,6 +80,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "log": {"mixture log tdro": ""},
     "verify": {"mixture verify": "everything", "mixture verify tdro": "what one mixture needs"},
     "gc": {"mixture gc --dry-run": "what would go, and how large it is"},
+    "maintain": {"mixture maintain --days 30": "keep the versions of a month"},
     "export": {
         "mixture export tdro --out tdro.json": "the mixture alone",
         "mixture export tdro --materialised folder": "with its rows, to train elsewhere",

@@ -158,6 +158,21 @@ def gc(
 
 
 @app.command()
+def maintain(
+    days: Annotated[float, typer.Option("--days", help="Keep the versions of the last days")] = 7.0,
+    file_hours: Annotated[float, typer.Option(
+        "--file-hours", help="Keep files that left every version so long, for those who read them")] = 24.0,
+    store: StoreOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Merge small files of a store in a database, and drop old versions that neither a mixture nor --undo needs."""
+    from mixture import jobs
+
+    with open_store(store) as lake, bar("maintain") as progress:
+        done = jobs.maintain(lake, days=days, file_hours=file_hours, progress=progress)
+    print_rows([asdict(done)], as_json=as_json)
+
+
+@app.command()
 def export(
     ref: RefArgument,
     fmt: Annotated[str | None, typer.Option("--format", help="mixture (the default), tdro or csv")] = None,

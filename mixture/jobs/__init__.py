@@ -20,6 +20,7 @@ from mixture.registry.lineage import log
 from mixture.registry.status import Status, status
 from mixture.registry.verify import verify
 from mixture.store.change import Change
+from mixture.store.maintain import Maintained, maintain
 
 __all__ = [
     "Change",
@@ -27,6 +28,7 @@ __all__ = [
     "CreatedMixture",
     "Exported",
     "IngestResult",
+    "Maintained",
     "MiningResult",
     "NothingStored",
     "Preview",
@@ -47,6 +49,7 @@ __all__ = [
     "import_",
     "ingest",
     "log",
+    "maintain",
     "matches",
     "mine",
     "mining_report",

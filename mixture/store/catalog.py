@@ -41,12 +41,14 @@ class Catalog(Protocol):
     conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
     shared:     whether several connections can have it open at once, of this process and of others
     anywhere:   whether other machines reach it by the same name
+    maintained: whether small files can be merged and old versions dropped while others read (`store.maintain`)
     """
 
     tables: str
     conflicts: tuple[str, ...]
     shared: bool
     anywhere: bool
+    maintained: bool
 
     @property
     def data(self) -> str: ...
@@ -81,6 +83,7 @@ class FolderCatalog:
     conflicts: tuple[str, ...] = ("conflict", "failed to commit")
     shared = True
     anywhere = False  # SQLite's log needs the one machine's memory
+    maintained = False
 
     def __init__(self, folder: str, data: str | None = None) -> None:
         if data is not None:

@@ -47,7 +47,7 @@ class PostgresCatalog:
     password in the name is refused, since the name is shown.
     """
 
-    shared = anywhere = True
+    shared = anywhere = maintained = True
     conflicts = ("conflict", "failed to commit")
 
     def __init__(self, name: str, data: str | None = None) -> None:

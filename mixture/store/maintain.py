@@ -1,14 +1,13 @@
 """Upkeep of a lake in a database: small files become large ones; versions that nobody needs go, and files of none.
 
 DuckLake does the work by functions of its own. It must run alone among writers (ducklake#1094: merging beside a DELETE
-and an INSERT of another process has damaged tables), so each step is a turn of the catalog's.
+and an INSERT of another process has damaged tables), so each step is a turn of the catalog's. Rows that are in the
+catalog stay there: to flush them loses what was deleted of them, where the name of their collection is not ASCII.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,15 +25,24 @@ from mixture.store.query import first_lines
 
 DAYS = 7.0
 FILE_HOURS = 24.0
+MOST = 36_500.0  # of both: a hundred years of days
 # Clocks of machines differ; a version more is kept for no harm.
-SKEW = timedelta(hours=1)
-# What a command took out is read from the version before it, or from one that another process made while it ran.
-UNDONE = (("removals", "removed_at"), ("minings", "mined_at"), ("collection_changes", "changed_at"))
+SKEW = timedelta(minutes=10)
+# Versions that taking a command back reads: the one before it, and for removals those that another process made while
+# it ran, whose rows may be among the removed.
+UNDONE = {
+    "removals": "SELECT snapshot_before AS first, max(removed_at) AS last FROM removals {version} "
+                "WHERE snapshot_before IS NOT NULL GROUP BY ALL",
+    "minings": "SELECT DISTINCT snapshot_before AS first FROM minings {version}",
+    "collection_changes": "SELECT DISTINCT snapshot_before AS first FROM collection_changes {version} "
+                          "WHERE change = 'remove'",
+}  # fmt: skip
 OWN_FILES = re.compile(r"main/\w+/(?:[^/]+=[^/]*/)*ducklake-[0-9a-f-]{36}(?:-delete)?\.parquet")
 # {own}: what stands before the names of DuckLake's own tables. Of renamed and dropped tables too.
 NAMED = """
-SELECT s.path || t.path || f.path AS path
-FROM (SELECT table_id, path FROM {own}data_file UNION ALL SELECT table_id, path FROM {own}delete_file) f
+SELECT CASE WHEN f.path_is_relative THEN s.path || t.path || f.path ELSE f.path END AS path
+FROM (SELECT table_id, path, path_is_relative FROM {own}data_file
+      UNION ALL SELECT table_id, path, path_is_relative FROM {own}delete_file) f
 JOIN {own}table t USING (table_id) JOIN {own}schema s USING (schema_id)
 UNION SELECT path FROM {own}files_scheduled_for_deletion"""
 
@@ -58,90 +66,98 @@ class Maintained:
 def maintain(
     store: Store, *, days: float = DAYS, file_hours: float = FILE_HOURS, progress: Progress = silent
 ) -> Maintained:
-    """Write rows that are in the catalog into files, merge small files, drop old versions, delete files of no version.
+    """Merge small files, drop old versions, delete files of no version.
 
     Contents, digests and mixtures stay as they are. Processes that write wait while a step is done; those that read go
-    on. Kept are the newest version, those that were the newest within the last `days`, those that mixtures were made
-    at, and those that taking a command back reads. A file goes when it has been in no version for `file_hours`: who
-    began to read earlier may still be at it.
+    on. Kept are the newest version, those that were the newest within the last `days` (at least `file_hours`: a command
+    may be at work on one), those that mixtures were made at, and those that taking a command back reads. A file goes
+    when it has been in no version for `file_hours`: who began to read earlier may still be at it.
 
-    Raises `UsageError` for numbers below 0 and for a store in a folder, whose readers DuckLake would show empty tables;
-    `StoreError` where a file is damaged, before anything is done: a merged file would have the damage and a new hash.
+    Raises `UsageError` for numbers out of range and for a store in a folder, whose readers DuckLake would show empty
+    tables; `StoreError` where a file is damaged, before anything is done: a merged file would hold the damage, and a
+    hash that calls it whole.
     """
     for name, value in (("days", days), ("file_hours", file_hours)):
-        if not (value >= 0 and math.isfinite(value)):
-            raise UsageError(f"`{name}` is {value}; allowed: numbers from 0 up")
+        if not 0 <= value <= MOST:
+            raise UsageError(f"`{name}` is {value}; allowed: numbers from 0 to {MOST:,.0f}")
     if not store.catalog.maintained:
         raise UsageError(f"the store at {store.catalog} is in a folder; upkeep is for stores in a database")
+    now = datetime.now(UTC)
+    since = now - timedelta(days=max(days, file_hours / 24))
+    checked = _check(store, set(), progress)  # the most of it while others write
     with store.catalog.turn():
+        _check(store, checked, progress)
         before = len(data_files(store))
-        _merge(store, progress)
+        progress(0, 0, "small files")
+        _merge(store)
     with store.catalog.turn():
         progress(0, 0, "old versions")
-        gone, kept = _expire(store, days)
+        gone, kept = _expire(store, since)
     with store.catalog.turn():
         progress(0, 0, "files of no version")
-        deleted = _delete(store, file_hours)
+        # What this call merged was read a moment ago.
+        deleted = _delete(store, now - timedelta(hours=file_hours) if file_hours else datetime.now(UTC))
         after = len(data_files(store))
     return Maintained(before, after, gone, kept, deleted)
 
 
-def _merge(store: Store, progress: Progress) -> None:
-    pinned = [row["collection"] for row in store.rows("SELECT DISTINCT collection FROM mixture_weights")]
-    found = [file for file in data_files(store) if file.sha256 is not None]
+def _check(store: Store, checked: set[str], progress: Progress) -> set[str]:
+    """Raise for a file that is damaged, but for those that were checked; the names of all."""
+    found = [file for file in data_files(store) if file.path not in checked]
     for number, file in enumerate(found):
         progress(number, len(found), file.path)
         if says := fault(store, file):
             raise StoreError(f"{file.path}: {says}; nothing was done, and `mixture verify` lists what is damaged")
-    progress(0, 0, "small files")
-    for name in ("flush_inlined_data", "merge_adjacent_files", "rewrite_data_files"):
-        _call(store, f"ducklake_{name}('lake')")
-    record_hashes(store, pinned)
+    return {file.path for file in found}
 
 
-def _expire(store: Store, days: float) -> tuple[int, int]:
-    found = store.rows("SELECT snapshot_id AS id, snapshot_time AS at FROM lake.snapshots() ORDER BY 1")
-    since = datetime.now(UTC) - timedelta(days=days)
-    needed = set(_needed(store, found))
+def _merge(store: Store) -> None:
+    # Files of which rows are deleted are not merged, so these first.
+    _call(store, "ducklake_rewrite_data_files('lake', delete_threshold => 0)")
+    _call(store, "ducklake_merge_adjacent_files('lake')")
+    pinned = store.rows("SELECT DISTINCT coalesce(slice_of, collection) AS name FROM mixture_weights")
+    record_hashes(store, [row["name"] for row in pinned])
+
+
+def _expire(store: Store, since: datetime) -> tuple[int, int]:
+    found = {row["id"]: row["at"] for row in store.rows(
+        "SELECT snapshot_id AS id, snapshot_time AS at FROM lake.snapshots() ORDER BY 1")}  # fmt: skip
+    needed = {row["id"] for row in store.rows("SELECT DISTINCT snapshot AS id FROM mixtures")}
+    needed |= _undone(store, found, None)
+    # A collection that is brought back has its own commands again.
+    removed = store.rows(UNDONE["collection_changes"].format(version=""))
+    for version in sorted({row["first"] for row in removed} & found.keys()):
+        needed |= _undone(store, found, version)
     # A version was the newest until the next one came.
-    old = [one["id"] for one, after in pairwise(found) if after["at"] < since]
+    old = [version for version, after in pairwise(found) if found[after] < since]
     gone = [version for version in old if version not in needed]
     if gone:
         _call(store, f"ducklake_expire_snapshots('lake', versions => {gone})")
     return len(gone), len(old) - len(gone)
 
 
-def _needed(store: Store, found: list[dict[str, Any]]) -> Iterator[int]:
-    for row in store.rows("SELECT DISTINCT snapshot FROM mixtures WHERE snapshot IS NOT NULL"):
-        yield row["snapshot"]
-    for row in _undone(store, ""):
-        yield row["first"]
-        yield from (one["id"] for one in found if one["id"] >= row["first"] and one["at"] <= row["last"] + SKEW)
-    # A collection that is brought back has its own commands again.
-    for row in store.rows("SELECT DISTINCT snapshot_before AS id FROM collection_changes WHERE change = 'remove'"):
+def _undone(store: Store, found: dict[int, datetime], version: int | None) -> set[int]:
+    """Versions that taking back reads, by what today's tables name, or those of a version."""
+    needed: set[int] = set()
+    for query in UNDONE.values():
         try:
-            commands = _undone(store, f"AT (VERSION => {row['id']})")
-        except StoreError:  # an earlier one of the toolkit's had not all tables, or that version is gone
-            continue
-        for command in commands:
-            yield command["first"]
-            yield from (o["id"] for o in found if o["id"] >= command["first"] and o["at"] <= command["last"] + SKEW)
+            rows = store.rows(query.format(version="" if version is None else f"AT (VERSION => {version})"))
+        except StoreError as error:
+            if version is not None and "does not exist" in str(error):  # a table that came later
+                continue
+            raise
+        for row in rows:
+            needed.add(row["first"])
+            if "last" in row:
+                needed |= {one for one, at in found.items() if one >= row["first"] and at <= row["last"] + SKEW}
+    return needed
 
 
-def _undone(store: Store, version: str) -> list[dict[str, Any]]:
-    return [
-        row
-        for table, at in UNDONE
-        for row in store.rows(f"""SELECT snapshot_before AS first, max({at}) AS last FROM {table} {version}
-                                  WHERE snapshot_before IS NOT NULL GROUP BY ALL""")
-    ]  # fmt: skip
-
-
-def _delete(store: Store, hours: float) -> int:
-    before = datetime.now(UTC) - timedelta(hours=hours)
+def _delete(store: Store, before: datetime) -> int:
     gone = _call(store, f"ducklake_cleanup_old_files('lake', older_than => TIMESTAMPTZ '{before.isoformat()}')")
-    named = {row["path"] for row in store.rows(NAMED.format(own=store.catalog.tables))}
-    with reached(store.catalog.data):
+    place = store.catalog.data
+    named = {row["path"].removeprefix(place) for row in store.rows(NAMED.format(own=store.catalog.tables))}
+    with reached(place):
         there = store.data.get_file_info(fs.FileSelector("main", recursive=True, allow_not_found=True))
         left = [
             file.path for file in there

@@ -31,6 +31,11 @@ seen = set()
 with Store.open(sys.argv[1]) as held:
     print("ready", flush=True)
     while time.time() < float(sys.argv[2]):
+        with held.reading():
+            seen.add(str(count(held)))
+            time.sleep(1)
+            seen.add(str(count(held)))
+            seen.add(str(held.sql("SELECT count(*) AS n FROM examples").to_pylist()))
         seen.add(str(count(held)))
         with Store.open(sys.argv[1]) as new:
             seen.add(str(count(new)))
@@ -102,19 +107,79 @@ def test_small_files_become_large_and_nothing_else_changes(store: Store, name: s
 
 def test_who_reads_meanwhile_sees_all_rows(store: Store, name: str) -> None:
     _filled(store)
-    reader = subprocess.Popen([sys.executable, "-c", READER, name, str(time.time() + 20)],
+    reader = subprocess.Popen([sys.executable, "-c", READER, name, str(time.time() + 30)],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
-    for _ in range(3):
-        jobs.maintain(store, days=0)
-        with store.data.open_output_stream(KILLED) as stream:
-            stream.write(b"x")
-        store.transaction(
-            lambda c: c.execute("INSERT INTO test_queries (suite, query_id, query) VALUES ('s', 'q', 'x')")
-        )
+    deleted = gone = 0
+    while reader.poll() is None:
+        done = jobs.maintain(store, days=0, file_hours=10 / 3600)  # a query takes no 10 s
+        deleted, gone = deleted + done.files_deleted, gone + done.versions_gone
+        jobs.tag(store, "mix", "newest")
     out, errors = reader.communicate(timeout=120)
     assert reader.returncode == 0, errors
     assert len(out.splitlines()) == 2, out
+    assert deleted > 5 and gone > 5
+
+
+def test_files_with_deleted_rows_are_merged_too(store: Store) -> None:
+    for seed in range(5):
+        jobs.ingest(store, [[*_rows(seed), _rows(0)[seed + 1] | {"query": f"again {seed}"}]], name="many", append=True)
+    mixture = registry.save(store, registry.weighted(registry.pin(store), {"many": 1.0}), "mix")
+    jobs.dedup(store, method="exact", key="positive")
+    removed = store.rows("SELECT count(*) AS n FROM removals")[0]["n"]
+    contents, before = _contents(store), [f for f in files.data_files(store, ["many"]) if f.table == "examples"]
+    jobs.maintain(store, days=0, file_hours=0)
+    assert removed and len(before) > 5
+    assert store.rows("SELECT count(*) AS n FROM ducklake_list_files('lake', 'examples')") == [{"n": 1}]
+    assert _contents(store) == contents
+    result = verify(store)
+    assert not result.faults
+    assert f"version {mixture.snapshot} holds it" in result.findings[0].says
+    jobs.undo(store, "dedup")
+    assert registry.pin(store)["many"].digest == mixture.spec.components[0].digest
+    again = registry.save(store, registry.weighted(registry.pin(store), {"many": 1.0}), "mix")
+    assert again.spec.id == mixture.spec.id
+    jobs.maintain(store, days=0, file_hours=0)
+    (left,) = [f for f in files.data_files(store, ["many"]) if f.table == "examples"][-1:]
+    assert left.sha256 is not None
+
+
+def test_few_rows_of_any_name_stay_deleted(store: Store) -> None:
+    """DuckLake keeps few rows in the catalog."""
+    for name in ("few", "数据"):
+        jobs.ingest(store, [_rows(1, 8)], name=name)
+        store.transaction(
+            lambda c: c.execute("DELETE FROM examples WHERE query IN ('what is 1 and 2', 'what is 1 and 3')")
+        )
+    digests = {name: part.digest for name, part in registry.pin(store).items()}
+    jobs.maintain(store, days=0, file_hours=0)
+    assert store.rows("SELECT count(*) AS n FROM examples") == [{"n": 12}]
+    assert {name: part.digest for name, part in registry.pin(store).items()} == digests
+    jobs.remove(store, ["数据"])
+    jobs.maintain(store, days=0, file_hours=0)
+    assert store.rows("SELECT DISTINCT collection FROM examples") == [{"collection": "few"}]
+
+
+def test_what_dedup_alone_took_out_comes_back(store: Store, name: str, postgres: Any) -> None:
+    """And versions long after it are not kept for it."""
+    jobs.ingest(store, [[*_rows(1), *({**row, "query": f"{row['query']}?"} for row in _rows(1))]], name="twice")
+    jobs.dedup(store, method="exact", key="positive")
+    removed = store.rows("SELECT count(*) AS n FROM removals")[0]["n"]
+    store.close()
+    with psycopg.connect(f"host=127.0.0.1 port={postgres.port} user=mixture dbname=lake") as session:
+        session.execute(
+            f"""UPDATE {name.rpartition("=")[2]}.ducklake_snapshot
+                SET snapshot_time = snapshot_time - INTERVAL '30 days'"""
+        )
+    store.transaction(lambda c: c.execute("UPDATE removals SET removed_at = removed_at - INTERVAL '30 days'"))
+    for number in range(3):
+        jobs.ingest(store, [_rows(number + 2)], name="other", append=True)
+    last = store.snapshot()
+    jobs.maintain(store, days=0, file_hours=0)
+    left = {row["n"] for row in store.rows("SELECT snapshot_id AS n FROM lake.snapshots()")}
+    assert not left & set(range(last - 2, last)) and removed == 30
+    jobs.undo(store, "dedup")
+    assert store.rows("SELECT count(*) AS n FROM examples WHERE collection = 'twice'") == [{"n": 60}]
 
 
 def test_a_removed_collection_comes_back_with_its_steps_back(store: Store) -> None:
@@ -166,22 +231,35 @@ def test_files_of_a_killed_writer_go_after_a_while_and_no_others(store: Store) -
     assert verify(store).faults == []
 
 
-def test_damage_is_not_written_into_new_files(store: Store) -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_damage_is_not_written_into_new_files(store: Store, recorded: bool) -> None:
     """A merged file would have the damage and a hash of its own."""
     _filled(store)
+    if not recorded:
+        jobs.ingest(store, [_rows(9)], name="many", append=True)
     whole = {file.path: file for file in files.data_files(store, ["many"])}
-    path = next(file.path for file in whole.values() if file.table == "passages")
+    path = next(f.path for f in whole.values() if f.table == "passages" and (f.sha256 is not None) == recorded)
     with store.data.open_input_file(path) as stream:
         content = bytearray(stream.read())
-    content[len(content) // 2] ^= 1
+    at = content.find(b"it is ") if not recorded else len(content) // 2
+    content[at] ^= 1
     with store.data.open_output_stream(path) as stream:
         stream.write(bytes(content))
-    with pytest.raises(StoreError, match=f"{path}: its bytes have changed since .*; nothing was done"):
+    says = "its bytes have changed since" if recorded else "rows do not have|cannot be read"
+    with pytest.raises(StoreError, match=f"{path}: .*({says}).*; nothing was done"):
         jobs.maintain(store)
     assert {file.path for file in files.data_files(store, ["many"])} == set(whole)
     store.data.delete_file(path)
     with pytest.raises(StoreError, match=f"{path}: is missing"):
         jobs.maintain(store)
+
+
+def test_merged_files_of_a_slice_have_hashes(store: Store) -> None:
+    for seed in range(3):
+        jobs.ingest(store, [[row | {"language": "en"} for row in _rows(seed)]], name="many", append=True)
+    jobs.create(store, "sliced", slices=["many:language"])
+    jobs.maintain(store, days=0, file_hours=0)
+    assert all(file.sha256 is not None for file in files.data_files(store, ["many"]) if file.table != "data_files")
 
 
 def test_the_command_says_what_it_did_and_what_is_wrong(store: Store, name: str, tmp_path: Path) -> None:
@@ -190,8 +268,8 @@ def test_the_command_says_what_it_did_and_what_is_wrong(store: Store, name: str,
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout)
     assert row["files_after"] < row["files_before"] and row["files_deleted"] > 0
-    for wrong in ({"days": -1.0}, {"file_hours": float("nan")}):
-        with pytest.raises(UsageError, match="allowed: numbers from 0 up"):
+    for wrong in ({"days": -1.0}, {"file_hours": float("nan")}, {"days": 1e6}):
+        with pytest.raises(UsageError, match="allowed: numbers from 0 to 36,500"):
             jobs.maintain(store, **wrong)
     with (
         Store.open(tmp_path / "folder", create=True) as folder,

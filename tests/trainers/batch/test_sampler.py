@@ -239,6 +239,7 @@ def two_ranks(exported: tuple[Path, MaterialisedMixture], static_model: Path, tm
         "trainer.add_callback(tests.StopAt(stop))\n"
         "trainer.train(resume_from_checkpoint=resume)\n"
         "(out / f'seen-{os.environ[\"RANK\"]}').write_text(json.dumps(seen.queries))\n"
+        "import torch\ntorch.distributed.destroy_process_group()\n"  # else its threads can abort the exit
     )
 
     def run(*, stop: int, resume: bool) -> list[list[list[str]]]:

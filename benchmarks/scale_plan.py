@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from gpu_tables import NOTHING, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,7 +63,6 @@ class Row:
 TEXTS = PASSAGES * PASSAGE_BYTES + QUERIES * QUERY_BYTES
 PAIRS = QUERIES * PASSAGES / COLLECTIONS  # a query meets the passages of its collection
 COMPUTED = "computed, not measured"
-NOT_YET = "not measured yet"
 
 
 def rows() -> list[Row]:
@@ -91,7 +91,7 @@ def _of_the_cluster() -> list[Row]:
     names = ("`dedup` by collection, a second look included", "materialising")
     found = result("cluster")
     if found is None:
-        return [Row(name, NOT_YET, "cluster") for name in names]
+        return [Row(name, NOTHING, "cluster") for name in names]
     first, last = found["dedup"][0], found["dedup"][-1]
     times, growth = last["rows"] / first["rows"], last["dedup_local_s"] / first["dedup_local_s"]
     per_row = 2 * last["dedup_local_s"] / last["rows"]  # two cores
@@ -130,14 +130,10 @@ def _cpu(size: Any) -> float:
     return sorted(run["ingest"]["cpu_seconds"] for run in size["runs"])[len(size["runs"]) // 2]
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
-
-
-def shown(value: float, form: str = "{:,.0f}") -> str:
+def shown(value: float) -> str:
     if not value:
         return ""
-    return form.format(value) if value >= 10 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def section() -> str:
@@ -155,7 +151,7 @@ def _catalog() -> list[str]:
     found = result("catalog_scale")
     if found is None:
         return [
-            "A catalog of 10⁹ rows in 10⁵ files with 10⁴ mixtures (`python benchmarks/catalog_scale.py`): " + NOT_YET
+            "A catalog of 10⁹ rows in 10⁵ files with 10⁴ mixtures (`python benchmarks/catalog_scale.py`): " + NOTHING
         ]
     built = next(iter(found.values()))
     asked = [[name, *(f"{place['seconds'][name]:.2f} s" for place in found.values())] for name in built["seconds"]]

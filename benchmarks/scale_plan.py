@@ -158,7 +158,7 @@ def _catalog() -> list[str]:
     asked += [["`pin` of one collection", *(f"{place['pin_of_one_collection_s']:.1f} s" for place in found.values())]]
     plan = built["plan"]
     return [
-        f"A catalog of {built['rows']:.0e} rows in {built['files']:,} files of {built['collections']} collections, "
+        f"A catalog of {built['rows']:,} rows in {built['files']:,} files of {built['collections']} collections, "
         f"with {built['mixtures']:,} mixtures (`catalog_scale.json`; whole processes, medians):",
         table(["asked", *found], asked),
         table(["BatchPlan over all rows", ""], [

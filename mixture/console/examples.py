@@ -81,6 +81,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "verify": {"mixture verify": "everything", "mixture verify tdro": "what one mixture needs"},
     "gc": {"mixture gc --dry-run": "what would go, and how large it is"},
     "maintain": {"mixture maintain --days 30": "keep the versions of a month"},
+    "store": {
+        "mixture store copy mixture-store postgres:dbname=lake --data s3://bucket/lake": "",
+        "mixture store copy postgres:dbname=lake here": "back to a folder",
+    },
     "export": {
         "mixture export tdro --out tdro.json": "the mixture alone",
         "mixture export tdro --materialised folder": "with its rows, to train elsewhere",

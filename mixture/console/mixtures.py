@@ -172,6 +172,27 @@ def maintain(
     print_rows([asdict(done)], as_json=as_json)
 
 
+@app.command("store")
+def store_(
+    action: Annotated[str, typer.Argument(metavar="copy", help="What to do: copy")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A store, as --store names it")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A new folder, or a database without a store")],
+    data: DataOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Copy a whole store with its history: from a folder to PostgreSQL and S3, or back. A stopped copy goes on."""
+    from mixture import jobs
+
+    if action != "copy":
+        raise UsageError(f"mixture store {action}: write mixture store copy FROM TO")
+    try:
+        lake = open_store(source)
+    except UsageError as error:
+        raise UsageError(f"FROM: {error}") from error
+    with lake, bar("copy") as progress:
+        copied = jobs.copy_store(lake, target, data=data, progress=progress)
+    print_rows([asdict(copied)], as_json=as_json)
+
+
 @app.command()
 def export(
     ref: RefArgument,

@@ -30,6 +30,7 @@ AFTERWARDS = {
     "decontaminate": AT_ONCE,
     "mine": "collections that were done are stored; the same command goes on with the rest, but with COLLECTIONS or "
     "--replace it starts over",
+    "store": "a part of a copy is no store; the same command goes on with it",
     "learn-weights": "the same command goes on from its last checkpoint",
     "train": "the same command goes on from its last checkpoint",
 }
@@ -101,7 +102,9 @@ class PlainErrors(_Plain, typer.core.TyperGroup):
     dictionaries; `--store` and `--json` may stand before the command or after it."""
 
     def command_of(self, arguments: list[str]) -> Any:
-        return next((self.commands[word] for word in arguments if word in self.commands), None)
+        valued = {name for one in self.params if not getattr(one, "is_flag", True) for name in one.opts}
+        words = (word for before, word in itertools.pairwise(["", *arguments]) if before not in valued)
+        return next((self.commands[word] for word in words if word in self.commands), None)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of `EXAMPLES`, which is that of a job's steps."""

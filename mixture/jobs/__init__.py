@@ -20,11 +20,13 @@ from mixture.registry.lineage import log
 from mixture.registry.status import Status, status
 from mixture.registry.verify import verify
 from mixture.store.change import Change
+from mixture.store.copies import Copied, copy_store
 from mixture.store.maintain import Maintained, maintain
 
 __all__ = [
     "Change",
     "ContaminationStatement",
+    "Copied",
     "CreatedMixture",
     "Exported",
     "IngestResult",
@@ -39,6 +41,7 @@ __all__ = [
     "UniMax",
     "Weights",
     "contamination_statement",
+    "copy_store",
     "create",
     "decontaminate",
     "dedup",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -37,6 +37,9 @@ class Catalog(Protocol):
     data:       where the lake's Parquet files are: a folder or s3://bucket/prefix, with a slash at its end
     work:       the folder of what can be made again: materialised mixtures, models, runs, what queries spill
     tables:     what stands before the names of DuckLake's own tables, in SQL
+    schema:     where they are in the database of `attach_tables`
+    kept:       SQL's types of the rows that DuckLake keeps in the catalog, by its own names of types that our tables
+                have; VARCHAR for others. None where nobody has found out: no store is copied there (`store.copies`)
     extensions: of DuckDB, that attaching it needs; each has a package `duckdb_extension_<name>`
     conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
     shared:     whether several connections can have it open at once, of this process and of others
@@ -44,7 +47,11 @@ class Catalog(Protocol):
     maintained: whether small files can be merged and old versions dropped while others read (`store.maintain`)
     """
 
-    tables: str
+    @property
+    def tables(self) -> str: ...
+
+    schema: str
+    kept: Mapping[str, str] | None
     conflicts: tuple[str, ...]
     shared: bool
     anywhere: bool
@@ -68,6 +75,13 @@ class Catalog(Protocol):
         """The SQL that attaches it as `lake`, of the newest version or as it was at a snapshot; settings and secrets of
         the connection may stand before."""
 
+    def attach_tables(self, name: str) -> str:
+        """The SQL that attaches the database of DuckLake's own tables under a name, without DuckLake."""
+
+    def staged(self) -> AbstractContextManager[Catalog]:
+        """A new catalog of the same data, beside this one, which is not there; at the end it becomes this one in one
+        step, unless an error is raised."""
+
     def turn(self) -> AbstractContextManager[None]:
         """Wait for the other processes that write, and keep them waiting; a process that is killed keeps nobody."""
 
@@ -79,6 +93,8 @@ class FolderCatalog:
     prefix: ClassVar[str]  # what stands before the file in ATTACH
     write_options: ClassVar[tuple[str, ...]] = ()
     tables = "__ducklake_metadata_lake.ducklake_"
+    schema = "main"
+    kept: Mapping[str, str] | None = None
     extensions: tuple[str, ...] = ("ducklake",)
     conflicts: tuple[str, ...] = ("conflict", "failed to commit")
     shared = True
@@ -104,11 +120,15 @@ class FolderCatalog:
         return self._file.is_file()
 
     def create(self) -> None:
-        # A data folder without a catalog is what a kill leaves at the very start.
-        early = (layout.data(self.work), layout.lock(self.work))
-        if self.work.exists() and (not self.work.is_dir() or any(p not in early for p in self.work.iterdir())):
+        # An empty data folder without a catalog is what a kill leaves at the very start.
+        data = layout.data(self.work)
+        there = [*self.work.iterdir(), *(data.iterdir() if data.is_dir() else ())] if self.work.is_dir() else []
+        if not {*there} <= {data, layout.lock(self.work)} or (self.work.exists() and not self.work.is_dir()):
             raise UsageError(f"{self} is not a store and not empty; name an empty or a new folder in `store`")
-        Path(self.data).mkdir(parents=True, exist_ok=True)
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self} cannot be made: {error}") from error
 
     def attach(self, *, read_only: bool, snapshot: int | None = None) -> str:
         # The catalog remembers where the data was; the override lets a store's folder be moved or mounted elsewhere.
@@ -117,6 +137,20 @@ class FolderCatalog:
         if snapshot is not None:
             options.append(f"SNAPSHOT_VERSION {snapshot}")
         return f"ATTACH {quote(f'{self.prefix}{self._file}')} AS lake ({', '.join(options)})"
+
+    def attach_tables(self, name: str) -> str:
+        return f"ATTACH {quote(f'{self.prefix}{self._file}'.removeprefix('ducklake:'))} AS {name}"
+
+    @contextmanager
+    def staged(self) -> Iterator[FolderCatalog]:
+        stage = type(self)(str(self.work))
+        stage._file = layout.staged_catalog(self.work, self.kind)
+        for left in self.work.glob(f"{stage._file.name}*"):  # of a kill
+            left.unlink()
+        yield stage
+        if self.exists():
+            raise UsageError(f"there is a store at {self} now")
+        stage._file.replace(self._file)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -136,6 +170,7 @@ class SqliteCatalog(FolderCatalog):
 
     kind = "sqlite"
     prefix = "ducklake:sqlite:"
+    kept = dict.fromkeys(("boolean", "int32", "int64"), "BIGINT")
     extensions = ("ducklake", "sqlite_scanner")
     conflicts = (*FolderCatalog.conflicts, "database is locked")
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two

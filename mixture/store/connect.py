@@ -189,7 +189,7 @@ class Store:
 
 
 def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    connection = _with_extensions(catalog.extensions)
+    connection = connection_with(catalog.extensions)
     try:
         connection.execute(catalog.attach(read_only=read_only, snapshot=snapshot))
         connection.execute("USE lake")
@@ -209,7 +209,7 @@ def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duck
     return connection
 
 
-def _with_extensions(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
+def connection_with(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
     """A connection with these extensions, from their pinned packages; without the packages, from DuckDB's repository.
 
     DuckDB checks signatures of what it fetched. What pip installed stands as DuckDB itself does, whose library nobody

@@ -46,6 +46,11 @@ def catalog(root: Path, kind: str) -> Path:
     return root / f"catalog.{kind}"
 
 
+def staged_catalog(root: Path, kind: str) -> Path:
+    """A catalog that is being copied; a kill leaves it."""
+    return root / f"{WRITING}catalog.{kind}"
+
+
 def lock(root: Path) -> Path:
     """The file by which processes that write take turns."""
     return root / "write.lock"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from urllib.parse import quote as quote_words
 
@@ -29,6 +29,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 SCHEMA = "public"
 CONNECT_SECONDS = 10
+STAGED = "a store that mixture copies"
 PASSWORD = "`store` holds a password, which would be shown; put it into PGPASSWORD or ~/.pgpass, and leave it out"
 
 
@@ -48,6 +49,11 @@ class PostgresCatalog:
     """
 
     shared = anywhere = maintained = True
+    # PostgreSQL's own texts hold no zero byte.
+    kept: ClassVar[Mapping[str, str] | None] = {
+        "varchar": "BLOB", "boolean": "BOOLEAN", "int32": "INTEGER", "int64": "BIGINT", "float32": "FLOAT",
+        "float64": "DOUBLE",
+    }  # fmt: skip
     conflicts = ("conflict", "failed to commit")
 
     def __init__(self, name: str, data: str | None = None) -> None:
@@ -58,7 +64,10 @@ class PostgresCatalog:
         self._name, self._data = name, None if data is None else place.checked(data)
         self._session: psycopg.Connection[Any] | None = None
         self._lake: _Lake | None = None
-        self.tables = f"__ducklake_metadata_lake.{self.schema}.ducklake_"
+
+    @property
+    def tables(self) -> str:
+        return f"__ducklake_metadata_lake.{self.schema}.ducklake_"
 
     def __str__(self) -> str:
         return f"postgres:{self._server}" + (f" schema={self.schema}" if self.schema != SCHEMA else "")
@@ -74,13 +83,10 @@ class PostgresCatalog:
         return lake is not None
 
     def create(self) -> None:
-        if self._data is None:
-            raise UsageError(f"no store at {self}; `data` says where the files of a new one go: s3://bucket/prefix, or "
-                             "a folder that all machines share")  # fmt: skip
-        if not place.is_empty(self._data) and not self.exists():
-            raise UsageError(f"{self._data} is not empty; name an empty place in `data`")
-        if not self._data.startswith(place.S3):
-            Path(self._data).mkdir(parents=True, exist_ok=True)
+        if not place.is_empty(self.data) and not self.exists():
+            raise UsageError(f"{self.data} is not empty; name an empty place in `data`")
+        if not self.data.startswith(place.S3):
+            Path(self.data).mkdir(parents=True, exist_ok=True)
 
     @property
     def data(self) -> str:
@@ -107,6 +113,32 @@ class PostgresCatalog:
         # before stay as they are. `Store.transaction` does the whole work again.
         return (f"{place.access(self.data)} SET ducklake_max_retry_count = 0; "
                 f"ATTACH {quote('ducklake:postgres:' + self._server)} AS lake ({', '.join(options)})")  # fmt: skip
+
+    def attach_tables(self, name: str) -> str:
+        return f"ATTACH {quote(self._server)} AS {name} (TYPE postgres, SCHEMA {quote(self.schema)})"
+
+    @contextmanager
+    def staged(self) -> Iterator[PostgresCatalog]:
+        stage = type(self)(self._name, self.data)
+        stage.schema = f"writing_{hashlib.sha256(self.schema.encode()).hexdigest()[:16]}"
+        with self._sql() as session, session.transaction():
+            row = session.execute("SELECT to_regnamespace(%(name)s) IS NOT NULL, obj_description(to_regnamespace("
+                                  "%(name)s), 'pg_namespace')", {"name": stage.schema}).fetchone()  # fmt: skip
+            there, says = row or (False, None)
+            if there and _text(says) != STAGED:
+                raise UsageError(f"{self} has a schema {stage.schema}, which a copy would need; rename it")
+            session.execute(f"DROP SCHEMA IF EXISTS {stage.schema} CASCADE")  # what a kill left
+            session.execute(f"CREATE SCHEMA {stage.schema}")
+            session.execute(f"COMMENT ON SCHEMA {stage.schema} IS '{STAGED}'")
+        yield stage
+        with self._sql() as session, session.transaction():
+            # IF NOT EXISTS asks for the right to make schemas where there is one too.
+            if session.execute("SELECT to_regnamespace(%s) IS NULL", [self.schema]).fetchone() == (True,):
+                session.execute(f"CREATE SCHEMA {self.schema}")
+            tables = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [stage.schema]).fetchall()
+            for (table,) in tables:
+                session.execute(f'ALTER TABLE {stage.schema}."{table}" SET SCHEMA {self.schema}')
+            session.execute(f"DROP SCHEMA {stage.schema}")
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -157,25 +189,30 @@ class PostgresCatalog:
         return self._session
 
     def _known(self) -> _Lake:
-        if self._lake is None and not self.exists():
-            raise UsageError(f"no store at {self}")
-        assert self._lake is not None
+        self._lake = self._lake or self._found()
+        if self._lake is None:
+            raise UsageError(f"no store at {self}; `data` says where the files of a new one go: s3://bucket/prefix, or "
+                             "a folder that all machines share")  # fmt: skip
         return self._lake
 
     def _found(self) -> _Lake | None:
+        with self._sql() as session:
+            there = session.execute("SELECT to_regclass(%s)", [f"{self.schema}.ducklake_metadata"]).fetchone()
+            if there is None or there[0] is None:
+                return None
+            row = session.execute(
+                f"""SELECT (SELECT schema_uuid::text FROM {self.schema}.ducklake_schema WHERE schema_id = 0),
+                           (SELECT value FROM {self.schema}.ducklake_metadata WHERE key = 'data_path')"""
+            ).fetchone()
+        return _Lake(*map(_text, row)) if row else None
+
+    @contextmanager
+    def _sql(self) -> Iterator[psycopg.Connection[Any]]:
         with self._connect() as session:
             try:
-                there = session.execute("SELECT to_regclass(%s)", [f"{self.schema}.ducklake_metadata"]).fetchone()
-                if there is None or there[0] is None:
-                    return None
-                row = session.execute(
-                    f"""SELECT (SELECT schema_uuid::text FROM {self.schema}.ducklake_schema WHERE schema_id = 0),
-                               (SELECT value FROM {self.schema}.ducklake_metadata WHERE key = 'data_path')"""
-                ).fetchone()
+                yield session
             except psycopg.Error as error:
                 raise self._gone(error) from error
-        # A database without an encoding (SQL_ASCII) gives bytes.
-        return _Lake(*(value.decode() if isinstance(value, bytes) else value for value in row)) if row else None
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
@@ -189,6 +226,11 @@ class PostgresCatalog:
     def _gone(self, error: psycopg.Error) -> StoreError:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return StoreError(f"the store at {self} cannot be reached: {line}")
+
+
+def _text(value: Any) -> Any:
+    """What a database without an encoding (SQL_ASCII) gives as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _words(name: str) -> tuple[dict[str, Any], str]:

@@ -154,7 +154,9 @@ class S3:
             self.process = None
 
     def close(self) -> None:
-        self.stop()
+        if self.process is not None:  # it takes half a minute to end by itself, for files that go now
+            self.process.kill()
+            self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _makes_the_bucket(self) -> bool:

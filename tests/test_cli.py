@@ -347,6 +347,9 @@ def test_store_and_json_stand_before_the_command_or_after_it(
     assert run("--store", store, "list")[1] != wanted[1]
     code, _, err = run("--json", "demo")
     assert (code, err) == (2, "mixture: demo takes no --json\n")
+    # A store that is called as a command is no command.
+    code, _, err = run("--store", "store", "dedup", "--method", "foo", "--store", store)
+    assert code == 2 and err.startswith("mixture: --method is 'foo'")
 
 
 HEAVY = {"accelerate", "datasets", "datasketch", "huggingface_hub", "jinja2", "numba", "pandas", "peft", "scipy",

@@ -82,7 +82,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "gc": {"mixture gc --dry-run": "what would go, and how large it is"},
     "maintain": {"mixture maintain --days 30": "keep the versions of a month"},
     "store": {
-        "mixture store copy mixture-store postgres:dbname=lake --data s3://bucket/lake": "",
+        "mixture store copy old postgres:dbname=lake --data s3://bucket/lake": "",
         "mixture store copy postgres:dbname=lake here": "back to a folder",
     },
     "export": {

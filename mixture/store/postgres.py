@@ -20,6 +20,7 @@ from mixture.store.query import quote
 
 try:
     import psycopg
+    from psycopg import sql
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 except ImportError as error:
     raise UsageError(
@@ -85,6 +86,10 @@ class PostgresCatalog:
     def create(self) -> None:
         if not place.is_empty(self.data) and not self.exists():
             raise UsageError(f"{self.data} is not empty; name an empty place in `data`")
+        for schema, data in self._others():
+            if data.startswith(self.data) or self.data.startswith(data):
+                raise UsageError(f"{self.data} and {data}, where the store in schema {schema} has its files, are one "
+                                 "inside the other; name a place of its own in `data`")  # fmt: skip
         if not self.data.startswith(place.S3):
             Path(self.data).mkdir(parents=True, exist_ok=True)
 
@@ -205,6 +210,21 @@ class PostgresCatalog:
                            (SELECT value FROM {self.schema}.ducklake_metadata WHERE key = 'data_path')"""
             ).fetchone()
         return _Lake(*map(_text, row)) if row else None
+
+    def _others(self) -> list[tuple[str, str]]:
+        """Where other stores of this database have their files, by schema; of those that this role may read."""
+        with self._sql() as session:
+            rows = session.execute(
+                """SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relname = 'ducklake_metadata' AND n.nspname <> %s
+                   AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')""", [self.schema]
+            ).fetchall()  # fmt: skip
+            found = []
+            for schema in map(_text, (row[0] for row in rows)):
+                path = session.execute(sql.SQL("SELECT value FROM {}.ducklake_metadata WHERE key = 'data_path'").format(
+                    sql.Identifier(schema))).fetchone()  # fmt: skip
+                found += [(schema, _text(path[0]))] if path else []
+        return found
 
     @contextmanager
     def _sql(self) -> Iterator[psycopg.Connection[Any]]:

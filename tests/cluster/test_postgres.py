@@ -180,6 +180,20 @@ def _unused() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.parametrize("inside", ["/", "/more", "/main/examples"])
+def test_a_place_inside_another_stores_is_refused(
+    inside: str, store: Store, where: Where, postgres: Any, tmp_path: Path
+) -> None:
+    """Also where nothing lies there yet, since all rows are in the catalog."""
+    name = f"{postgres.name} schema=beside_{tmp_path.name[-2:].lower()}"
+    for data in (where.data + inside, where.data.rpartition("/")[0] + "/" + where.data.rpartition("/")[2]):
+        with pytest.raises(UsageError, match=f"the store in schema {where.name.rpartition('=')[2]}.*its own in `data`"):
+            Store.open(name, create=True, data=data)
+    # A name that begins so is another place.
+    with Store.open(name, create=True, data=f"{where.data}2{inside}") as beside:
+        assert beside.rows("SELECT * FROM collections") == []
+
+
 def test_a_folder_that_machines_share_can_hold_the_files(postgres: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("MIXTURE_CACHE", str(tmp_path / "cache"))
     with Store.open(f"{postgres.name} schema=shared", create=True, data=str(tmp_path / "lake")) as store:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyarrow.fs import copy_files
 
-from mixture.store import place
+from mixture.store import layout, place
 from mixture.store.catalog import SqliteCatalog
 from mixture.store.postgres import PostgresCatalog
 
@@ -44,6 +44,7 @@ class FolderOnPostgres(PostgresCatalog):
     def create(self) -> None:
         if not self.exists():
             SqliteCatalog(str(self.folder)).create()
+            layout.data(self.folder).rmdir()
             self.note.write_text(self.schema)
 
     def _clone(self) -> None:

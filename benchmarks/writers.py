@@ -7,7 +7,7 @@ once:  2, 4 and 8 processes open a store that is not there yet, ingest the same 
 mixed: eight processes ingest, tag, create and query one store for `--seconds`; then rows, mixtures and tags are counted
        against what the processes say they did, and `verify` looks at every file.
 
-Servers are started here and stopped (`servers.py`). Writes `benchmarks/results/writers.json`.
+Servers are started here and stopped (`servers.py`). Writes its parts of `benchmarks/results/writers.json`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ with Store.open(sys.argv[1], create=True, data=sys.argv[2] or None) as store:
     jobs.ingest(store, sys.argv[3:])
     jobs.create(store, "same", weights={"a": os.getpid(), "b": 1})
 """
-# Conflicts are the repetitions of `Store._transaction`: what another process committed first.
+# Conflicts are the repetitions of `Store._transaction`, which sleeps before each: another process committed first.
 MIXED = """
 import json, os, sys, time
 from mixture import Store, jobs, registry
 from mixture.store import connect
 kind, number, until = sys.argv[2], int(sys.argv[3]), time.time() + float(sys.argv[4])
-conflicts, real = [0], connect._rollback
-def counted(connection):
-    conflicts[0] += 1
-    real(connection)
-connect._rollback = counted
+conflicts = [0]
+class Counted:
+    def __getattr__(self, name):
+        return getattr(time, name)
+    def sleep(self, seconds):
+        conflicts[0] += 1
+        time.sleep(seconds)
+connect.time = Counted()
 def rows(more):
     return [{"query": f"what is {done} and {n}{more}", "pos": [f"it is {done * n}{more}"]} for n in range(50)]
 done, longest = 0, 0.0
@@ -153,7 +156,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "writers.json")
     options = parser.parse_args()
     postgres, s3 = Postgres(), S3()
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     try:
         os.environ |= s3.environment
         with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +170,7 @@ def main() -> None:
                 if options.place not in (None, title):
                     continue
                 print(title, flush=True)
-                result[title] = {}
+                result.setdefault(title, {})
                 if options.only != "mixed":
                     result[title]["once"] = once(place, files, options.repeats)
                 if options.only != "once":

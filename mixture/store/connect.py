@@ -25,6 +25,7 @@ from mixture.store.schema import migrate, stored_version
 
 T = TypeVar("T")
 COMMIT_ATTEMPTS = 12
+OPENING_WAITS = (0.1, 0.5, 2.0, 5.0)
 
 
 class Store:
@@ -128,7 +129,7 @@ class Store:
         finally:
             self._snapshot, self._reading = before, None
             if self.catalog.shared:
-                _rollback(self.connection)
+                self._roll_back()
             else:  # the connection may be another one meanwhile, of that snapshot
                 self.close()
 
@@ -149,24 +150,32 @@ class Store:
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        connection = self.connection
         for attempt in range(COMMIT_ATTEMPTS):
+            connection = self.connection
             connection.execute("BEGIN")
             try:
                 result = work(connection)
                 connection.execute("COMMIT")
                 return result
             except duckdb.Error as error:
-                _rollback(connection)
+                self._roll_back()
                 text = str(error).lower()
                 if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in self.catalog.conflicts):
                     raise StoreError(f"the store refused a write: {first_lines(error)}") from error
                 # Jitter of the wait only: nothing that is stored depends on it.
                 time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
             except BaseException:
-                _rollback(connection)
+                self._roll_back()
                 raise
         raise AssertionError("unreachable")
+
+    def _roll_back(self) -> None:
+        try:
+            self.connection.execute("ROLLBACK")
+        except duckdb.TransactionException:
+            pass  # a failed commit has ended the transaction already
+        except duckdb.Error:  # the server is gone, and the connection is of no use any more
+            self.close()
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -179,6 +188,15 @@ class Store:
         """A new connection; in place of those that there are, where the catalog does not bear two."""
         if not self.catalog.shared:
             self.close()
+        # Who opens a new lake makes its tables; of several processes at it at once one does.
+        signs = (*self.catalog.conflicts, "already exists")
+        for seconds in OPENING_WAITS:
+            try:
+                return _connect(self.catalog, self._snapshot, read_only=read_only)
+            except StoreError as error:
+                if not any(sign in str(error).lower() for sign in signs):
+                    raise
+                time.sleep(seconds)
         return _connect(self.catalog, self._snapshot, read_only=read_only)
 
     def snapshot(self) -> int:
@@ -241,9 +259,3 @@ def _packaged(name: str) -> Path | None:
         for file in sorted(Path(folder).glob(f"extensions/v{duckdb.__version__}/*.duckdb_extension")):
             return file
     return None
-
-
-def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    # A failed commit has ended the transaction already.
-    with contextlib.suppress(duckdb.TransactionException):
-        connection.execute("ROLLBACK")

@@ -146,6 +146,26 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+def test_who_opens_a_store_that_another_process_makes_just_now_waits(tmp_path: Path) -> None:
+    """Its file is there before its tables are."""
+    (tmp_path / "s" / "data").mkdir(parents=True)
+    script = """
+import sqlite3, sys, time
+other = sqlite3.connect(sys.argv[1])
+other.execute("BEGIN IMMEDIATE")
+other.execute("CREATE TABLE ducklake_metadata (key TEXT)")
+print("begun", flush=True)
+time.sleep(7)  # SQLite itself waits for 5 s
+other.rollback()
+"""
+    words = [sys.executable, "-c", script, str(tmp_path / "s" / "catalog.sqlite")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"begun\n"
+        with Store.open(tmp_path / "s") as store:
+            assert other.wait(1) == 0
+            assert store.rows("SELECT count(*) AS n FROM examples") == [{"n": 0}]
+
+
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     with Store.open(tmp_path / "s", create=True) as store:
         insert_rows(store, "collections", pa.table(

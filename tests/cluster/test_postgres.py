@@ -402,6 +402,26 @@ def test_a_restarted_server_costs_one_command(store: Store, where: Where, postgr
         assert again.sql("SELECT count(*) AS n FROM runs").to_pylist() == [{"n": 2}]
 
 
+def test_a_store_goes_on_after_a_server_that_went_away_in_a_transaction(store: Store, postgres: Any) -> None:
+    def work(connection: Any) -> None:
+        connection.execute("INSERT INTO runs (run_id, kind, status, started_at) VALUES ('a', 'k', 'done', now())")
+        if postgres.process is not None and not gone:
+            gone.append(True)
+            postgres.stop()
+        connection.execute("SELECT count(*) FROM examples AT (VERSION => 1)").fetchall()
+
+    gone: list[bool] = []
+    insert_rows(store, "runs", RUNS)
+    try:
+        with pytest.raises(StoreError, match="the store refused a write"):
+            store.transaction(work)
+    finally:
+        postgres.start()
+    assert gone and store.rows("SELECT run_id FROM runs") == [{"run_id": "r"}]
+    store.transaction(work)
+    assert store.rows("SELECT run_id FROM runs ORDER BY 1") == [{"run_id": "a"}, {"run_id": "r"}]
+
+
 def test_the_commands_take_the_name_and_print_clean_json(
     where: Where, tmp_path: Path, write_collection: Callable[..., Path]
 ) -> None:

@@ -100,7 +100,7 @@ def _target(source: Store, target: str, data: str | None) -> Catalog:
         _require_new(catalog)
         if catalog.data.startswith((source.catalog.data, f"{source.work}/")):
             raise UsageError(f"{catalog.data} is inside the store that is copied; name another place in `target`")
-        if not _marked(catalog):
+        if _marked(catalog) is None:
             catalog.create()
     except UsageError as error:
         raise UsageError(str(error).replace("`store`", "`target`")) from error

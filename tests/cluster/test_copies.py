@@ -304,6 +304,14 @@ def test_two_places_with_one_folder_of_files(full: Store, postgres: Any, s3: Any
         Store.open(first)
 
 
+def test_a_copy_killed_at_its_mark_goes_on(full: Store, wanted: dict[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / "copy" / "data").mkdir(parents=True)
+    (tmp_path / "copy" / "data" / copies.MARK).touch()
+    jobs.copy_store(full, str(tmp_path / "copy"))
+    with Store.open(tmp_path / "copy") as copy:
+        assert _same(_everything(copy), wanted)
+
+
 def test_rows_that_the_copy_gives_otherwise_are_found(
     full: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

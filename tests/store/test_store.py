@@ -146,6 +146,7 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.folder
 def test_who_opens_a_store_that_another_process_makes_just_now_waits(tmp_path: Path) -> None:
     """Its file is there before its tables are."""
     (tmp_path / "s" / "data").mkdir(parents=True)

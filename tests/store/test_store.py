@@ -163,7 +163,7 @@ other.rollback()
     with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"begun\n"
         with Store.open(tmp_path / "s") as store:
-            assert other.wait(1) == 0
+            assert other.wait(30) == 0
             assert store.rows("SELECT count(*) AS n FROM examples") == [{"n": 0}]
 
 

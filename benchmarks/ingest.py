@@ -47,18 +47,25 @@ def _copy(file: Path, target: Path) -> float:
     return float(found.stdout.split()[-1])  # DuckDB may print a progress bar before
 
 
-def _ingest(file: Path, store: Path) -> dict[str, Any]:
-    """Seconds, peak memory (MB) and counts of one `mixture ingest` process."""
-    command = [sys.executable, "-m", "cli", "--store", str(store), "ingest", str(file), "--name", "big", "--json"]
+def run(store: str, *words: str) -> tuple[float, Any, str]:
+    """A `mixture` command as a process of its own: seconds, what it used (`resource`), what it printed."""
+    command = [sys.executable, "-m", "mixture", "--store", store, *words]
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         out.seek(0)
-        result = json.loads(out.read())[0]
+        printed = out.read().decode()
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
+    return seconds, usage, printed
+
+
+def _ingest(file: Path, store: Path) -> dict[str, Any]:
+    """Seconds, peak memory (MB) and counts of one `mixture ingest` process."""
+    seconds, usage, printed = run(str(store), "ingest", str(file), "--name", "big", "--json")
+    result = json.loads(printed)[0]
     return {"seconds": seconds, "peak_mb": usage.ru_maxrss / 1024, "cpu_seconds": usage.ru_utime + usage.ru_stime} | {
         key: result[key] for key in ("rows_read", "stored", "unchanged")
     }

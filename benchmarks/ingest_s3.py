@@ -13,34 +13,19 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ingest import run
 from servers import S3, Postgres
 from tevatron_file import write_tevatron
 
 HERE = Path(__file__).resolve().parent
 COMMANDS = {"list": ["list"], "show": ["show", "uniform"], "sql": ["sql", "SELECT count(*) AS n FROM examples"]}
-
-
-def run(name: str, *words: str) -> tuple[float, float, str]:
-    """Seconds, processor seconds and what was printed."""
-    command = [sys.executable, "-m", "mixture", "--store", name, *words]
-    began = time.perf_counter()
-    with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, cwd=HERE.parent, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        out.seek(0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed")
-        return seconds, usage.ru_utime + usage.ru_stime, out.read().decode()
 
 
 def median(values: list[float]) -> float:
@@ -69,10 +54,10 @@ def main() -> None:
             for number in range(options.repeats):
                 for title, place in places.items():
                     name, data = place(f"repeat_{number}")
-                    seconds, cpu, said = run(name, "ingest", str(file), "--name", "big", "--json", *data)
+                    seconds, usage, said = run(name, "ingest", str(file), "--name", "big", "--json", *data)
                     if json.loads(said)[0]["rows_read"] != rows:
                         raise SystemExit(f"{said}, of {rows} rows")
-                    ingests[title].append((seconds, cpu))
+                    ingests[title].append((seconds, usage.ru_utime + usage.ru_stime))
                     print(title, f"{seconds:.1f} s", flush=True)
             found: dict[str, Any] = {}
             for title, place in places.items():

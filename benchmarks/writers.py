@@ -38,7 +38,8 @@ with Store.open(sys.argv[1], create=True, data=sys.argv[2] or None) as store:
     jobs.ingest(store, sys.argv[3:])
     jobs.create(store, "same", weights={"a": os.getpid(), "b": 1})
 """
-# Conflicts are the repetitions of `Store._transaction`, which sleeps before each: another process committed first.
+# Conflicts are repetitions, before which a store sleeps: of a transaction, since another process committed first, or of
+# opening a store that another makes just now.
 MIXED = """
 import json, os, sys, time
 from mixture import Store, jobs, registry

@@ -159,8 +159,7 @@ class Store:
                 return result
             except duckdb.Error as error:
                 self._roll_back()
-                text = str(error).lower()
-                if attempt + 1 == COMMIT_ATTEMPTS or not any(sign in text for sign in self.catalog.conflicts):
+                if attempt + 1 == COMMIT_ATTEMPTS or not _has_sign(error, self.catalog.conflicts):
                     raise StoreError(f"the store refused a write: {first_lines(error)}") from error
                 # Jitter of the wait only: nothing that is stored depends on it.
                 time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
@@ -189,12 +188,11 @@ class Store:
         if not self.catalog.shared:
             self.close()
         # Who opens a new lake makes its tables; of several processes at it at once one does.
-        signs = (*self.catalog.conflicts, "already exists")
         for seconds in OPENING_WAITS:
             try:
                 return _connect(self.catalog, self._snapshot, read_only=read_only)
             except StoreError as error:
-                if not any(sign in str(error).lower() for sign in signs):
+                if not _has_sign(error, (*self.catalog.conflicts, "already exists")):
                     raise
                 time.sleep(seconds)
         return _connect(self.catalog, self._snapshot, read_only=read_only)
@@ -204,6 +202,10 @@ class Store:
         if self._snapshot is not None:
             return self._snapshot
         return int(self.rows("SELECT max(snapshot_id) AS n FROM lake.snapshots()")[0]["n"])
+
+
+def _has_sign(error: Exception, signs: Sequence[str]) -> bool:
+    return any(sign in str(error).lower() for sign in signs)
 
 
 def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duckdb.DuckDBPyConnection:

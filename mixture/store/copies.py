@@ -56,39 +56,38 @@ def copy_store(source: Store, target: str, *, data: str | None = None, progress:
 
     target: a folder, or the name of a PostgreSQL database, with `data` for its files, as for `Store.open`.
 
-    Other processes read and write the source meanwhile; those that write wait while the catalog is copied. A copy that
-    was stopped is no store, and the same call goes on with it. What can be made again (materialised mixtures,
-    checkpoints, models, embeddings) stays behind. Raises `UsageError` where something is already, and `StoreError`
-    where a file of the source is missing or damaged.
+    Other processes read and write the source meanwhile; those that write wait at the end, while the last files and the
+    catalog are copied. A copy that was stopped is no store, and the same call goes on with it. What can be made again
+    (materialised mixtures, checkpoints, models, embeddings) stays behind. Raises `UsageError` where something is
+    already, and `StoreError` where a file of the source is missing or damaged.
     """
     catalog = _target(source, target, data)
     lake = source.rows(f"SELECT schema_uuid::VARCHAR AS id FROM {source.catalog.tables}schema WHERE schema_id = 0")
     mark = f"{lake[0]['id']} {catalog}"
     with catalog.turn():
         _claim(catalog, mark)
-        sent = 0
+        files = _Files(source, catalog, progress)
         for _ in range(PASSES):
-            more = _copy_files(source, catalog, progress)
-            sent += more
-            if more < FEW:
+            before = files.sent
+            files.send()
+            if files.sent - before < FEW:
                 break
         with catalog.staged() as stage:
             with source.catalog.turn():
-                sent += _copy_files(source, catalog, progress, all_there=True)
-                found = data_files(source)
+                found = files.send(all_there=True)
                 progress(0, 0, "the catalog")
                 if not source.catalog.shared:
                     source.close()
                 _copy_catalog(source.catalog, stage)
                 versions = _compared(source, stage)
-            _delete_others(catalog, {file.path for file in found})
+            files.delete_others(found)
             _claim(catalog, mark)
         try:
             with place.reached(catalog.data):
-                place.file_system(catalog.data).delete_file(MARK)
+                files.there.delete_file(MARK)
         except StoreError as error:
             logger.warning("the copy is whole; a file of it is left there, which can go: %s", error)
-    return Copied(str(catalog), versions, len(found), sum(file.num_bytes for file in found), sent)
+    return Copied(str(catalog), versions, len(found), sum(file.num_bytes for file in found), files.sent)
 
 
 def _target(source: Store, target: str, data: str | None) -> Catalog:
@@ -135,62 +134,69 @@ def _claim(catalog: Catalog, mark: str) -> None:
             stream.write(mark.encode())
 
 
-def _copy_files(source: Store, catalog: Catalog, progress: Progress, *, all_there: bool = False) -> int:
-    """Copy the files that the target lacks; how many. Those of the source that have gone meanwhile are passed over,
-    unless all must be there."""
-    found, there = data_files(source), place.file_system(catalog.data)
-    with place.reached(catalog.data):
-        known = {file.path: file.size for file in there.get_file_info(
-            fs.FileSelector("main", recursive=True, allow_not_found=True)) if file.is_file}  # fmt: skip
-    wanted = [file for file in found if known.get(file.path) != file.num_bytes]
+class _Files:
+    """The files of the source, and those of a claimed place, which is nobody else's: listed once, then remembered.
 
-    def one(file: DataFile) -> int:
-        try:
-            _send(source, file, catalog, there)
-        except StoreError:
-            if all_there or source.data.get_file_info(file.path).is_file:
-                raise
-            return 0
-        return 1
+    there: the place; sent: how many files this call has sent
+    """
 
-    tasks: list[Callable[[], int]] = [partial(one, file) for file in wanted]
-    sent = 0
-    for file, count in zip(wanted, in_threads(tasks), strict=True):
-        sent += count
-        progress(len(found) - len(wanted) + sent, len(found), file.path)
-    return sent
+    def __init__(self, source: Store, catalog: Catalog, progress: Progress) -> None:
+        self.there, self.sent = place.file_system(catalog.data), 0
+        self._source, self._data, self._progress = source, catalog.data, progress
+        with place.reached(self._data):
+            found = self.there.get_file_info(fs.FileSelector("main", recursive=True, allow_not_found=True))
+        self._sizes: dict[str, int | None] = {file.path: file.size for file in found if file.is_file}
 
+    def send(self, *, all_there: bool = False) -> list[DataFile]:
+        """Send what the place lacks of the source's files; all of these. Those that have gone meanwhile are passed
+        over, unless all must be there."""
+        found = data_files(self._source)
+        wanted = [file for file in found if self._sizes.get(file.path) != file.num_bytes]
 
-def _send(source: Store, file: DataFile, catalog: Catalog, there: fs.FileSystem) -> None:
-    digest = hashlib.sha256()
-    with place.reached(catalog.data):
-        if not catalog.data.startswith(place.S3):
-            there.create_dir(file.path.rpartition("/")[0], recursive=True)
-        with there.open_output_stream(file.path) as stream:
-            for chunk in _chunks(source, file.path):
-                digest.update(chunk)
-                stream.write(chunk)
-            num_bytes = stream.tell()
-        if num_bytes != file.num_bytes or file.sha256 not in (None, digest.hexdigest()):
-            there.delete_file(file.path)
-            raise StoreError(
-                f"{file.path} is damaged; `mixture verify` lists what is. The copy can go on when it is whole"
-            )
+        def one(file: DataFile) -> int:
+            self._sizes[file.path] = None  # a part of it, until it is whole
+            try:
+                self._send(file)
+            except StoreError:
+                if all_there or self._source.data.get_file_info(file.path).is_file:
+                    raise
+                return 0
+            self._sizes[file.path] = file.num_bytes
+            return 1
 
+        tasks: list[Callable[[], int]] = [partial(one, file) for file in wanted]
+        for number, (file, count) in enumerate(zip(wanted, in_threads(tasks), strict=True), start=1):
+            self.sent += count
+            self._progress(len(found) - len(wanted) + number, len(found), file.path)
+        return found
 
-def _chunks(source: Store, path: str) -> Iterator[bytes]:
-    with place.reached(source.catalog.data), source.data.open_input_stream(path) as stream:
-        while chunk := stream.read(READ_BYTES):
-            yield chunk
+    def _send(self, file: DataFile) -> None:
+        digest = hashlib.sha256()
+        with place.reached(self._data):
+            if not self._data.startswith(place.S3):
+                self.there.create_dir(file.path.rpartition("/")[0], recursive=True)
+            with self.there.open_output_stream(file.path) as stream:
+                for chunk in self._chunks(file.path):
+                    digest.update(chunk)
+                    stream.write(chunk)
+                num_bytes = stream.tell()
+            if num_bytes != file.num_bytes or file.sha256 not in (None, digest.hexdigest()):
+                self.there.delete_file(file.path)
+                raise StoreError(
+                    f"{file.path} is damaged; `mixture verify` lists what is. The copy can go on when it is whole"
+                )
 
+    def _chunks(self, path: str) -> Iterator[bytes]:
+        with place.reached(self._source.catalog.data), self._source.data.open_input_stream(path) as stream:
+            while chunk := stream.read(READ_BYTES):
+                yield chunk
 
-def _delete_others(catalog: Catalog, ours: set[str]) -> None:
-    """Of a copied place, which is nobody else's, the files that the source has no longer."""
-    there = place.file_system(catalog.data)
-    with place.reached(catalog.data):
-        for file in there.get_file_info(fs.FileSelector("main", recursive=True, allow_not_found=True)):
-            if file.is_file and file.path not in ours and OWN_FILES.fullmatch(file.path):
-                there.delete_file(file.path)
+    def delete_others(self, found: list[DataFile]) -> None:
+        """The files of DuckLake's names that the source has no longer."""
+        with place.reached(self._data):
+            for path in self._sizes.keys() - {file.path for file in found}:
+                if OWN_FILES.fullmatch(path):
+                    self.there.delete_file(path)
 
 
 def _copy_catalog(source: Catalog, target: Catalog) -> None:

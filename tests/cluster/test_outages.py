@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,8 @@ def template(tmp_path_factory: pytest.TempPathFactory, write_collection: Callabl
 
 @pytest.fixture
 def stores(
-    template: Path, postgres: Any, s3: Any, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Any
-) -> Iterator[Callable[[Callable[[Store], object]], str]]:
+    template: Path, postgres: Any, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Store], object]], str]:
     """Makes a copy of the template on the servers, prepared; its name."""
     monkeypatch.setenv("MIXTURE_CACHE", str(tmp_path / "cache"))
     made = 0
@@ -148,7 +148,7 @@ def stores(
             prepare(store)
         return name
 
-    yield copy
+    return copy
 
 
 def _start(name: str, words: list[str], template: Path, at: int = 0, folder: str = "/nowhere") -> subprocess.Popen[str]:

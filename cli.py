@@ -14,6 +14,7 @@ import typer
 from mixture import registry
 from mixture.console import completion, sentences
 from mixture.console.collections import app as collection_commands
+from mixture.console.coreset import app as coreset_commands
 from mixture.console.create import app as making_commands
 from mixture.console.data import app as data_commands
 from mixture.console.mining import app as mining_commands
@@ -67,6 +68,7 @@ app.add_typer(data_commands)
 app.add_typer(mining_commands)
 app.add_typer(collection_commands)
 app.add_typer(making_commands)
+app.add_typer(coreset_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
 

@@ -49,7 +49,7 @@ def test_one_module_knows_the_database_of_a_cluster() -> None:
     assert {line.partition(" ")[0] for line in found} == {"mixture/store/postgres.py"}
 
 
-@pytest.mark.parametrize("part", ["dedup", "embeddings", "mining", "suites"])
+@pytest.mark.parametrize("part", ["coreset", "dedup", "embeddings", "mining", "suites"])
 def test_algorithms_know_no_store(part: str) -> None:
     assert _breaks(f"mixture/{part}", {"mixture.store", "mixture.registry", "mixture.jobs"}) == []
 

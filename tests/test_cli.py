@@ -192,6 +192,25 @@ def test_the_options_of_mine_reach_the_job(run: Run, monkeypatch: pytest.MonkeyP
     assert (given["keep_embeddings"], given["precision"]) == (False, "float16")
 
 
+def test_rows_are_chosen_and_shown(run: Run) -> None:
+    run("create", "all")
+    run("create", "aim", "--where", "collection = 'hard' AND length(query) > 30")
+    asked = ("coreset", "few", "--mix", "all", "--target", "aim", "--budget", "0.1")
+    code, out, err = run(*asked)
+    assert code == 0
+    first, *rest = out.decode().splitlines()
+    assert re.match(
+        r"few:1: 12 of 120 rows of 3 collections; distance to \d+ target rows: 0\.\d+, of random rows ", first
+    )
+    assert [line.split()[1] for line in rest if line.startswith("│")] == ["easy", "hard", "middle"]
+    assert re.search(r"^note: \d+ of the \d+ target rows are candidates themselves$", err, re.MULTILINE)
+    made = _json(run, *asked)
+    assert made["reference"] == "few:1"
+    assert [row["chosen"] for row in made["coreset"]["rows"]] == [4, 4, 4]
+    assert made["coreset"]["encoded"] == 0
+    assert made["coreset"]["distance"] < made["coreset"]["random"]
+
+
 MISTAKES = [
     (["frobnicate"], "frobnicate"),
     (["creat", "x"], "create"),
@@ -235,6 +254,11 @@ MISTAKES = [
     (["create", "x", "--weights", "empty.json"], "no weights"),
     (["create", "x", "--min-examples", "0"], "1 or more"),
     (["create", "9x"], "mixture name"),
+    (["coreset", "x", "--mix", "m", "--budget", "5"], "--target"),
+    (["coreset", "x", "--mix", "m", "--target", "mm", "--budget", "5"], "did you mean 'm'"),
+    (["coreset", "x", "--mix", "m", "--target", "m", "--budget", "500"], "--budget is 500; allowed: 1 to 120 rows"),
+    (["coreset", "x", "--mix", "m", "--target", "m", "--budget", "5", "--shares", "fre"], "allowed: mixture, free"),
+    (["coreset", "x", "--mix", "m", "--target", "m", "--budget", "5", "--model", "./no"], "no model folder './no'"),
     (["show", "nothing"], "no mixture 'nothing'"),
     (["select", "m", "--top", "170", "--name", "t"], "allowed: above 0 to 100"),
     (["learn-weights", "--mix", "mm", "--proxy", "tiny-qwen2"], "did you mean 'm'"),

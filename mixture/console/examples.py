@@ -41,6 +41,11 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture create more-nq --from uniform --set nq=0.3": "the others share the rest",
     },
     "select": {"mixture select tdro --top 70 --name top70": "the heaviest 70 %, equally weighted"},
+    "coreset": {
+        "mixture coreset few --mix uniform --target eval/ --budget 0.1": "a tenth of the rows",
+        "mixture coreset few --mix uniform --target eval/ --budget 5000 --shares free": "",
+        "mixture coreset few --mix uniform --target eval/ --budget 0.1 --random": "baseline",
+    },
     "learn-weights": {
         "mixture learn-weights --mix uniform --proxy Qwen/Qwen1.5-0.5B --config paper": "",
         "mixture learn-weights --mix uniform --proxy tiny-qwen2 --config laptop": "a first look",

@@ -59,6 +59,16 @@ def made(mixture: Mapping[str, Any]) -> str:
     return "  ".join(filter(None, (known, tags, mixture["note"])))
 
 
+def chosen(reference: str, coreset: Mapping[str, Any]) -> str:
+    """The fields of `jobs.MadeCoreset`."""
+    rows = coreset["rows"]
+    count, held = (sum(row[name] for row in rows) for name in ("chosen", "of"))
+    names = {"distance": "", "random": "of random rows ", "whole": "of all rows "}
+    known = [f"{names[name]}{coreset[name]:.4f}" for name in names if coreset[name] is not None]
+    far = f"; distance to {counted(coreset['target_rows'], 'target row')}: {', '.join(known)}" if known else ""
+    return f"{reference}: {count:,} of {counted(held, 'row')} of {counted(len(rows), 'collection')}{far}"
+
+
 def trained(row: Mapping[str, Any]) -> str:
     parts = [f"{counted(one['steps'], 'step')} on {one['mixture']}" for one in row.get("phases") or [row]]
     return f"{', then '.join(parts)}, saved to {row['model']}"

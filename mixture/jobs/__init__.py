@@ -3,6 +3,7 @@ saved or by what names it; files and folders as str or Path; `progress` is calle
 
 from mixture.jobs.collections import remove, rename
 from mixture.jobs.contamination import matches
+from mixture.jobs.coreset import MadeCoreset, coreset
 from mixture.jobs.create import CreatedMixture, Sql, Temperature, UniMax, Weights, create, select
 from mixture.jobs.decontaminate import decontaminate, forget
 from mixture.jobs.dedup import dedup
@@ -30,6 +31,7 @@ __all__ = [
     "CreatedMixture",
     "Exported",
     "IngestResult",
+    "MadeCoreset",
     "Maintained",
     "MiningResult",
     "NothingStored",
@@ -42,6 +44,7 @@ __all__ = [
     "Weights",
     "contamination_statement",
     "copy_store",
+    "coreset",
     "create",
     "decontaminate",
     "dedup",

@@ -205,6 +205,16 @@ def pairs(store: Store, collection: str) -> pa.Table:
     )
 
 
+def first_pairs(store: Store, part: Part) -> pa.Table:
+    """example_id, query, positive (the text of its first one) of what a mixture draws from, in order of example_id."""
+    return store.read(
+        f"""SELECT e.example_id, e.query, {PASSAGE} AS positive FROM {part_examples(part)} e
+            JOIN (FROM passages WHERE collection = $c) p ON p.passage_id = e.positives[1].passage_id
+            ORDER BY e.example_id""",
+        part_parameters(part, negatives=False),
+    )
+
+
 def without_negatives(store: Store, collection: str, miners: Sequence[str] | None = None) -> pa.ChunkedArray:
     """The ids of the examples of a collection that have no negatives, or none of these miners."""
     those = "" if miners is None else "AND list_contains($m, miner)"

@@ -189,7 +189,18 @@ ALTER TABLE evaluations ADD COLUMN "precision" VARCHAR;
 ALTER TABLE evaluations ADD COLUMN revision VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13)
+# Coresets: how near each is to its target, and what every row of it costs there.
+V14 = """
+CREATE TABLE coresets (run_id VARCHAR NOT NULL, mixture VARCHAR NOT NULL, source VARCHAR NOT NULL,
+    target VARCHAR[] NOT NULL, model VARCHAR NOT NULL, shares VARCHAR NOT NULL, by_chance BOOLEAN NOT NULL,
+    num_examples BIGINT NOT NULL, num_candidates BIGINT NOT NULL, num_target_rows BIGINT NOT NULL,
+    gradient_weight DOUBLE NOT NULL, seed BIGINT NOT NULL, distance DOUBLE, random_distance DOUBLE,
+    whole_distance DOUBLE, seconds DOUBLE NOT NULL, chosen_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE coreset_examples (run_id VARCHAR NOT NULL, collection VARCHAR NOT NULL, example_id VARCHAR NOT NULL,
+    distance DOUBLE NOT NULL, nearest_of VARCHAR NOT NULL, nearest_id VARCHAR NOT NULL, gradient DOUBLE)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, V14)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

@@ -1,0 +1,120 @@
+"""A coreset: n of T candidates whose distribution is near that of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixture.coreset.costs import Costs
+from mixture.coreset.exchange import exchanged
+from mixture.coreset.greedy import served
+from mixture.coreset.pairs import MOST_CELLS, cheapest, demands, one_by_one
+from mixture.coreset.transport import transport
+from mixture.errors import UsageError
+
+Progress = Callable[[int, int], None]
+# Exact transports that exchanges may take.
+SOLVE = 50
+ALL, EXACT, PAIRS, GREEDY, RANDOM = "all rows", "exact", "cheapest pairs", "greedy and exchanges", "random"
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """A choice.
+
+    rows:      (n,) numbers of candidates, ascending
+    nearest:   (n,) the target row that each is nearest to; cost: (n,) its cost there
+    method:    all rows; exact: no choice of so many rows has a lower transport; cheapest pairs; greedy and exchanges;
+               random
+    transport: OT_c(μ_S, μ_V), exact; NaN where it is too large to be computed
+    greedy:    that before exchanges; NaN where there were none
+    exchanges: made
+    """
+
+    rows: NDArray[np.int64]
+    nearest: NDArray[np.int64]
+    cost: NDArray[np.float32]
+    method: str
+    transport: float
+    greedy: float = float("nan")
+    exchanges: int = 0
+
+
+def choose(
+    costs: Costs, n: int, *, seed: int = 42, solve: int = SOLVE, cut: int = 30, most_cells: int = MOST_CELLS,
+    progress: Progress = lambda done, total: None,
+) -> Coreset:  # fmt: skip
+    """n rows S that make OT_c(μ_S, μ_V) least, uniform on both sides.
+
+    Fewer rows than target rows: greedy, then exchanges (`solve` exact transports at most, `cut` rows of either side).
+    As many or more: exactly, where the costs of the rows near the target are at most `most_cells`; else pair by pair.
+    Where n is no multiple of V, target rows count as n/V rounded up or down, by seed.
+    """
+    total, v = costs.shape
+    if not 1 <= n <= total:
+        raise UsageError(f"`budget` is {n:,} of {total:,} rows; allowed: 1 to {total:,}")
+    if n == total:
+        return described(costs, np.arange(total), ALL, most_cells=most_cells)
+    if n < v:
+        first = served(costs, n, progress)
+        if n * v > most_cells:
+            return described(costs, np.sort(first), GREEDY, most_cells=most_cells)
+        found = exchanged(costs, first, solve=solve, cut=cut, progress=progress)
+        return described(costs, np.sort(found.rows), GREEDY, most_cells=most_cells, greedy=found.before,
+                         exchanges=found.exchanges)  # fmt: skip
+    wanted = demands(n, v, seed)
+    if (rows := cheapest(costs, wanted, most_cells=most_cells, progress=progress)) is not None:
+        return described(costs, rows, EXACT, most_cells=most_cells)
+    return described(costs, np.sort(one_by_one(costs, wanted, progress)), PAIRS, most_cells=most_cells)
+
+
+def described(
+    costs: Costs, rows: NDArray[np.int64], method: str, *, most_cells: int = MOST_CELLS,
+    greedy: float = float("nan"), exchanges: int = 0,
+) -> Coreset:  # fmt: skip
+    """A choice of these rows, ascending, with what is said of it."""
+    nearest, cost = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), 8192):
+        block = costs.rows(rows[start : start + 8192])
+        nearest[start : start + 8192] = block.argmin(axis=1)
+        cost[start : start + 8192] = block.min(axis=1)
+    value = float("nan")
+    if 0 < len(rows) * costs.shape[1] <= most_cells:
+        value = transport(costs.rows(rows)).value
+    return Coreset(rows, nearest, cost, method, value, greedy, exchanges)
+
+
+def random_rows(total: int, n: int, seed: int) -> NDArray[np.int64]:
+    """The baseline: n of `total` rows, each as likely as the others, ascending."""
+    return np.sort(np.random.default_rng([seed, total, n]).permutation(total)[:n])
+
+
+def quotas(weights: Mapping[str, float], sizes: Mapping[str, int], n: int) -> dict[str, int]:
+    """How many of n rows each collection gives, by weights, rounded by the largest remainders. One that has fewer gives
+    all, and the others give what it lacks, by their weights.
+
+    Raises `UsageError` where all together have fewer.
+
+    >>> quotas({"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 3, "b": 100, "c": 100}, 50)
+    {'a': 3, 'b': 28, 'c': 19}
+    """
+    open_ = {name: weight for name, weight in weights.items() if weight > 0}
+    if not 1 <= n <= (held := sum(sizes[name] for name in open_)):
+        raise UsageError(f"`budget` is {n:,}; allowed: 1 to {held:,}, the rows of the collections with a weight")
+    found, left = dict.fromkeys(weights, 0), n
+    while True:
+        exact = {name: left * weight / sum(open_.values()) for name, weight in open_.items()}
+        if not (full := [name for name, quota in exact.items() if quota >= sizes[name]]):
+            break
+        for name in full:
+            found[name] = sizes[name]
+            left -= sizes[name]
+            del open_[name]
+    found |= {name: int(quota) for name, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
+    for name in by_remainder[: n - sum(found.values())]:
+        found[name] += 1
+    return found

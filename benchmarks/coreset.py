@@ -1,6 +1,6 @@
 """Do chosen rows teach more than random ones? Coresets of real collections, with a pretrained static student.
 
-    python benchmarks/coreset.py [--data DIR] [--work DIR] [--steps 400] [--seeds 5]
+    python benchmarks/coreset.py [--data DIR] [--work DIR] [--steps 200] [--seeds 5]
     python benchmarks/coreset.py --scale
 
 Twelve collections, equally weighted, near-duplicates and test queries taken out, BM25 negatives. The target is the half
@@ -94,22 +94,18 @@ class Bench:
 
 
 def prepare(store: Store, data: Path) -> None:
-    if store.rows("SELECT 1 FROM mixtures WHERE name = 'proportional'"):
+    if store.rows("SELECT 1 FROM mixtures WHERE name = 'uniform'"):
         return
     jobs.ingest(store, [data / "raw" / name for name in COLLECTIONS], cards=HERE / "cards")
     jobs.dedup(store)
     jobs.decontaminate(store, [*sorted((data / "decontaminate").glob("*.jsonl.gz")), data / "eval"])
     jobs.mine(store)
-    for name in ("uniform", "proportional"):
-        jobs.create(store, name, weights=name)
+    jobs.create(store, "uniform")
 
 
 def mixtures(bench: Bench) -> dict[str, Callable[[int], str]]:
     """Name -> the mixture that a seed trains on."""
-    made: dict[str, Callable[[int], str]] = {
-        "uniform": lambda _: "uniform:1",
-        "proportional": lambda _: "proportional:1",
-    }
+    made: dict[str, Callable[[int], str]] = {"uniform": lambda _: "uniform:1"}
     for budget in BUDGETS:
         for way, shares in (("core", "mixture"), ("free", "free")):
 
@@ -201,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MIXTURE_REAL_DATA") or "../shared/data")
     parser.add_argument("--work", type=Path, default=Path("runs/coreset"))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)

@@ -16,6 +16,7 @@ from mixture.console import completion, sentences
 from mixture.console.collections import app as collection_commands
 from mixture.console.create import app as making_commands
 from mixture.console.data import app as data_commands
+from mixture.console.forget import app as withdrawing_commands
 from mixture.console.mining import app as mining_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mixture.embeddings import Encode
     from mixture.mining.miners import Rescore
     from mixture.store import Store
-    from trainers import Trained
+    from trainers import CheckedRun, Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -64,6 +65,7 @@ ShowOption = Annotated[bool, typer.Option("--settings", help="Show all settings 
 
 
 app.add_typer(data_commands)
+app.add_typer(withdrawing_commands)
 app.add_typer(mining_commands)
 app.add_typer(collection_commands)
 app.add_typer(making_commands)
@@ -108,6 +110,12 @@ class _Models:
         import trainers
 
         return trainers.rescore_with(model)
+
+    @staticmethod
+    def check_forgotten(store: Store, run: str, what: str | None, **more: Any) -> CheckedRun:
+        import trainers
+
+        return trainers.check_forgotten(store, run, what, **more)
 
     @staticmethod
     def import_run(store: Store, folder: Path) -> Trained:

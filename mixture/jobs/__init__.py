@@ -4,9 +4,10 @@ saved or by what names it; files and folders as str or Path; `progress` is calle
 from mixture.jobs.collections import remove, rename
 from mixture.jobs.contamination import matches
 from mixture.jobs.create import CreatedMixture, Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate, forget
+from mixture.jobs.decontaminate import decontaminate, unregister
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
+from mixture.jobs.forget import Forgetting, forget
 from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview
 from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
@@ -29,6 +30,7 @@ __all__ = [
     "Copied",
     "CreatedMixture",
     "Exported",
+    "Forgetting",
     "IngestResult",
     "Maintained",
     "MiningResult",
@@ -65,5 +67,6 @@ __all__ = [
     "tag",
     "undo",
     "undo_mining",
+    "unregister",
     "verify",
 ]

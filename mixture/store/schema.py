@@ -189,7 +189,15 @@ ALTER TABLE evaluations ADD COLUMN "precision" VARCHAR;
 ALTER TABLE evaluations ADD COLUMN revision VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13)
+# Contents that mixtures pin and that hold forgotten rows, with how many, by the name that the collection had in the
+# mixture; `snapshot_before` is that of their removals. Why rows were forgotten, in the words of who did.
+FORGOTTEN_CONTENTS = """
+CREATE TABLE forgotten_contents (collection VARCHAR NOT NULL, digest VARCHAR NOT NULL, num_forgotten BIGINT NOT NULL,
+    snapshot_before BIGINT NOT NULL);
+ALTER TABLE removals ADD COLUMN note VARCHAR
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, FORGOTTEN_CONTENTS)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

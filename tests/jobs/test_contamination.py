@@ -217,8 +217,8 @@ def test_a_suite_keeps_its_rule_and_can_be_forgotten(store: Store, suite: Path, 
     rule = store.rows("SELECT suite, distance, passage_overlap FROM test_suites")
     assert rule == [{"suite": "desk", "distance": 16, "passage_overlap": None}]
     with pytest.raises(UsageError, match="no test suite 'dsk'; did you mean 'desk'"):
-        jobs.forget(store, "dsk")
-    assert jobs.forget(store, "desk") == ["desk"]
+        jobs.unregister(store, "dsk")
+    assert jobs.unregister(store, "desk") == ["desk"]
     assert [store.rows(f"FROM {table}") for table in ("test_suites", "test_queries", "test_passages")] == [[]] * 3
     assert jobs.matches(store) == {}
     assert jobs.create(store, "fine").version == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -37,10 +38,6 @@ from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
-    from mixture.embeddings import Encode
-    from mixture.mining.miners import Rescore
-    from mixture.store import Store
-    from trainers import CheckedRun, Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -97,31 +94,15 @@ def _show_version(asked: bool) -> None:
 
 
 class _Models:
-    """What loads models, for when one is asked for."""
+    """The functions of `trainers` by name, for commands of the data side, which knows no model; loaded when called."""
 
-    @staticmethod
-    def encode_with(model: str, *, processes: int = 1, engine: str = "local") -> Encode:
-        import trainers
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            import trainers
 
-        return trainers.encode_with(model, processes=processes, engine=engine)
+            return getattr(trainers, name)(*given, **more)
 
-    @staticmethod
-    def rescore_with(model: str) -> Rescore:
-        import trainers
-
-        return trainers.rescore_with(model)
-
-    @staticmethod
-    def check_forgotten(store: Store, run: str, what: str | None, **more: Any) -> CheckedRun:
-        import trainers
-
-        return trainers.check_forgotten(store, run, what, **more)
-
-    @staticmethod
-    def import_run(store: Store, folder: Path) -> Trained:
-        import trainers
-
-        return trainers.import_run(store, folder)
+        return call
 
 
 @app.callback()
@@ -137,7 +118,7 @@ def main(
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
     if cache is not None:
         os.environ["MIXTURE_CACHE"] = str(cache.expanduser().resolve())  # the processes of a job find it too
-    ctx.obj = _Models  # for commands of the data side, which knows no model
+    ctx.obj = _Models()
 
 
 @app.command("learn-weights", cls=WithSettings)

@@ -35,7 +35,8 @@ class ForgottenRows(UsageError):
     def __init__(self, mixture: str | None, held: Mapping[str, int]) -> None:
         self.mixture, self.held = mixture, dict(held)
         source = "REF" if mixture is None else repr(mixture)
-        super().__init__(f"{self.says}; jobs.create(store, NAME, source={source}, refresh=True) makes it anew without")
+        step = f"jobs.create(store, NAME, source={source}, refresh=True)"
+        super().__init__(f"{self.says}; {step} makes it anew without them")
 
     def __reduce__(self) -> tuple[type[ForgottenRows], tuple[str | None, dict[str, int]]]:
         return ForgottenRows, (self.mixture, self.held)

@@ -57,7 +57,7 @@ def forget(
 
             result = jobs.forget(lake, what, where=where, apply=apply, undo=undo, reason=reason, progress=progress)
     if check is not None:
-        _show_check(found, as_json=as_json)
+        _show_check(found, named=what is not None or where is not None, as_json=as_json)
     elif as_json:
         print_json(_plain(result))
     else:
@@ -128,12 +128,14 @@ def _lines(result: Forgetting) -> Iterator[str]:
         yield f"next: {step}, then train again{'' if done else ', after --apply'}"
 
 
-def _show_check(found: dict[str, Any], *, as_json: bool) -> None:
+def _show_check(found: dict[str, Any], *, named: bool, as_json: bool) -> None:
+    """named: the rows were said, and need not be forgotten."""
     if as_json:
         print_json(found)
         return
+    rows = counted(found["rows"], "such row" if named else "forgotten row")
     say(f"{counted(found['steps'], 'batch')} of run {found['run']}, {counted(found['draws'], 'row')} drawn: "
-        f"{counted(found['drawn'], 'draw')} of {counted(found['rows'], 'forgotten row')}")  # fmt: skip
+        f"{counted(found['drawn'], 'draw')} of {rows}")  # fmt: skip
     sys.stdout.write(f"{found['compared']:,} of the batches are as the run recorded them; its mixtures hold "
                      f"{found['held']:,} of the rows\n")  # fmt: skip
     sys.stdout.write(

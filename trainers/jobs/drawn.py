@@ -48,7 +48,7 @@ class CheckedRun:
     draws:      rows in them
     compared:   batches that the run's own record tells of, in collections and numbers of rows; all of them agree
     rows:       rows looked for
-    held:       those that the run's mixtures have
+    held:       those that the run could draw: its mixtures have them, and they are not held out
     drawn:      draws of these rows; by_row has them by row: collection, example_id, draws, the most first
     with_texts: rows whose texts are known; of the others an old version of the store is gone
     same_query, same_positive, same_negative: draws of other rows that bring an equal query; a positive of such a row as
@@ -138,8 +138,9 @@ def _asked(store: Store, run: Name) -> _Asked:
     row = rows[0]
     config = json.loads(row["config"] or "{}")
     result = row["result"] if row["kind"] in ("finetune", "reference") else None
-    if result and (record := record_if_any(Path(result))).get("run_id") == row["run_id"]:
-        return _of_record(record, result)
+    record = record_if_any(Path(result)) if result else {}
+    if result and record and (row["kind"] == "reference" or record["run_id"] == row["run_id"]):
+        return _of_record(record, result)._replace(run=row["run_id"])
     if row["kind"] in ("finetune", "reference"):
         settings: FinetuneSettings | LearningSettings = _settings(FinetuneSettings, config)
     elif row["kind"] == "tdro" and "target" not in config:

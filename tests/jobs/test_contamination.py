@@ -262,6 +262,8 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
             "DROP TABLE minings",
             "DROP TABLE positive_scores",
             "DROP TABLE answers",
+            "DROP TABLE forgotten_contents",
+            "ALTER TABLE removals DROP COLUMN note",
             "ALTER TABLE mixture_weights DROP COLUMN miners",
             *(
                 f'ALTER TABLE evaluations DROP COLUMN "{name}"'

@@ -551,7 +551,7 @@ MISTAKES = [
      "leaves no collection with weight above 0"),
     (["--from", "base", "--blend", "sliced"], "as tdro:0.3 or tdro:2:0.3"),
     (["--from", "base", "--drop", "mono", "--uniform"], "--from REF takes --set, --drop, --blend and --refresh only"),
-    (["--from", "base", "--drop", "mono", "--slice", "poly:language"], "takes --set, --drop, --blend and --refresh only"),
+    (["--from", "base", "--drop", "mono", "--slice", "poly:language"], "--drop, --blend and --refresh only"),
     (["--sql", "SELECT 1 AS a"], "gives the columns a; allowed: collection and weight"),
     (["--sql", "SELECT 'mono', 'x'"], "gives 'mono' the weight 'x'; allowed: a number"),
     (["--sql", "SELECT 'mono', 1 UNION ALL SELECT 'mono', 2"], "'mono' twice"),

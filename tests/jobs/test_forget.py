@@ -158,6 +158,9 @@ def test_a_mixture_made_anew_has_the_same_weights_without_the_rows(mixed: Store)
         data = materialise(mixed, made.spec)
         held = {id for part in data.components.values() for id in part.example_ids().to_pylist()}
         assert held and not held & {id for _, id in gone}
+    (part,) = slices.spec.components
+    kept = mixed.rows("SELECT example_id FROM selected_examples WHERE selection = ?", [part.selection])
+    assert kept and not {row["example_id"] for row in kept} & {id for _, id in gone}
     # Unchanged collections have the content that they had.
     assert {c.name: c.digest for c in anew.spec.components if c.name != "easy"} == {
         c.name: c.digest for c in both.spec.components if c.name != "easy"

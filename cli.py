@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from mixture.console.collections import app as collection_commands
 from mixture.console.coreset import app as coreset_commands
 from mixture.console.create import app as making_commands
 from mixture.console.data import app as data_commands
+from mixture.console.forget import app as withdrawing_commands
 from mixture.console.mining import app as mining_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
@@ -37,10 +39,6 @@ from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
-    from mixture.embeddings import Encode
-    from mixture.mining.miners import Rescore
-    from mixture.store import Store
-    from trainers import Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -65,6 +63,7 @@ ShowOption = Annotated[bool, typer.Option("--settings", help="Show all settings 
 
 
 app.add_typer(data_commands)
+app.add_typer(withdrawing_commands)
 app.add_typer(mining_commands)
 app.add_typer(collection_commands)
 app.add_typer(making_commands)
@@ -97,25 +96,15 @@ def _show_version(asked: bool) -> None:
 
 
 class _Models:
-    """What loads models, for when one is asked for."""
+    """The functions of `trainers` by name, for commands of the data side, which knows no model; loaded when called."""
 
-    @staticmethod
-    def encode_with(model: str, *, processes: int = 1, engine: str = "local") -> Encode:
-        import trainers
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            import trainers
 
-        return trainers.encode_with(model, processes=processes, engine=engine)
+            return getattr(trainers, name)(*given, **more)
 
-    @staticmethod
-    def rescore_with(model: str) -> Rescore:
-        import trainers
-
-        return trainers.rescore_with(model)
-
-    @staticmethod
-    def import_run(store: Store, folder: Path) -> Trained:
-        import trainers
-
-        return trainers.import_run(store, folder)
+        return call
 
 
 @app.callback()
@@ -131,7 +120,7 @@ def main(
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
     if cache is not None:
         os.environ["MIXTURE_CACHE"] = str(cache.expanduser().resolve())  # the processes of a job find it too
-    ctx.obj = _Models  # for commands of the data side, which knows no model
+    ctx.obj = _Models()
 
 
 @app.command("learn-weights", cls=WithSettings)

@@ -7,7 +7,10 @@ lines; the exit code is the class's `exit_code`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+# Components that a message names.
+SHOWN = 8
 
 
 class MixtureError(Exception):
@@ -20,6 +23,32 @@ class UsageError(MixtureError):
     """The caller's mistake: a wrong name, path or value. Exit code 2."""
 
     exit_code = 2
+
+
+class ForgottenRows(UsageError):
+    """A mixture pins rows that were forgotten (`mixture.jobs.forget`), so that nothing reads its contents any more.
+
+    mixture: its id; None where only a content of it is at hand
+    held:    how many forgotten rows each component has, by name
+    """
+
+    def __init__(self, mixture: str | None, held: Mapping[str, int]) -> None:
+        self.mixture, self.held = mixture, dict(held)
+        source = "REF" if mixture is None else repr(mixture)
+        step = f"jobs.create(store, NAME, source={source}, refresh=True)"
+        super().__init__(f"{self.says}; {step} makes it anew without them")
+
+    def __reduce__(self) -> tuple[type[ForgottenRows], tuple[str | None, dict[str, int]]]:
+        return ForgottenRows, (self.mixture, self.held)
+
+    @property
+    def says(self) -> str:
+        """Which rows of which components, without the next step."""
+        total = sum(self.held.values())
+        shown = [f"{name} ({count:,})" for name, count in self.held.items()]
+        more = f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else ""
+        name = "the mixture" if self.mixture is None else f"mixture {self.mixture}"
+        return f"{name} holds {total:,} forgotten row{'s' * (total != 1)}: {', '.join(shown[:SHOWN])}{more}"
 
 
 class StoreError(MixtureError):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trainers.finetune.config import FinetuneSettings
     from trainers.jobs.ablate import ablate
     from trainers.jobs.bring import import_run
+    from trainers.jobs.drawn import CheckedRun, check_forgotten
     from trainers.jobs.encode import encode_with
     from trainers.jobs.evaluate import compare, evaluate
     from trainers.jobs.folder import Trained, train_on_folder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ablation",
+    "CheckedRun",
     "FinetuneSettings",
     "LearnedMixtures",
     "LearningSettings",
@@ -31,6 +33,7 @@ __all__ = [
     "Trained",
     "Verdict",
     "ablate",
+    "check_forgotten",
     "compare",
     "encode_with",
     "evaluate",
@@ -45,6 +48,7 @@ __all__ = [
 # Loaded when asked for: torch takes seconds, and a machine without duckdb trains on a folder.
 _HOME = {
     "Ablation": "trainers.learning.ablation",
+    "CheckedRun": "trainers.jobs.drawn",
     "FinetuneSettings": "trainers.finetune.config",
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
@@ -53,6 +57,7 @@ _HOME = {
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",
     "ablate": "trainers.jobs.ablate",
+    "check_forgotten": "trainers.jobs.drawn",
     "compare": "trainers.jobs.evaluate",
     "encode_with": "trainers.jobs.encode",
     "evaluate": "trainers.jobs.evaluate",

@@ -62,7 +62,8 @@ def measured(store: Store, collection: str) -> Facts:
         store,
         """SELECT (SELECT count(DISTINCT file) FROM sources WHERE collection = $c) AS files,
                   (SELECT count(*) FROM rejects WHERE collection = $c) AS rejected,
-                  (SELECT count(*) FROM removals WHERE collection = $c AND suite IS NULL) AS repeats,
+                  (SELECT count(*) FROM removals WHERE collection = $c AND suite IS NULL
+                   AND reason <> 'forgotten') AS repeats,
                   (SELECT count(*) FROM removals WHERE collection = $c AND suite IS NOT NULL) AS test_queries""",
         collection,
     )

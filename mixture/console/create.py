@@ -54,6 +54,8 @@ def create(
         autocompletion=completion.collections)] = None,
     blend: Annotated[str | None, typer.Option(
         "--blend", help="With --from: REF:SHARE, another mixture and its share, mixed in last")] = None,
+    refresh: Annotated[bool, typer.Option(
+        "--refresh", help="With --from: its weights on what its collections and slices hold today")] = False,
     allow_contaminated: Annotated[bool, typer.Option(
         "--allow-contaminated", help="Also with rows of a registered test suite in it")] = False,
     store: StoreOption = None, as_json: JsonOption = False,
@@ -67,11 +69,12 @@ def create(
     if (unimax is None) != (budget is None):
         raise UsageError("--unimax EPOCHS and --budget EXAMPLES go together; a run's budget is its steps x batch size")
     changes, parts = (fixed, dropped, blend), (collection, slice_, where, selection, miners)
-    if (source is None) == any(changes):
+    if (source is None) == (any(changes) or refresh):
         raise UsageError("--from REF and its changes go together: --set COLLECTION=WEIGHT, --drop COLLECTION, "
-                         "--blend REF:SHARE")  # fmt: skip
+                         "--blend REF:SHARE, --refresh")  # fmt: skip
     if source is not None and (any(ways) or any(parts)):
-        raise UsageError("--from REF takes --set, --drop and --blend only; to weigh or slice, create without --from")
+        raise UsageError("--from REF takes --set, --drop, --blend and --refresh only; to weigh or slice, create "
+                         "without --from")  # fmt: skip
     rule: jobs.Weights = "proportional" if proportional else "uniform"
     if temperature is not None:
         rule = jobs.Temperature(temperature)
@@ -84,7 +87,7 @@ def create(
             lake, name, weights=rule, collections=collection or (), slices=slice_ or (), where=where or (),
             selections=selection or (), miners=miners or (), min_examples=min_examples, source=source,
             fixed=_weights_of(fixed or ()), dropped=dropped or (), blend=None if blend is None else _parse_blend(blend),
-            allow_contaminated=allow_contaminated,
+            refresh=refresh, allow_contaminated=allow_contaminated,
         )  # fmt: skip
         show_mixture(made, lake, as_json)
         sys.stderr.writelines(f"note: {remark}\n" for remark in made.remarks)

@@ -187,7 +187,7 @@ def decontaminate(
         raise UsageError("--forget unregisters suites; it goes with no other option")
     with _open(store) as lake, bar("decontaminate") as progress:
         if forget:
-            forgotten = jobs.forget(lake, forget)
+            forgotten = jobs.unregister(lake, forget)
         elif undo:
             results = jobs.undo(lake, "decontaminate", dry_run=dry_run)
         else:

@@ -31,6 +31,13 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture decontaminate --against eval/": "a folder of suites in BEIR layout",
         "mixture decontaminate --against nanobeir": "suites by name",
     },
+    "forget": {
+        "mixture forget --where \"language = 'de'\"": "the same of a condition",
+        "mixture forget withdrawn.csv": "what must be retrained without these rows",
+        "mixture forget nq --apply --reason licence": "",
+        "mixture forget --check model": "count what a model's run draws of forgotten rows",
+        "mixture forget --undo": "put back what the last one took out",
+    },
     "mine": {
         "mixture mine": "BM25 negatives for all examples without any",
         "mixture mine nq --miner all-MiniLM-L6-v2 --per-query 7": "with a model",

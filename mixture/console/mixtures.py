@@ -14,8 +14,8 @@ from mixture.console import completion
 from mixture.console.options import CardsOption, DataOption, JsonOption, StoreOption, open_store
 from mixture.console.output import print_json, print_rows
 from mixture.console.progress import bar
-from mixture.console.sentences import made, say
-from mixture.errors import UsageError
+from mixture.console.sentences import made, refused, say
+from mixture.errors import ForgottenRows, UsageError
 from mixture.store import Store
 
 # What a list needs is imported here, the rest by the command that needs it; what answers at once goes past
@@ -36,6 +36,8 @@ def list_mixtures(store: StoreOption = None, as_json: JsonOption = False) -> Non
         print_json(rows)
         return
     shown = [row | {name: ", ".join(row[name] or ()) for name in ("tags", "parents")} for row in rows[:LISTED]]
+    if not any(row["forgotten"] for row in shown):
+        shown = [{name: value for name, value in row.items() if name != "forgotten"} for row in shown]
     print_rows(shown, as_json=False, drop=("parents", "heaviest_weight", "created", "collections"),
                whole=("reference",), lines=1)  # fmt: skip
     if len(rows) > LISTED:
@@ -76,6 +78,8 @@ def show_mixture(mixture: registry.SavedMixture, lake: Store, as_json: bool) -> 
     print_rows(body["components"], as_json=False, drop=("digest", "loss_weight"), lines=1)
     if body["missing"]:
         sys.stdout.write(f"the store lacks {len(body['missing'])} of these collections: {', '.join(body['missing'])}\n")
+    if body["forgotten"]:
+        sys.stdout.write(refused(ForgottenRows(body["id"], body["forgotten"])) + "\n")
 
 
 @app.command()

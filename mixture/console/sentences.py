@@ -6,9 +6,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixture.errors import ForgottenRows
+
 Rows = Sequence[Mapping[str, Any]]
 NAMED = 3
-PLURALS = {"test query": "test queries", "test query or passage": "test queries or passages", "replaced": "replaced"}
+PLURALS = {
+    "batch": "batches",
+    "test query": "test queries",
+    "test query or passage": "test queries or passages",
+    "replaced": "replaced",
+    "forgotten": "forgotten",
+}
 
 
 def say(sentence: str) -> None:
@@ -88,6 +96,11 @@ def evaluated(rows: Rows) -> str:
     metric = next(iter(rows[0]["metrics"]))
     scores = [100 * row["metrics"][metric] for row in rows if metric in row["metrics"]]
     return f"mean {metric.replace('ndcg', 'nDCG')} {sum(scores) / len(scores):.1f} on {counted(len(scores), 'suite')}"
+
+
+def refused(error: ForgottenRows) -> str:
+    """What to do about a mixture that holds forgotten rows, as a command."""
+    return f"{error.says}; make it anew without them: mixture create NAME --from {error.mixture or 'REF'} --refresh"
 
 
 def counted(number: int, what: str) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 import typer.core
 
 from mixture.console.examples import EXAMPLES, examples
+from mixture.console.sentences import refused
 from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
-from mixture.errors import MixtureError, UsageError
+from mixture.errors import ForgottenRows, MixtureError, UsageError
 
 _running: list[Any] = []  # the command that runs now
 
@@ -28,6 +29,7 @@ AFTERWARDS = {
     "ingest": "files that were done are stored; the same command goes on with the next one",
     "dedup": AT_ONCE,
     "decontaminate": AT_ONCE,
+    "forget": AT_ONCE,
     "mine": "collections that were done are stored; the same command goes on with the rest, but with COLLECTIONS or "
     "--replace it starts over",
     "store": "a part of a copy is no store; the same command goes on with it",
@@ -148,6 +150,8 @@ def _given_before(ctx: Any, command: Any) -> dict[str, Any]:
 
 
 def _plain(error: Exception, arguments: list[str], command: Any) -> int:
+    if isinstance(error, ForgottenRows):
+        return _fail(refused(error), error.exit_code)
     if isinstance(error, MixtureError):
         return _fail(as_options(str(error), command), error.exit_code)
     if hasattr(error, "format_message"):  # typer's own: an unknown command or option, a missing argument

@@ -40,8 +40,9 @@ def _said(node: Ancestor) -> str:
         return f"{node.reference}  {node.id}  (shown above)"
     origin = f"imported from {node.imported_from}" if node.imported_from else None
     day = f"{node.created_at:%Y-%m-%d %H:%M}"
+    held = f"{node.forgotten:,} forgotten row{'s' * (node.forgotten != 1)}" if node.forgotten else None
     cut = f"(more: mixture log {node.id})" if node.cut else None
-    return "  ".join(filter(None, (node.reference, node.id, day, node.note, origin, cut)))
+    return "  ".join(filter(None, (node.reference, node.id, day, node.note, origin, held, cut)))
 
 
 def _said_of_run(run: Run) -> Iterator[str]:

@@ -5,9 +5,10 @@ from mixture.jobs.collections import remove, rename
 from mixture.jobs.contamination import matches
 from mixture.jobs.coreset import MadeCoreset, coreset
 from mixture.jobs.create import CreatedMixture, Sql, Temperature, UniMax, Weights, create, select
-from mixture.jobs.decontaminate import decontaminate, forget
+from mixture.jobs.decontaminate import decontaminate, unregister
 from mixture.jobs.dedup import dedup
 from mixture.jobs.export import Exported, export
+from mixture.jobs.forget import Forgetting, forget
 from mixture.jobs.ingest import IngestResult, NothingStored, Preview, ingest, preview
 from mixture.jobs.mine import MiningResult, mine, undo_mining
 from mixture.jobs.removals import RemovalResult, undo
@@ -30,6 +31,7 @@ __all__ = [
     "Copied",
     "CreatedMixture",
     "Exported",
+    "Forgetting",
     "IngestResult",
     "MadeCoreset",
     "Maintained",
@@ -68,5 +70,6 @@ __all__ = [
     "tag",
     "undo",
     "undo_mining",
+    "unregister",
     "verify",
 ]

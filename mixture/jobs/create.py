@@ -13,6 +13,7 @@ from mixture import registry, transfers
 from mixture.arguments import Names, listed, named
 from mixture.errors import UsageError, unknown_name
 from mixture.jobs.contamination import lines, matches_of, refuse_test_rows
+from mixture.jobs.refresh import refreshed
 from mixture.jobs.repeats import seen
 from mixture.registry import Mixture, Pins, SavedMixture, slices
 from mixture.registry.slices import Slice
@@ -62,7 +63,7 @@ def create(
     store: Store, name: str, *, weights: Weights = "uniform", collections: Names = (), slices: Names = (),
     where: Names = (), selections: Names = (), miners: Names = (), min_examples: int = 1, source: Mixture | None = None,
     fixed: Mapping[str, float] | None = None, dropped: Names = (), blend: tuple[Mixture, float] | None = None,
-    allow_contaminated: bool = False,
+    refresh: bool = False, allow_contaminated: bool = False,
 ) -> CreatedMixture:  # fmt: skip
     """Make a mixture of today's collections or slices of them, or from another mixture with changes; save it as `name`.
 
@@ -76,14 +77,15 @@ def create(
     min_examples: smaller collections and slices are left out
     source:       the mixture to change, in this order: components of `dropped` are left out, those of `fixed` get
                   their weight while the others share the rest, `blend` mixes in another mixture with its share
+    refresh:      first bring `source` to what its collections and slices hold today, with the weights that it has
     allow_contaminated: also where components have rows of a registered test suite (`jobs.matches`)
 
     A mixture that equals the newest of its name is not saved again. Raises `UsageError` for names that mean nothing,
     for a source together with what weighs or slices, and for test data.
     """
     given = (listed(collections), listed(slices), listed(where), listed(selections), listed(miners))
-    if (source is None) == bool(fixed or listed(dropped) or blend):
-        raise UsageError("`source` and its changes go together: `fixed`, `dropped`, `blend`")
+    if (source is None) == bool(fixed or listed(dropped) or blend or refresh):
+        raise UsageError("`source` and its changes go together: `fixed`, `dropped`, `blend`, `refresh`")
     earlier = _references(store)
     if source is None:
         made, remarks = _made(store, name, weights, given, min_examples, allow_contaminated)
@@ -91,9 +93,10 @@ def create(
         return _with_remarks(made, [*_test_rows(store, made), *remarks, *_seen(store, made, budget),
                                     *_existed(earlier, made)])  # fmt: skip
     if any(given) or weights != "uniform":
-        raise UsageError("`source` takes `fixed`, `dropped` and `blend` alone; to weigh or slice, create without it")
-    made = _changed(store, name, source, fixed or {}, listed(dropped), blend, allow_contaminated)
-    return _with_remarks(made, [*_test_rows(store, made), *_seen(store, made), *_existed(earlier, made)])
+        raise UsageError("`source` takes `fixed`, `dropped`, `blend` and `refresh` alone; to weigh or slice, create "
+                         "without it")  # fmt: skip
+    made, remarks = _changed(store, name, source, fixed or {}, listed(dropped), blend, refresh, allow_contaminated)
+    return _with_remarks(made, [*_test_rows(store, made), *remarks, *_seen(store, made), *_existed(earlier, made)])
 
 
 def select(
@@ -330,11 +333,17 @@ def _query_weights(store: Store, query: str) -> dict[str, float]:
 
 def _changed(
     store: Store, name: str, source: Mixture, fixed: Mapping[str, float], dropped: Sequence[str],
-    blend: tuple[Mixture, float] | None, allow_contaminated: bool,
-) -> SavedMixture:  # fmt: skip
-    """The mixture `source` without some components, with weights set, with another mixture mixed in; in this order."""
+    blend: tuple[Mixture, float] | None, refresh: bool, allow_contaminated: bool,
+) -> tuple[SavedMixture, list[str]]:  # fmt: skip
+    """The mixture `source` on today's contents, without some components, with weights set, with another mixture mixed
+    in, in this order; and what is worth knowing of it."""
     parent = registry.resolve(store, source)
     spec, parents, changes = parent.spec, [parent.spec.id], []
+    pins, remarks = None, list[str]()
+    if refresh:
+        new = refreshed(store, parent)
+        spec, pins, remarks = new.spec, new.pins, list(new.remarks)
+        changes.append("on today's contents")
     if dropped:
         spec = transfers.without(spec, dropped)
         changes.append(f"without {', '.join(dropped)}")
@@ -348,4 +357,5 @@ def _changed(
         changes.append(f"{share:g} of {other.reference}")
     if not allow_contaminated:
         refuse_test_rows(store, spec.components)
-    return registry.save(store, spec, name, parents=parents, note=f"{parent.reference}, {', '.join(changes)}")
+    note = f"{parent.reference}, {', '.join(changes)}"
+    return registry.save(store, spec, name, parents=parents, note=note, pins=pins), remarks

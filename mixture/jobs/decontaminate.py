@@ -74,7 +74,7 @@ def decontaminate(
     return results
 
 
-def forget(store: Store, suites: Names) -> list[str]:
+def unregister(store: Store, suites: Names) -> list[str]:
     """Unregister test suites: their rows count as any others from then on. What was taken out stays out; `undo` puts it
     back. Returns the suites' names; an unknown one is a `UsageError`."""
     names = listed(suites)

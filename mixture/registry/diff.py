@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from mixture.registry.names import Mixture, PinnedFacts, SavedMixture, pinned_facts, resolve
 from mixture.specs import Component
-from mixture.store import Store
+from mixture.store import Store, forgotten
 
 SIDES = [
     (f"{name}_{side}", kind)
@@ -35,6 +35,7 @@ class Difference:
                 dropped, examples (other ones are in the slice), content, weight, loss weight; empty where nothing did
     prompts:    the collections whose prompts differ, where both are known: collection, a, b
     settings:   where a run made each of them, what both runs were asked and differs: setting, a, b
+    forgotten:  how many forgotten rows each of them holds that holds any, by its reference
     """
 
     a: SavedMixture
@@ -43,6 +44,7 @@ class Difference:
     rows: tuple[dict[str, Any], ...]
     prompts: tuple[dict[str, Any], ...]
     settings: tuple[dict[str, Any], ...]
+    forgotten: dict[str, int] = field(default_factory=dict)
 
     @property
     def components(self) -> pa.Table:
@@ -56,9 +58,11 @@ class Difference:
 
     def lines(self) -> list[str]:
         """What differs beside the weights, a line each."""
+        held = [f"{name} holds {count:,} forgotten row{'s' * (count != 1)}: nothing trains on it any more"
+                for name, count in self.forgotten.items()]  # fmt: skip
         if self.equal:
-            return ["the two are the same mixture"]
-        result = [f"{self.distance:.2%} of the draws go to another collection"]
+            return ["the two are the same mixture", *held]
+        result = [f"{self.distance:.2%} of the draws go to another collection", *held]
         result += [f"prompts of {p['collection']}: {_joined(p['a'])} -> {_joined(p['b'])}" for p in self.prompts]
         learned = [(side.reference, side.run_id) for side in (self.a, self.b) if side.run_id is not None]
         if len(learned) == 1:
@@ -69,7 +73,7 @@ class Difference:
         """As plain values: what `mixture diff --json` prints."""
         return {"a": _head(self.a), "b": _head(self.b), "equal": self.equal, "distance": self.distance,
                 "components": list(self.rows), "prompts": list(self.prompts),
-                "run": list(self.settings)}  # fmt: skip
+                "run": list(self.settings), "forgotten": self.forgotten}  # fmt: skip
 
 
 def diff(store: Store, a: Mixture, b: Mixture) -> Difference:
@@ -78,9 +82,11 @@ def diff(store: Store, a: Mixture, b: Mixture) -> Difference:
     with store.reading():
         facts = pinned_facts(store, a.spec), pinned_facts(store, b.spec)
         settings = _settings(_run(store, a), _run(store, b))
+        held = {one.reference: sum(forgotten.held_by(store, one.spec.components).values()) for one in (a, b)}
     rows = _components(a, b, *facts)
     distance = math.fsum(abs(row["difference"]) for row in rows) / 2
-    return Difference(a, b, distance, tuple(rows), tuple(_prompts(*facts)), tuple(settings))
+    return Difference(a, b, distance, tuple(rows), tuple(_prompts(*facts)), tuple(settings),
+                      {name: count for name, count in held.items() if count})  # fmt: skip
 
 
 def _head(mixture: SavedMixture) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixture.registry.names import saved_mixtures
-from mixture.store import Store, layout, registered
+from mixture.store import Store, forgotten, layout, registered
 
 # What a command is writing right now looks like what a killed one left behind.
 LEFTOVER_SECONDS = 24 * 3600
@@ -69,9 +69,12 @@ def _materialised(store: Store) -> Iterator[tuple[Path, str]]:
             yield file, "a mixture that was not saved"
         elif file.stem in at_work:
             digests |= {c["digest"] for c in json.loads(file.read_text("utf-8"))["components"]}
+    gone = {digest for _, digest in forgotten.counts(store)}
     for folder in layout.components(root):
         if folder.name not in digests:
             yield folder, "a content that no mixture pins"
+        elif folder.name in gone:  # a kill may have left it
+            yield folder, "a content with rows that are forgotten"
 
 
 def _models(store: Store) -> Iterator[tuple[Path, str]]:

@@ -14,7 +14,7 @@ from mixture.holdout import FEWEST
 from mixture.registry import slices
 from mixture.registry.slices import Slice, slice_of
 from mixture.specs import Component, MixtureSpec
-from mixture.store import Store, read
+from mixture.store import Store, forgotten, read
 from mixture.text.form import normalise_text
 
 TRAIN, HELD_OUT = "train", "held out"
@@ -41,6 +41,7 @@ def hold_out(store: Store, spec: MixtureSpec, share: float) -> tuple[MixtureSpec
 
 def held_apart(store: Store, spec: MixtureSpec, share: float) -> dict[str, tuple[Component, Component | None]]:
     """The same by the name of the component in `spec`: what is trained on, and what is held out or None."""
+    forgotten.refuse(store, spec)
     found: dict[str, tuple[Component, Component | None]] = {}
     for c in spec.components:
         parts = _parts(store, c, share)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from mixture.registry.names import Mixture, resolve
-from mixture.store import Store, layout
+from mixture.store import Store, forgotten, layout
 
 # Generations shown; a pipeline that makes each mixture from the last one comes to thousands.
 MOST_GENERATIONS = 50
@@ -33,6 +33,7 @@ class Ancestor:
 
     seen: it stands in the tree already, and is not unfolded again
     cut:  it has parents, but `MOST_GENERATIONS` stand above it
+    forgotten: how many forgotten rows it holds
     """
 
     id: str
@@ -44,6 +45,7 @@ class Ancestor:
     seen: bool = False
     cut: bool = False
     parents: tuple[Ancestor, ...] = ()
+    forgotten: int = 0
 
 
 def log(store: Store, mixture: Mixture) -> Ancestor:
@@ -54,7 +56,11 @@ def log(store: Store, mixture: Mixture) -> Ancestor:
         for row in store.rows(f"SELECT mixture, {', '.join(COLUMNS)} FROM mixtures ORDER BY created_at"):
             by_id.setdefault(row["mixture"], row)
         runs = {row["run_id"]: row for row in store.rows("SELECT run_id, kind, status, mixture, config FROM runs")}
+        gone = forgotten.by_mixture(store)
     by_id[saved.spec.id] = {name: getattr(saved, name) for name in COLUMNS}
+    for id, count in gone.items():
+        if id in by_id:
+            by_id[id] |= {"forgotten": count}
     return _ancestor(saved.spec.id, by_id, runs, set(), MOST_GENERATIONS)
 
 
@@ -74,7 +80,7 @@ def _ancestor(
     cut = bool(parents) and generations <= 1
     above = () if cut else tuple(_ancestor(p, by_id, runs, seen, generations - 1) for p in parents)
     return Ancestor(mixture, reference, saved["created_at"], saved["note"], saved["imported_from"], run, cut=cut,
-                    parents=above)  # fmt: skip
+                    parents=above, forgotten=saved.get("forgotten", 0))  # fmt: skip
 
 
 def _run(run: str, runs: dict[str, dict[str, Any]], above: frozenset[str]) -> Run:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from mixture.errors import UsageError
 from mixture.registry.names import SavedMixture
 from mixture.specs import Component, MixtureSpec
-from mixture.store import Store, read
+from mixture.store import Store, forgotten, read
 from mixture.store.materialise import PASSAGES, PLACES, with_content, write_arrow
 
 ROWS_AT_ONCE = 4_096
@@ -92,8 +92,9 @@ def write_lines(
     drawn: an example without negatives gets so many passages of its component that are not its positives, always the
            same ones, for readers that need a negative
 
-    Raises `UsageError` where nothing can be drawn.
+    Raises `UsageError` where nothing can be drawn, and `ForgottenRows` where the mixture pins some.
     """
+    forgotten.refuse(store, mixture.spec)
     written, remarks = [], []
     for name, component in file_names(mixture.spec).items():
         work = partial(_write, component=component, file=folder / name, lines=lines, drawn=drawn, scores=scores)

@@ -13,7 +13,7 @@ from mixture.arguments import is_name
 from mixture.errors import UsageError, unknown_name
 from mixture.registry import slices
 from mixture.specs import Component, MixtureSpec, Part
-from mixture.store import Store, files, read
+from mixture.store import Store, files, forgotten, read
 from mixture.store.query import quote
 from mixture.store.surface import meant
 from mixture.store.write import append
@@ -263,20 +263,24 @@ def _component(row: Mapping[str, Any]) -> Component:
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
-    """Every saved mixture, newest first: reference, id, tags, collections, heaviest, created, parents."""
+    """Every saved mixture, newest first: reference, id, tags, collections, heaviest, created, parents, and how many
+    forgotten rows it holds."""
     rows = store.rows(
         """SELECT name || ':' || version AS reference, mixture AS id, num_components AS collections, heaviest,
                   heaviest_weight, parents, strftime(created_at, '%Y-%m-%d %H:%M') AS created, note
            FROM mixtures ORDER BY created_at DESC, name"""
     )
     tagged = tags(store)
-    return [{"reference": r.pop("reference"), "id": r["id"], "tags": tagged.get(r.pop("id"), [])} | r for r in rows]
+    gone = forgotten.by_mixture(store)
+    return [{"reference": r.pop("reference"), "id": r["id"], "tags": tagged.get(r["id"], [])}
+            | r | {"forgotten": gone.get(r.pop("id"), 0)} for r in rows]  # fmt: skip
 
 
 def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
     """A mixture as plain values: what `mixture show` prints. Sizes are those of the time it was made;
-    `missing` are the collections that the store does not hold. Where the mixture has slices, each component says what
-    it is a slice of, and by which rule; where it pins miners, whose negatives it takes."""
+    `missing` are the collections that the store does not hold, `forgotten` the numbers of forgotten rows by component.
+    Where the mixture has slices, each component says what it is a slice of, and by which rule; where it pins miners,
+    whose negatives it takes."""
     facts = pinned_facts(store, mixture.spec)
     held = read.names(store)
     sliced = any(c.slice is not None for c in mixture.spec.components)
@@ -299,6 +303,7 @@ def describe(store: Store, mixture: SavedMixture) -> dict[str, Any]:
         "imported_from": mixture.imported_from,
         "note": mixture.note,
         "missing": sorted({c.collection for c in mixture.spec.components} - held),
+        "forgotten": forgotten.held_by(store, mixture.spec.components),
         "components": components,
     }
 

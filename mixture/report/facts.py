@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mixture import registry
 from mixture.errors import UsageError
@@ -18,7 +18,7 @@ from mixture.report.ablation import Ablation, ablation
 from mixture.report.held_out import HeldOut, held_out
 from mixture.report.learning import Learning, learning
 from mixture.report.scores import Evaluation, Verdict, evaluation, verdict
-from mixture.store import Store
+from mixture.store import Store, forgotten
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class Facts:
     held_out: HeldOut | None
     lineage: Ancestor
     snapshot: int
+    forgotten: dict[str, int] = field(default_factory=dict)
 
     @property
     def present(self) -> list[Component]:
@@ -175,6 +176,7 @@ def gather(
         held_out=held_out(store, mixture.spec.id),
         lineage=tree,
         snapshot=store.snapshot(),
+        forgotten=forgotten.held_by(store, mixture.spec.components),
     )  # fmt: skip
 
 
@@ -230,7 +232,7 @@ def _taken_out(store: Store, names: Sequence[str]) -> tuple[TakenOut, ...]:
            LEFT JOIN (SELECT collection, sum(rows_read) AS rows_read, sum(repeated) AS repeated
                       FROM sources GROUP BY ALL) s USING (collection)
            LEFT JOIN (SELECT collection, count(*) AS n FROM rejects GROUP BY ALL) j USING (collection)
-           LEFT JOIN (SELECT collection, count(*) FILTER (suite IS NULL) AS duplicates,
+           LEFT JOIN (SELECT collection, count(*) FILTER (suite IS NULL AND reason <> 'forgotten') AS duplicates,
                              count(*) FILTER (suite IS NOT NULL) AS tests
                       FROM removals GROUP BY ALL) r USING (collection)
            WHERE list_contains($names, c.collection) ORDER BY c.collection""",

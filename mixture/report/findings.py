@@ -124,6 +124,10 @@ def _from_to(part: Component) -> str:
 
 
 def _availability(facts: Facts) -> Iterator[Finding]:
+    if held := facts.forgotten:
+        total = sum(held.values())
+        yield Finding(f"It holds {count(total, 'row')} that {'was' if total == 1 else 'were'} forgotten "
+                      f"({some(list(held))}): nothing trains on it any more.", "collections", True)  # fmt: skip
     if facts.missing:
         text = (f"This store lacks {len(facts.missing)} of the {len(facts.present)} collections "
                 f"({some(facts.missing)}): the mixture cannot be trained from it.")  # fmt: skip

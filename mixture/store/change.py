@@ -12,6 +12,8 @@ from mixture.errors import UsageError, unknown_name
 from mixture.store.connect import Store
 
 REMOVE, RENAME = "remove", "rename"
+FORGOTTEN = "forgotten"
+"""The reason, in `removals`, of rows that were forgotten (`mixture.store.forgotten`)."""
 # Everything that is today's. What mixtures and runs were made of stays under the name that it had then:
 # `mixture_weights`, `selections`, `run_draws`, `weight_history`.
 TABLES = (
@@ -52,7 +54,8 @@ def remove_collections(store: Store, names: Sequence[str]) -> list[Change]:
                  for name in dict.fromkeys(names)]  # fmt: skip
         for change in found:
             for table in TABLES:
-                connection.execute(f"DELETE FROM {table} WHERE collection = ?", [change.collection])
+                connection.execute(f"DELETE FROM {table} WHERE collection = ? {_but_forgotten(table)}",
+                                   [change.collection])  # fmt: skip
             _log(connection, REMOVE, change, before)
         return found
 
@@ -69,7 +72,8 @@ def bring_back(store: Store) -> list[Change]:
         for (name,) in names:
             for table in TABLES:
                 connection.execute(
-                    f"INSERT INTO {table} BY NAME SELECT * FROM {table} AT (VERSION => {before}) WHERE collection = ?",
+                    f"""INSERT INTO {table} BY NAME SELECT * FROM {table} AT (VERSION => {before})
+                        WHERE collection = ? {_but_forgotten(table)}""",
                     [name],
                 )
         _unlog(connection, REMOVE, before)
@@ -137,6 +141,11 @@ def _call(connection: duckdb.DuckDBPyConnection, old: str, new: str) -> None:
     for table in TABLES:
         connection.execute(f"UPDATE {table} SET collection = ? WHERE collection = ?", [new, old])
     connection.execute("UPDATE removals SET kept_collection = ? WHERE kept_collection = ?", [new, old])
+
+
+def _but_forgotten(table: str) -> str:
+    """What was forgotten stays so when its collection goes: the same file does not bring it back."""
+    return f"AND reason <> '{FORGOTTEN}'" if table == "removals" else ""
 
 
 def _held(connection: duckdb.DuckDBPyConnection, name: str) -> int:

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from mixture.errors import StoreError, UsageError
+from mixture.errors import ForgottenRows, StoreError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.specs import Component, MixtureSpec
-from mixture.store import layout, read
+from mixture.store import forgotten, layout, read
 from mixture.store.connect import Store
 from mixture.store.files import at_version, digest, sha256
 from mixture.store.query import first_lines
@@ -47,12 +47,19 @@ PLACES = f"""SELECT passage_id, (row_number() OVER (ORDER BY passage_id) - 1)::I
              FROM passages SEMI JOIN {USED} USING (passage_id) WHERE collection = $c"""
 
 
-def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> MaterialisedMixture:
+def materialise(
+    store: Store, spec: MixtureSpec, folder: Path | None = None, *, although_forgotten: bool = False
+) -> MaterialisedMixture:
     """Write what is missing of a mixture under `folder` (default `<store>/materialised`) and open it.
 
     A content that the store held when the mixture was made, and today does not, is read from that version of it. Raises
-    `UsageError` where the store lacks a collection, or never held the content that the mixture pins.
+    `UsageError` where the store lacks a collection, or never held the content that the mixture pins, and
+    `ForgottenRows` where it pins forgotten rows.
+
+    although_forgotten: forgotten rows are written too; to look, not to train
     """
+    if not although_forgotten:
+        forgotten.refuse(store, spec)
     root = folder or layout.materialised(store.work)
     loose = [c.name for c in spec.components if not c.digest]
     if loose:
@@ -64,11 +71,14 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     rows = store.rows("SELECT collection, is_symmetric FROM collections")
     symmetric = {row["collection"]: bool(row["is_symmetric"]) for row in rows}
     try:
-        older = [c.name for c in spec.components if not _component(store, c, root, symmetric.get(c.collection))]
+        older = [c.name for c in spec.components
+                 if not _component(store, c, root, symmetric.get(c.collection), although_forgotten)]  # fmt: skip
+    except ForgottenRows as error:
+        raise ForgottenRows(spec.id, error.held) from error
     except UsageError:
         _require_held(store, spec, root)
         raise
-    if older:
+    if older and not although_forgotten:
         logger.warning("mixture %s pins what is no longer today's content of %s; it trains on what it pins, and a new "
                        "mixture on today's", spec.id, ", ".join(older))  # fmt: skip
     index = layout.spec(root, spec.id)
@@ -77,7 +87,9 @@ def materialise(store: Store, spec: MixtureSpec, folder: Path | None = None) -> 
     return MaterialisedMixture.open(root, spec.id)
 
 
-def _component(store: Store, component: Component, root: Path, symmetric: bool | None) -> bool:
+def _component(
+    store: Store, component: Component, root: Path, symmetric: bool | None, although_forgotten: bool
+) -> bool:  # fmt: skip
     """Write a component where it is missing; whether it is today's content. symmetric: as its collection's card says
     today; None where the store has the collection no more."""
     target = layout.component(root, component.digest)
@@ -85,23 +97,42 @@ def _component(store: Store, component: Component, root: Path, symmetric: bool |
         if symmetric is not None:
             _keep_symmetric(target / "component.json", symmetric)
         return True
-    _, today = with_content(store, component, lambda held: _write_component(held, component, target))
+    _, today = with_content(store, component, lambda held: _write_component(held, component, target),
+                            although_forgotten=although_forgotten)  # fmt: skip
     return today
 
 
-def with_content(store: Store, component: Component, work: Callable[[Store], T]) -> tuple[T, bool]:
+def with_content(
+    store: Store, component: Component, work: Callable[[Store], T], *, although_forgotten: bool = False
+) -> tuple[T, bool]:  # fmt: skip
     """What `work` makes of the store that holds the content that a component pins, and whether that is today's; else it
-    is the newest version of which `work` can read all. Raises `UsageError` where there is none."""
+    is the newest version of which `work` can read all. Raises `UsageError` where there is none, and `ForgottenRows`
+    where it has forgotten rows, unless `although_forgotten`."""
     try:
         with store.reading():
             _check(store, component)
             return work(store), True
     except UsageError:
         for version in versions(store, component):
+            gone = None if although_forgotten else forgotten.marked(store, component.collection, version)
             with suppress(StoreError), at_version(store, version, component.selection) as old:
                 if digest(old, component.part) == component.digest:
+                    _refuse_forgotten(old, component, gone)
                     return work(old), False
         raise
+
+
+def _refuse_forgotten(store: Store, component: Component, gone: pa.ChunkedArray | None) -> None:
+    """Raise `ForgottenRows` where a component has some of the examples `gone` in this version of the store."""
+    if gone is None or not len(gone):
+        return
+    store.connection.register("forgotten_ids", pa.table({"example_id": gone}))
+    (found,) = store.rows(
+        f"SELECT count(*) AS n FROM {read.part_examples(component.part)} SEMI JOIN forgotten_ids USING (example_id)",
+        read.part_parameters(component.part, negatives=False),
+    )
+    if found["n"]:
+        raise ForgottenRows(None, {component.name: found["n"]})
 
 
 def versions(store: Store, component: Component) -> list[int]:

@@ -200,7 +200,38 @@ CREATE TABLE coreset_examples (run_id VARCHAR NOT NULL, collection VARCHAR NOT N
     distance DOUBLE NOT NULL, nearest_of VARCHAR NOT NULL, nearest_id VARCHAR NOT NULL, gradient DOUBLE)
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, V14)
+# Contents that mixtures pin and that hold forgotten rows, with how many, by the name that the collection had in the
+# mixture; `snapshot_before` is that of their removals. Why rows were forgotten, in the words of who did.
+V15 = """
+CREATE TABLE forgotten_contents (collection VARCHAR NOT NULL, digest VARCHAR NOT NULL, num_forgotten BIGINT NOT NULL,
+    snapshot_before BIGINT NOT NULL);
+ALTER TABLE removals ADD COLUMN note VARCHAR
+"""
+
+# The loss of each collection without some of a model's layers, for each set of layers that `shrink` tried.
+V16 = """
+CREATE TABLE layer_losses (run_id VARCHAR NOT NULL, removed INTEGER[] NOT NULL, num_removed INTEGER NOT NULL,
+    best BOOLEAN NOT NULL, collection VARCHAR NOT NULL, num_rows BIGINT NOT NULL, loss DOUBLE)
+"""
+
+# Prompts that one was chosen from. Of each round (0: the report) and suite what a prompt scored, with the values of its
+# queries in the suite's order, and a hash of all that decides them, by which another choice finds them; what each is
+# worth over the suites; and what the chosen one gains where it was not chosen.
+V17 = """
+CREATE TABLE prompt_scores (choice VARCHAR NOT NULL, score VARCHAR NOT NULL, model VARCHAR NOT NULL,
+    suite VARCHAR NOT NULL, half VARCHAR, round INTEGER NOT NULL, prompt VARCHAR NOT NULL, num_queries BIGINT NOT NULL,
+    metric VARCHAR NOT NULL, value DOUBLE NOT NULL, query_values DOUBLE[] NOT NULL, scored_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE prompt_choices (choice VARCHAR NOT NULL, model VARCHAR NOT NULL, suites VARCHAR[] NOT NULL, half VARCHAR,
+    objective VARCHAR NOT NULL, radius DOUBLE NOT NULL, relative BOOLEAN NOT NULL, seed BIGINT NOT NULL,
+    prompt VARCHAR NOT NULL, sources VARCHAR[] NOT NULL, num_queries BIGINT NOT NULL, mean DOUBLE NOT NULL,
+    gain DOUBLE NOT NULL, worst DOUBLE NOT NULL, least DOUBLE NOT NULL, weights DOUBLE[] NOT NULL, dropped VARCHAR,
+    chosen BOOLEAN NOT NULL, decided_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE prompt_gains (choice VARCHAR NOT NULL, suites VARCHAR NOT NULL, num_suites INTEGER NOT NULL,
+    num_queries BIGINT NOT NULL, against VARCHAR NOT NULL, score DOUBLE NOT NULL, baseline DOUBLE NOT NULL,
+    gain DOUBLE NOT NULL, low DOUBLE, high DOUBLE, p DOUBLE NOT NULL, decided_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, V14, V15, V16, V17)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

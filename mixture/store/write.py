@@ -11,8 +11,12 @@ import pyarrow.compute as pc
 
 from mixture.errors import StoreError
 from mixture.store import givers
-from mixture.store.change import earlier_names
+from mixture.store.change import FORGOTTEN, earlier_names
 from mixture.store.connect import Store
+
+# What was forgotten too stays out, whatever else took it out before.
+NOT_FORGOTTEN = f"""(r.reason = '{FORGOTTEN}' OR (r.collection, r.example_id) NOT IN
+                     (SELECT (collection, example_id) FROM removals WHERE reason = '{FORGOTTEN}'))"""
 
 
 def remove_examples(store: Store, removals: pa.Table, snapshot: int | None = None) -> pa.Array:
@@ -65,14 +69,14 @@ def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = Fal
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> tuple[pa.Table, int]:
-        removed = _removals(
+        those = f"list_contains($reasons, reason) AND {NOT_FORGOTTEN}"
+        removed = removals_with(
             connection,
-            """list_contains($reasons, reason) AND snapshot_before =
-                   (SELECT max(snapshot_before) FROM removals WHERE list_contains($reasons, reason))""",
+            f"{those} AND snapshot_before = (SELECT max(snapshot_before) FROM removals r WHERE {those})",
             {"reasons": list(reasons)},
         )
         if not dry_run and removed.num_rows:
-            _put_back(connection, removed)
+            put_back(connection, removed)
         rows = removed.filter(removed["given"]).drop_columns("given")
         return rows, removed.num_rows - rows.num_rows
 
@@ -82,32 +86,33 @@ def restore_removed(store: Store, reasons: Sequence[str], *, dry_run: bool = Fal
 def restore_copies(connection: duckdb.DuckDBPyConnection, collection: str) -> int:
     """Put back what dedup took out as a copy of an example in `temp.gone_examples` of the collection, in whatever
     collection that was, as far as files still give it; how many examples."""
-    removed = _removals(
+    removed = removals_with(
         connection,
-        """kept_collection = $c AND kept_id IN (SELECT id FROM temp.gone_examples) AND snapshot_before IS NOT NULL""",
+        f"""kept_collection = $c AND kept_id IN (SELECT id FROM temp.gone_examples) AND snapshot_before IS NOT NULL
+            AND {NOT_FORGOTTEN}""",
         {"c": collection},
     )
     removed = removed.filter(removed["given"])
     for before in pc.unique(removed["snapshot_before"]):
-        _put_back(connection, removed.filter(pc.equal(removed["snapshot_before"], before)))
+        put_back(connection, removed.filter(pc.equal(removed["snapshot_before"], before)))
     return int(removed.num_rows)
 
 
-def _removals(connection: duckdb.DuckDBPyConnection, condition: str, values: dict[str, Any]) -> pa.Table:
-    """Rows of `removals`, and whether a file gives the example still (`given`)."""
+def removals_with(connection: duckdb.DuckDBPyConnection, condition: str, values: dict[str, Any]) -> pa.Table:
+    """Rows of `removals` (in the condition `r`), and whether a file gives the example still (`given`)."""
     # Of a collection that an older version stored, and that was not added to since, there are no links.
     return connection.execute(
         f"""SELECT * EXCLUDE (removed_at), collection NOT IN (SELECT collection FROM file_examples)
                 OR (collection, example_id) IN (SELECT (collection, example_id) FROM file_examples) AS given
-            FROM removals WHERE {condition} ORDER BY collection, example_id""",
+            FROM removals r WHERE {condition} ORDER BY collection, example_id""",
         values,
     ).to_arrow_table()
 
 
-def _put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
+def put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
     """Put back what of these rows of one command is given, and forget that they were removed."""
     before = int(removed["snapshot_before"][0].as_py())
-    connection.register("removed", removed.select(["collection", "example_id"]))
+    connection.register("removed", removed.select(["collection", "example_id", "reason"]))
     back = removed.filter(removed["given"]).select(["collection", "example_id"])
     names = pc.unique(back["collection"]).to_pylist()
     versions = connection.execute(
@@ -115,7 +120,7 @@ def _put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
     ).fetchall()
     # What another process ingested while the command ran is in a later version than the one before it.
     lacking = back
-    for (version,) in versions:
+    for (version,) in versions if back.num_rows else ():
         _copy_from(connection, version, lacking, earlier_names(connection, names, version))
         lacking = connection.execute(
             "SELECT * FROM lacking ANTI JOIN examples USING (collection, example_id)"
@@ -126,7 +131,8 @@ def _put_back(connection: duckdb.DuckDBPyConnection, removed: pa.Table) -> None:
         raise StoreError(f"{lacking.num_rows:,} removed examples of {lacking['collection'][0]} are in no older version "
                          "of the store under the name that it had then; nothing was put back")  # fmt: skip
     connection.execute(
-        "DELETE FROM removals WHERE (collection, example_id) IN (SELECT (collection, example_id) FROM removed)"
+        """DELETE FROM removals WHERE (collection, example_id, reason) IN
+               (SELECT (collection, example_id, reason) FROM removed)"""
     )
     for name in names:
         givers.settle_only(connection, name, back.filter(pc.equal(back["collection"], name))["example_id"])

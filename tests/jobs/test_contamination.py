@@ -217,8 +217,8 @@ def test_a_suite_keeps_its_rule_and_can_be_forgotten(store: Store, suite: Path, 
     rule = store.rows("SELECT suite, distance, passage_overlap FROM test_suites")
     assert rule == [{"suite": "desk", "distance": 16, "passage_overlap": None}]
     with pytest.raises(UsageError, match="no test suite 'dsk'; did you mean 'desk'"):
-        jobs.forget(store, "dsk")
-    assert jobs.forget(store, "desk") == ["desk"]
+        jobs.unregister(store, "dsk")
+    assert jobs.unregister(store, "desk") == ["desk"]
     assert [store.rows(f"FROM {table}") for table in ("test_suites", "test_queries", "test_passages")] == [[]] * 3
     assert jobs.matches(store) == {}
     assert jobs.create(store, "fine").version == 1
@@ -262,6 +262,8 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
             "DROP TABLE minings",
             "DROP TABLE positive_scores",
             "DROP TABLE answers",
+            "DROP TABLE forgotten_contents",
+            "ALTER TABLE removals DROP COLUMN note",
             "ALTER TABLE mixture_weights DROP COLUMN miners",
             *(
                 f'ALTER TABLE evaluations DROP COLUMN "{name}"'
@@ -276,6 +278,12 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
                     "verdicts",
                     "verdict_suites",
                     "ablations",
+                    "coresets",
+                    "coreset_examples",
+                    "layer_losses",
+                    "prompt_scores",
+                    "prompt_choices",
+                    "prompt_gains",
                 )
             ),
             "DELETE FROM store_versions WHERE version >= 9",

@@ -550,8 +550,8 @@ MISTAKES = [
     (["--from", "base", "--drop", "mono", *(f for n in LANGUAGES for f in ("--drop", f"poly[language={n}]"))],
      "leaves no collection with weight above 0"),
     (["--from", "base", "--blend", "sliced"], "as tdro:0.3 or tdro:2:0.3"),
-    (["--from", "base", "--drop", "mono", "--uniform"], "--from REF takes --set, --drop and --blend only"),
-    (["--from", "base", "--drop", "mono", "--slice", "poly:language"], "takes --set, --drop and --blend only"),
+    (["--from", "base", "--drop", "mono", "--uniform"], "--from REF takes --set, --drop, --blend and --refresh only"),
+    (["--from", "base", "--drop", "mono", "--slice", "poly:language"], "--drop, --blend and --refresh only"),
     (["--sql", "SELECT 1 AS a"], "gives the columns a; allowed: collection and weight"),
     (["--sql", "SELECT 'mono', 'x'"], "gives 'mono' the weight 'x'; allowed: a number"),
     (["--sql", "SELECT 'mono', 1 UNION ALL SELECT 'mono', 2"], "'mono' twice"),
@@ -618,7 +618,10 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           *(f'ALTER TABLE evaluations DROP COLUMN "{name}"' for name in
                             ("document_prompt", "similarity", "max_tokens", "precision", "revision")),
                           *(f"DROP TABLE {table}" for table in ("candidates", "candidate_scores", "collection_products",
-                                                                "verdicts", "verdict_suites", "ablations")),
+                                                                "verdicts", "verdict_suites", "ablations", "coresets",
+                                                                "coreset_examples", "layer_losses", "prompt_scores",
+                                                                "prompt_choices", "prompt_gains")),
+                          "DROP TABLE forgotten_contents", "ALTER TABLE removals DROP COLUMN note",
                           "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)

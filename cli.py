@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,11 @@ from mixture.console.data import app as data_commands
 from mixture.console.mining import app as mining_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
+from mixture.console.models import app as model_commands
 from mixture.console.options import (
     JsonOption,
     SeedOption,
     StoreOption,
-    numbers,
 )
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mixture.embeddings import Encode
     from mixture.mining.miners import Rescore
     from mixture.store import Store
-    from trainers import Trained
+    from trainers import Shrunk, Soup, Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -69,6 +70,7 @@ app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
+app.add_typer(model_commands)
 
 
 def _settings(
@@ -108,6 +110,18 @@ class _Models:
         import trainers
 
         return trainers.rescore_with(model)
+
+    @staticmethod
+    def soup(models: Sequence[Path], **asked: Any) -> Soup:
+        import trainers
+
+        return trainers.soup(models, **asked)
+
+    @staticmethod
+    def shrink(model: str, **asked: Any) -> Shrunk:
+        import trainers
+
+        return trainers.shrink(model, **asked)
 
     @staticmethod
     def import_run(store: Store, folder: Path) -> Trained:
@@ -255,28 +269,6 @@ def train(
         if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))
         show_trained(asdict(made), as_json=as_json)
-
-
-@app.command()
-def soup(
-    models: Annotated[list[Path], typer.Argument(help="Folders of trained models with one start")],
-    out: Annotated[Path, typer.Option("--out", help="The folder for their average")],
-    weights: Annotated[str | None, typer.Option(
-        "--weights", help="Of each model, in their order: 0.5,0.3,0.2; or dev: those that do best on --suite [equal]"
-    )] = None,
-    suite: Annotated[list[str] | None, typer.Option(
-        "--suite", help="With --weights dev: a suite, or a folder of such, of which the learn half counts; repeatable"
-    )] = None,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Average trained models that began as one model, into a model; adapters with what they add to its weights."""
-    import trainers
-    from mixture.console.scores import show_soup
-
-    with stages("tensors") as stage:
-        shares = weights if weights == "dev" else numbers("--weights", weights)
-        made = trainers.soup(models, out=out, weights=shares, suites=suite or (), progress=stage("soup"))
-    show_soup(asdict(made), as_json=as_json)
 
 
 @app.command()

@@ -189,7 +189,13 @@ ALTER TABLE evaluations ADD COLUMN "precision" VARCHAR;
 ALTER TABLE evaluations ADD COLUMN revision VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13)
+# The loss of each collection without some of a model's layers, for each set of layers that `shrink` tried.
+LAYER_LOSSES = """
+CREATE TABLE layer_losses (run_id VARCHAR NOT NULL, removed INTEGER[] NOT NULL, num_removed INTEGER NOT NULL,
+    best BOOLEAN NOT NULL, collection VARCHAR NOT NULL, num_rows BIGINT NOT NULL, loss DOUBLE)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, LAYER_LOSSES)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

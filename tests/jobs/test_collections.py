@@ -50,6 +50,7 @@ def test_every_table_that_has_collections_is_followed_or_is_of_what_was_made(ful
         "candidates",
         "collection_products",
         "ablations",
+        "layer_losses",
     }
     found = full.rows("SELECT table_name FROM duckdb_columns() WHERE column_name = 'collection' "
                       "AND database_name = 'lake' AND NOT internal")  # fmt: skip

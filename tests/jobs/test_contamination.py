@@ -276,6 +276,7 @@ def test_an_older_store_knows_its_suites(tmp_path: Path, suite: Path, faq: Path,
                     "verdicts",
                     "verdict_suites",
                     "ablations",
+                    "layer_losses",
                 )
             ),
             "DELETE FROM store_versions WHERE version >= 9",

@@ -47,7 +47,7 @@ COLLECTIONS = ("agnews", "concode", "cose", "covidqa", "disflqa", "pubmedqa")
 SUITES = ("agnews", "pubmedqa", "xquad-en")
 LAYERS = (5, 4, 3)
 SETTINGS: dict[str, Any] = {
-    "batch_size": 16, "negatives": 1, "learning_rate": 2e-5, "temperature": 0.05, "max_query_tokens": 64,
+    "batch_size": 8, "negatives": 1, "learning_rate": 2e-5, "temperature": 0.05, "max_query_tokens": 64,
     "max_passage_tokens": 64, "query_template": "none", "tracker": "none", "seed": 0,
 }  # fmt: skip
 # Texts whose encoding is timed, and how often; the best counts.
@@ -176,7 +176,7 @@ def elastic(bench: Bench) -> None:
 
 def tdro(bench: Bench) -> None:
     def learn(proxy: str | Path, name: str) -> dict[str, Any]:
-        settings = trainers.LearningSettings(**SETTINGS | {"steps": bench.options.steps // 3})
+        settings = trainers.LearningSettings(**SETTINGS | {"steps": bench.options.steps // 2})
         started = time.process_time()
         made = trainers.learn_weights(bench.store, "uniform", proxy=proxy, name=name, settings=settings)
         return {"weights": registry.resolve(bench.store, made.first.reference).spec.weights,

@@ -22,11 +22,11 @@ from mixture.console.forget import app as withdrawing_commands
 from mixture.console.mining import app as mining_commands
 from mixture.console.mixtures import app as artifact_commands
 from mixture.console.mixtures import show_mixture as _show
+from mixture.console.models import app as model_commands
 from mixture.console.options import (
     JsonOption,
     SeedOption,
     StoreOption,
-    numbers,
 )
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
@@ -70,6 +70,7 @@ app.add_typer(making_commands)
 app.add_typer(coreset_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
+app.add_typer(model_commands)
 
 
 def _settings(
@@ -246,28 +247,6 @@ def train(
         if not as_json and made.finished_at is None:
             say(sentences.trained(asdict(made)))
         show_trained(asdict(made), as_json=as_json)
-
-
-@app.command()
-def soup(
-    models: Annotated[list[Path], typer.Argument(help="Folders of trained models with one start")],
-    out: Annotated[Path, typer.Option("--out", help="The folder for their average")],
-    weights: Annotated[str | None, typer.Option(
-        "--weights", help="Of each model, in their order: 0.5,0.3,0.2; or dev: those that do best on --suite [equal]"
-    )] = None,
-    suite: Annotated[list[str] | None, typer.Option(
-        "--suite", help="With --weights dev: a suite, or a folder of such, of which the learn half counts; repeatable"
-    )] = None,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Average trained models that began as one model, into a model; adapters with what they add to its weights."""
-    import trainers
-    from mixture.console.scores import show_soup
-
-    with stages("tensors") as stage:
-        shares = weights if weights == "dev" else numbers("--weights", weights)
-        made = trainers.soup(models, out=out, weights=shares, suites=suite or (), progress=stage("soup"))
-    show_soup(asdict(made), as_json=as_json)
 
 
 @app.command()

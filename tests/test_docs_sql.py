@@ -66,6 +66,12 @@ def build_store(folder: Path) -> Store:
         for reference, values in {"all:1": (1.0, 0.63, 0.5, 0.0), "all:2": (0.39, 0.63, 1.0, 0.43)}.items()
         for number, value in enumerate(values)
     ])  # fmt: skip
+    insert_rows(store, "layer_losses", [
+        {"run_id": "0d41c6f7be22", "removed": removed, "num_removed": len(removed), "best": removed != [1],
+         "collection": name, "num_rows": 32, "loss": loss}
+        for name, losses in {"msmarco": (0.31, 0.52, 0.33), "nq": (0.20, 0.26, 0.41)}.items()
+        for removed, loss in zip(([], [0], [1]), losses, strict=True)
+    ])  # fmt: skip
     return store
 
 

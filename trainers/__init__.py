@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
     from trainers.jobs.rescore import rescore_with
+    from trainers.jobs.shrink import Shrunk, shrink
     from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
     from trainers.jobs.verdict import Verdict, verdict
@@ -29,6 +30,7 @@ __all__ = [
     "LearnedMixtures",
     "LearningSettings",
     "MixtureBatchSampler",
+    "Shrunk",
     "Soup",
     "Trained",
     "Verdict",
@@ -40,6 +42,7 @@ __all__ = [
     "import_run",
     "learn_weights",
     "rescore_with",
+    "shrink",
     "soup",
     "train",
     "train_on_folder",
@@ -53,6 +56,7 @@ _HOME = {
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
     "MixtureBatchSampler": "trainers.batch.sampler",
+    "Shrunk": "trainers.jobs.shrink",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",
@@ -64,6 +68,7 @@ _HOME = {
     "import_run": "trainers.jobs.bring",
     "learn_weights": "trainers.jobs.learn",
     "rescore_with": "trainers.jobs.rescore",
+    "shrink": "trainers.jobs.shrink",
     "soup": "trainers.jobs.soup",
     "train": "trainers.jobs.train",
     "train_on_folder": "trainers.jobs.folder",

@@ -67,6 +67,11 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture soup seed1 seed2 seed3 --out soup": "trained on one mixture with three seeds",
         "mixture soup tdro uniform --out soup --weights 0.7,0.3": "",
     },
+    "shrink": {
+        "mixture shrink model --layers 3 --mix tdro --out small": "",
+        "mixture shrink model --layers 4 --first --out small": "of one trained with elastic_layers",
+        "mixture shrink model --layers 6 --width 0.5 --mix tdro --out thin": "half of the inner channels",
+    },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
     "suites": {
         "mixture suites": "what --suite takes by name",

@@ -84,6 +84,18 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         raise UsageError(f"{option} is {text!r}; allowed: numbers with commas between them, as 0.5,0.3,0.2") from None
 
 
+def whole_numbers(option: str, text: str | None) -> list[int] | None:
+    """`0,1,5` as whole numbers; None where nothing is given.
+
+    >>> whole_numbers("--keep", "0, 1,5")
+    [0, 1, 5]
+    """
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; allowed: whole numbers with commas between them, as 0,1,5") from None
+
+
 def span(option: str, text: str | None) -> tuple[int, int] | None:
     """`10:100` as two whole numbers; None where nothing is given.
 

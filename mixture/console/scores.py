@@ -47,6 +47,30 @@ def show_soup(made: Mapping[str, Any], *, as_json: bool) -> None:
     print_rows(made["models"], as_json=False)
 
 
+def show_shrunk(made: Mapping[str, Any], *, as_json: bool) -> None:
+    """A smaller model, what removals cost, and whom: the fields of `trainers.Shrunk`."""
+    if as_json:
+        print_json([made])
+        return
+    say(sentences.shrunk(made))
+    if not made["curve"]:
+        return
+    whole = made["curve"][0]["loss"]
+    curve = [
+        {"layers": made["num_layers"] - len(one["removed"]), "left out": ", ".join(map(str, one["removed"])) or "none",
+         "loss": f"{one['loss']:.4f}", "rise": f"{one['loss'] - whole:+.4f}"}
+        for one in made["curve"]
+    ]  # fmt: skip
+    print_rows(curve, as_json=False, title="the best found of each number of layers, loss in nats")
+    rows = [
+        {"collection": row["collection"], "weight": f"{row['weight']:.3f}", "rows": row["rows"],
+         "before": f"{row['before']:.4f}", "after": f"{row['after']:.4f}"}
+        | ({"depends most on layer": row["layer"], "without it": f"{row['rise']:+.4f}"} if "layer" in row else {})
+        for row in made["collections"]
+    ]  # fmt: skip
+    print_rows(rows, as_json=False, title=f"the saved model: {made['loss']:.4f}")
+
+
 def show_scores(results: Sequence[Mapping[str, Any]], caption: str, console: Console | None = None) -> None:
     """The table of `score_table` as wide as the terminal; under it what a reader must know of the numbers, and the
     prompts that queries had."""

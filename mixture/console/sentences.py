@@ -91,6 +91,14 @@ def averaged(soup: Mapping[str, Any]) -> str:
     return f"the average of {counted(taken, 'model')}{left}{began}, saved to {soup['model']}{scored}"
 
 
+def shrunk(made: Mapping[str, Any]) -> str:
+    """The fields of `trainers.Shrunk`."""
+    share = 100 * made["parameters"] / made["parameters_before"]
+    width = f", each with {made['width']:,} inner channels," if made["width"] else ""
+    return (f"{len(made['kept'])} of {counted(made['num_layers'], 'layer')} of {made['start']} are left{width} and "
+            f"{share:.0f} % of the parameters, saved to {made['model']}")  # fmt: skip
+
+
 def evaluated(rows: Rows) -> str:
     """The mean of the first metric over the suites that have it, times 100 as the field prints it."""
     metric = next(iter(rows[0]["metrics"]))

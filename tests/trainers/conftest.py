@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from transformers import AutoTokenizer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mixture.materialised import MaterialisedMixture
 from trainers.model.template import DEFAULT_PROMPT, Template
@@ -33,6 +35,47 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, write_collection: Calla
     texts += [Template().before_query(DEFAULT_PROMPT)] * len(texts)
     build_tiny(texts, folder, seed=1, vocabulary=500, hidden=64)
     return folder
+
+
+@pytest.fixture(scope="session")
+def deep_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """As `tiny_model`, with five layers, of which the first two have full attention and the others a window."""
+    folder = tmp_path_factory.mktemp("models") / "deep"
+    layered(folder, tiny_model, "qwen2", pooling="lasttoken", use_sliding_window=True, sliding_window=64,
+            max_window_layers=2)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A random BERT of five layers with mean pooling and the tokenizer of `tiny_model`."""
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    layered(folder, tiny_model, "bert")
+    return folder
+
+
+def layered(folder: Path, tokens_of: Path, kind: str, *, pooling: str = "mean", **config: Any) -> SentenceTransformer:
+    """A random model of five layers, 32 wide, of any architecture, with the tokenizer of another; saved."""
+    tokenizer = AutoTokenizer.from_pretrained(tokens_of)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}
+    if kind == "distilbert":
+        sizes = {"dim": 32, "hidden_dim": 48, "n_layers": 5, "n_heads": 4}
+    more = {"num_key_value_heads": 2, "head_dim": 8, "embedding_size": 32, "max_position_embeddings": 512}
+    settings = AutoConfig.for_model(kind, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+                                    eos_token_id=tokenizer.eos_token_id, **sizes, **more, **config)  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = AutoModel.from_config(settings)
+        with torch.no_grad():
+            for parameter in model.parameters():  # so that no norm and no bias is what it would be anew
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    transformer = Transformer(str(folder / "base"), max_seq_length=128)
+    encoder = SentenceTransformer(modules=[transformer, Pooling(32, pooling), Normalize()])
+    encoder.save(str(folder), create_model_card=False)
+    shutil.rmtree(folder / "base")
+    return encoder
 
 
 @pytest.fixture(scope="session")

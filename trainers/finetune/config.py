@@ -70,6 +70,9 @@ class FinetuneSettings(TrainingSettings):
     matryoshka_dims: tuple[int, ...] = setting(
         (), "the loss is the mean over these many first dimensions; []: all only"
     )
+    elastic_layers: tuple[int, ...] = later(
+        (), "depths that become models, too: their first layers learn the whole model's scores; []: none"
+    )
     evaluate_every: int = setting(
         0, "steps between evaluations on the suites given and on held-out rows; 0: at the end only"
     )
@@ -97,6 +100,9 @@ class FinetuneSettings(TrainingSettings):
             + [("symmetric_loss", "false without in_batch")] * (self.symmetric_loss and not self.in_batch)
             + [("matryoshka_dims", "1 or more, each once")]
             * (min(self.matryoshka_dims, default=1) < 1 or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims))
+            + [("elastic_layers", "1 or more, each once")]
+            * (min(self.elastic_layers, default=1) < 1 or len(set(self.elastic_layers)) < len(self.elastic_layers))
+            + [("elastic_layers", "() with fsdp")] * (bool(self.elastic_layers) and self.fsdp)
             + [("final", "last, best")] * (self.final not in ("last", "best"))
             + [("holdout", f"0 to {MOST_HELD_OUT}")] * (not 0 <= self.holdout <= MOST_HELD_OUT)
             + [("best_by", "suites, holdout")] * (self.best_by not in ("suites", "holdout"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +25,7 @@ from trainers.batch.texts import BatchSource, TextBatch, check_prompts, say_smal
 from trainers.finetune import output
 from trainers.finetune.by_collection import check_names, with_prompts
 from trainers.finetune.config import FinetuneSettings
+from trainers.finetune.elastic import check_depths, student_losses
 from trainers.finetune.holdout import HeldOut, say_held_out
 from trainers.finetune.identity import identity
 from trainers.finetune.phases import Phases, as_phases
@@ -78,6 +79,7 @@ def finetune(
     size = encoder.get_embedding_dimension() or 0
     if max(settings.matryoshka_dims, default=0) > size:
         raise UsageError(f"matryoshka_dims has {max(settings.matryoshka_dims)}; the embeddings have {size} dimensions")
+    check_depths(encoder, settings)
     if held_out:
         scores.held_out = HeldOut(held_out, encoder, settings, template)
         say_held_out(mixture, held_out)
@@ -137,20 +139,34 @@ def step(loop: TrainingLoop, batch: TextBatch, loss_weight: float | Tensor = 1.0
     loss_weight: of the whole batch, or of each example, (B,)
     """
     with loop.explaining_oom(batch):
-        losses = batch_losses(loop, batch)
+        query, passages = loop.embed_batch(loop.encoder, batch)
+        losses = batch_losses(loop, batch, (query, passages))
         losses = losses * (loss_weight if isinstance(loss_weight, float) else loss_weight.to(losses))
         loop.check(losses, batch)
-        loop.descend(losses.mean(), batch)
+        students = _students(loop, batch, query.detach(), passages.detach(), losses.detach().mean(), loss_weight)
+        del query, passages  # what they were computed with can go before students are embedded
+        loop.descend(losses.mean(), batch, students)
     return losses.detach().cpu()
 
 
-def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
-    """The loss on a batch (equation 7 by default), (B,) float32, in the forms that the settings ask for.
+def _students(
+    loop: TrainingLoop, batch: TextBatch, query: Tensor, passages: Tensor, full: Tensor, loss_weight: float | Tensor
+) -> Iterator[Tensor]:  # fmt: skip
+    """The losses of smaller depths, as far as the settings name some (`elastic`)."""
+    if not loop.settings.elastic_layers:  # type: ignore[attr-defined]
+        return iter(())
+    settings, in_batch, masked, _ = _compared(loop, batch)
+    return student_losses(
+        loop, batch, (query, passages.unflatten(0, (len(query), -1))), full, loss_weight,
+        temperature=settings.temperature, in_batch=in_batch,
+        masked=None if masked is None else to_device(masked, query.device),
+    )  # fmt: skip
 
-    Every rank has the whole batch, so passages are negatives across ranks.
-    """
+
+def _compared(loop: TrainingLoop, batch: TextBatch) -> tuple[FinetuneSettings, bool, Tensor | None, Tensor]:
+    """The settings that a batch is trained with; whether the other examples' passages are candidates; which of these do
+    not count, (B, B·N); and the rank of each query, where that decides."""
     settings: FinetuneSettings = loop.settings  # type: ignore[assignment]
-    query, passages = loop.embed_batch(loop.encoder, batch)
     chosen = [settings.of(batch.names[group]) for group in np.unique(batch.collections)]
     in_batch = any(one.in_batch for one in chosen)
     masked, rank = batch.masked if in_batch else None, torch.zeros(len(batch.queries))
@@ -162,6 +178,18 @@ def batch_losses(loop: TrainingLoop, batch: TextBatch) -> Tensor:
         rank = ranks.rank_of_each(len(batch.queries))
         others = rank[:, None] != rank.repeat_interleave(masked.shape[1] // len(rank))[None, :]
         masked = masked | others
+    return settings, in_batch, masked, rank
+
+
+def batch_losses(loop: TrainingLoop, batch: TextBatch, embedded: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The loss on a batch (equation 7 by default), (B,) float32, in the forms that the settings ask for.
+
+    Every rank has the whole batch, so passages are negatives across ranks.
+
+    embedded: queries and passages (`TrainingLoop.embed_batch`), where that is done
+    """
+    query, passages = embedded or loop.embed_batch(loop.encoder, batch)
+    settings, in_batch, masked, rank = _compared(loop, batch)
     passages = passages.unflatten(0, (len(query), -1))
     kind = LOSSES[settings.loss_at(loop.step)]
     facts = {

@@ -25,8 +25,8 @@ def import_run(store: Store, folder: Name) -> Trained:
     if not (out / RECORD).is_file():
         raise UsageError(f"{out} holds no finished training: there is no {RECORD} in it")
     record = record_of(out)
-    if "run_id" not in record:
-        raise UsageError(f"{out} holds a model that no training made, as a soup")
+    if record.get("run_id") is None:
+        raise UsageError(f"{out} holds a model that no training made, as a soup or one that was shrunk")
     if finished_config(store, record["run_id"]) is not None:
         return Trained.of(out, before=True)
     settings, slices = record["settings"], {}

@@ -42,7 +42,7 @@ class TextEncoder:
         elif processes > 1:
             self._workers = LocalWorkers(model, processes)
         self._model = model
-        self.instructions = _instructions(self.encoder, model)
+        self.instructions = instructions_of(self.encoder, model)
 
     def behind(self, instructions: Instructions, *, unit: bool = True) -> TextEncoder:
         """The same model, and the same processes, with other instructions before its texts."""
@@ -79,7 +79,8 @@ def encode_with(model: str, *, processes: int = 1, engine: str | Engine = "local
     return TextEncoder(model, processes, engine)
 
 
-def _instructions(encoder: SentenceTransformer, model: str) -> Instructions:
+def instructions_of(encoder: SentenceTransformer, model: str) -> Instructions:
+    """What stands before a model's texts when it is used: its own prompts, or what its name tells."""
     own = Instructions(prompt_for(encoder, "query")[1] or "", document_prompt_for(encoder)[1] or "")
     if any(encoder.prompts.values()) or (Path(locate(model)) / RECORD).is_file():
         return own

@@ -113,12 +113,14 @@ def suite_set(suite: Suite, encoder: SentenceTransformer, template: Template, se
                   [before + text for text in texts], positives, candidates, barred)  # fmt: skip
 
 
-def held_out_set(name: str, part: ComponentData, template: Template, seed: int, *, mined: bool = True) -> DevSet:
-    """Held-out rows of a component, at most `MOST_QUERIES`. The documents are these rows' positives and negatives; a
+def held_out_set(
+    name: str, part: ComponentData, template: Template, seed: int, *, mined: bool = True, most: int = MOST_QUERIES
+) -> DevSet:
+    """Held-out rows of a component, at most `most`. The documents are these rows' positives and negatives; a
     row's negatives are its own first, then other rows' passages. With `mined` off they are other rows' best positives
     alone, so that nothing but the row's query tells them from its own."""
     prefix = template.prefixes(part.prompts)[0]
-    order = generator(seed, "held out", name).permutation(part.num_examples)[:MOST_QUERIES]
+    order = generator(seed, "held out", name).permutation(part.num_examples)[:most]
     rows = [part.example(int(row)) for row in np.sort(order)]
     used = ((*row.positives, *row.negatives) if mined else row.positives for row in rows)
     numbers = sorted({n for passages in used for n in passages})
@@ -177,7 +179,7 @@ class Target:
             return np.array([place.setdefault((text, limit), len(place)) for text in texts], dtype=np.int64)
 
         self._places = [(placed(s.queries, of_query), placed(s.documents, of_document)) for s in sets]
-        self._ids = token_ids(encoder.tokenizer, list(place))
+        self.token_ids = token_ids(encoder.tokenizer, list(place))
 
     @property
     def keys(self) -> list[str]:
@@ -240,7 +242,7 @@ class Target:
 
     def _embed(self, encoder: SentenceTransformer) -> Tensor:
         per_pass = PER_PASS.get(encoder.device.type, PER_PASS["cuda"])
-        return embed_within_budget(encoder, self._ids, TokenBudget(per_pass, per_pass)).float().cpu()
+        return embed_within_budget(encoder, self.token_ids, TokenBudget(per_pass, per_pass)).float().cpu()
 
     def _losses(self, dev: DevSet, queries: Tensor, documents: Tensor) -> Tensor:
         candidates = torch.from_numpy(dev.candidates)

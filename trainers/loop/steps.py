@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -184,9 +184,14 @@ class TrainingLoop:
         with nullcontext() if sharding.is_sharded(encoder) else self.accelerator.autocast():
             return embed_across_ranks(encoder, tokens, self.budget).float()
 
-    def descend(self, loss: Tensor, batch: TextBatch) -> None:
-        """One optimiser step on a scalar loss, the same on all ranks; counts it."""
+    def descend(self, loss: Tensor, batch: TextBatch, more: Iterable[Tensor] = ()) -> None:
+        """One optimiser step on a scalar loss, the same on all ranks; counts it.
+
+        more: further losses, whose gradients are added. Each is taken when that before it needs no memory any more
+        """
         self.accelerator.backward(loss)
+        for further in more:
+            self.accelerator.backward(further)
         ranks.reduce_gradients(self.parameters)
         clip = clip_gradients if self.static else self.accelerator.clip_grad_norm_
         norm = clip(self.parameters, self.settings.max_gradient_norm)

@@ -32,13 +32,18 @@ SEEN = """In the store that trained it, `FROM seen_by('{run}')` says how often e
 HELD_OUT = """InfoNCE in nats, before training and of this model, on rows of the mixture that no batch drew: each
 query with its positive, its own negatives and passages of other held-out rows."""
 
+CUT_BY = """InfoNCE in nats on fixed rows of the collections of a mixture, with other rows' answers as negatives."""
+
 BOTH_WAYS = """It reads each text in both directions: `is_causal` is false in its `config.json`. That needs
 transformers 5.2 or newer. An older one computes other embeddings."""
 
 ROUNDED = """It was trained on weights rounded to 4 bits (NF4). Its own are those, in float32 and with the LoRA folded
 in."""
 
-OF_SETTINGS = {"bidirectional": BOTH_WAYS, "four_bit": ROUNDED}
+ELASTIC = """It was trained so that its first layers are models, too, as many as `elastic_layers` names below.
+`mixture shrink FOLDER --layers N --first --out DIR` makes a folder of the first N."""
+
+OF_SETTINGS = {"bidirectional": BOTH_WAYS, "four_bit": ROUNDED, "elastic_layers": ELASTIC}
 
 LOOKED_FOR = """The training data was searched for the test queries and the relevant passages of these suites. The rule
 is the most edits between a query and a test query, and the least share of a test passage that a positive holds. Rows
@@ -109,6 +114,39 @@ def soup_card(record: Mapping[str, Any]) -> str:
         "## What it is made of",
         _table(("model", "weight", "run", "mixture"), rows, numbers=(1,)),
     ]) + "\n"  # fmt: skip
+
+
+def shrink_card(
+    record: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], collections: Sequence[Mapping[str, Any]],
+    loss: float | None,
+) -> str:  # fmt: skip
+    """The card of a model with fewer layers or narrower ones, from its record and what was measured
+    (`trainers.jobs.shrink`)."""
+    facts, seen = record["shrink"], mixtures_of(record)
+    names = {c["collection"] for one in seen for c in one["mixture"]["components"] if c["weight"] > 0}
+    title = f"{_shown(record['model'])} with {len(facts['layers'])} layers"
+    front = ModelCardData(
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity", tags=TAGS,
+        base_model=_base(record["model"]), datasets=sorted(names) or None, model_name=title,
+    )  # fmt: skip
+    told = f"A dense retriever: `{_shown(record['model'])}` with {len(facts['layers'])} of its {facts['num_layers']} "
+    told += f"layers ({', '.join(map(str, facts['layers']))})"
+    told += f", each with {facts['width']} inner channels. " if facts["width"] else ". "
+    ids = ", then ".join(f"`{one['mixture']['id']}`" for one in seen)
+    told += "It was not trained since" + (f"; the whole model was, on the mixture {ids}." if ids else ".")
+    parts = [f"---\n{front.to_yaml()}\n---", f"# {title}", told, "## Use", USAGE,
+             *([_template(record["template"])] if "template" in record else [])]  # fmt: skip
+    if loss is not None:
+        rows = [(", ".join(map(str, one["removed"])) or "none", f"{one['loss']:.4f}") for one in curve]
+        losses = [(_escaped(row["collection"]), f"{row['rows']}", f"{row['before']:.4f}", f"{row['after']:.4f}")
+                  for row in collections]  # fmt: skip
+        parts += [
+            "## What layers are worth",
+            f"{CUT_BY} This model's is {loss:.4f}.",
+            _table(("layers left out", "loss"), rows, numbers=(1,)),
+            _table(("collection", "rows", "whole", "this model"), losses, numbers=(1, 2, 3)),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _mixtures(part: Mapping[str, Any]) -> str:

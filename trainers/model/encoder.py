@@ -111,7 +111,7 @@ def load_encoder(
         limit = encoder.max_seq_length
         encoder.max_seq_length = min(max_tokens, limit) if limit else max_tokens
     replaced = pooling != "auto" and _replace_pooling(encoder, MODES[pooling], model)
-    if (plain or replaced) and _pools_last_token(encoder):
+    if (plain or replaced) and pools_last_token(encoder):
         append_end_token(encoder.tokenizer)
     return encoder
 
@@ -221,7 +221,7 @@ def _is_embedding_model(source: str) -> bool:
     return isinstance(try_to_load_from_cache(source, "modules.json"), str)
 
 
-def _pools_last_token(encoder: SentenceTransformer) -> bool:
+def pools_last_token(encoder: SentenceTransformer) -> bool:
     return any(isinstance(m, Pooling) and m.pooling_mode == "lasttoken" for m in encoder)
 
 

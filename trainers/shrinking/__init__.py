@@ -1,0 +1,1 @@
+"""Smaller models: which layers and inner channels of a trained retriever can go."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from mixture.console.options import (
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import stages
+from mixture.console.prompts import app as prompt_commands
 from mixture.console.sentences import say
 from mixture.console.suites import app as suite_commands
 from mixture.console.terminal import PlainErrors, WithSettings
@@ -36,10 +38,6 @@ from mixture.progress import quiet
 from mixture.store.limits import Limits, parse_bytes
 
 if TYPE_CHECKING:
-    from mixture.embeddings import Encode
-    from mixture.mining.miners import Rescore
-    from mixture.store import Store
-    from trainers import Trained
     from trainers.settings import TrainingSettings
 
 S = TypeVar("S", bound="TrainingSettings")
@@ -69,6 +67,7 @@ app.add_typer(collection_commands)
 app.add_typer(making_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
+app.add_typer(prompt_commands)
 
 
 def _settings(
@@ -95,25 +94,15 @@ def _show_version(asked: bool) -> None:
 
 
 class _Models:
-    """What loads models, for when one is asked for."""
+    """The functions of `trainers`, which load models when they are called."""
 
-    @staticmethod
-    def encode_with(model: str, *, processes: int = 1, engine: str = "local") -> Encode:
-        import trainers
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            import trainers
 
-        return trainers.encode_with(model, processes=processes, engine=engine)
+            return getattr(trainers, name)(*arguments, **options)
 
-    @staticmethod
-    def rescore_with(model: str) -> Rescore:
-        import trainers
-
-        return trainers.rescore_with(model)
-
-    @staticmethod
-    def import_run(store: Store, folder: Path) -> Trained:
-        import trainers
-
-        return trainers.import_run(store, folder)
+        return call
 
 
 @app.callback()
@@ -129,7 +118,7 @@ def main(
     """What stands before a command's name; `PlainErrors` hands --store and --json on to the command."""
     if cache is not None:
         os.environ["MIXTURE_CACHE"] = str(cache.expanduser().resolve())  # the processes of a job find it too
-    ctx.obj = _Models  # for commands of the data side, which knows no model
+    ctx.obj = _Models()  # for commands of the data side, which knows no model
 
 
 @app.command("learn-weights", cls=WithSettings)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from trainers.jobs.evaluate import compare, evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
+    from trainers.jobs.prompt_choice import PromptChoice
+    from trainers.jobs.prompts import prompts
     from trainers.jobs.rescore import rescore_with
     from trainers.jobs.soup import Soup, soup
     from trainers.jobs.train import train
@@ -27,6 +29,7 @@ __all__ = [
     "LearnedMixtures",
     "LearningSettings",
     "MixtureBatchSampler",
+    "PromptChoice",
     "Soup",
     "Trained",
     "Verdict",
@@ -36,6 +39,7 @@ __all__ = [
     "evaluate",
     "import_run",
     "learn_weights",
+    "prompts",
     "rescore_with",
     "soup",
     "train",
@@ -49,6 +53,7 @@ _HOME = {
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
     "MixtureBatchSampler": "trainers.batch.sampler",
+    "PromptChoice": "trainers.jobs.prompt_choice",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
     "Verdict": "trainers.jobs.verdict",
@@ -58,6 +63,7 @@ _HOME = {
     "evaluate": "trainers.jobs.evaluate",
     "import_run": "trainers.jobs.bring",
     "learn_weights": "trainers.jobs.learn",
+    "prompts": "trainers.jobs.prompts",
     "rescore_with": "trainers.jobs.rescore",
     "soup": "trainers.jobs.soup",
     "train": "trainers.jobs.train",

@@ -8,7 +8,12 @@ from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 NAMED = 3
-PLURALS = {"test query": "test queries", "test query or passage": "test queries or passages", "replaced": "replaced"}
+PLURALS = {
+    "query": "queries",
+    "test query": "test queries",
+    "test query or passage": "test queries or passages",
+    "replaced": "replaced",
+}
 
 
 def say(sentence: str) -> None:

@@ -189,7 +189,24 @@ ALTER TABLE evaluations ADD COLUMN "precision" VARCHAR;
 ALTER TABLE evaluations ADD COLUMN revision VARCHAR
 """
 
-MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13)
+# Prompts that one was chosen from. Of each round (0: the report) and suite what a prompt scored, with the values of its
+# queries in the suite's order, and a hash of all that decides them, by which another choice finds them; what each is
+# worth over the suites; and what the chosen one gains where it was not chosen.
+PROMPTS = """
+CREATE TABLE prompt_scores (choice VARCHAR NOT NULL, score VARCHAR NOT NULL, model VARCHAR NOT NULL,
+    suite VARCHAR NOT NULL, half VARCHAR, round INTEGER NOT NULL, prompt VARCHAR NOT NULL, num_queries BIGINT NOT NULL,
+    metric VARCHAR NOT NULL, value DOUBLE NOT NULL, query_values DOUBLE[] NOT NULL, scored_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE prompt_choices (choice VARCHAR NOT NULL, model VARCHAR NOT NULL, suites VARCHAR[] NOT NULL, half VARCHAR,
+    objective VARCHAR NOT NULL, radius DOUBLE NOT NULL, relative BOOLEAN NOT NULL, seed BIGINT NOT NULL,
+    prompt VARCHAR NOT NULL, sources VARCHAR[] NOT NULL, num_queries BIGINT NOT NULL, mean DOUBLE NOT NULL,
+    gain DOUBLE NOT NULL, worst DOUBLE NOT NULL, least DOUBLE NOT NULL, weights DOUBLE[] NOT NULL, dropped VARCHAR,
+    chosen BOOLEAN NOT NULL, decided_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE prompt_gains (choice VARCHAR NOT NULL, suites VARCHAR NOT NULL, num_suites INTEGER NOT NULL,
+    num_queries BIGINT NOT NULL, against VARCHAR NOT NULL, score DOUBLE NOT NULL, baseline DOUBLE NOT NULL,
+    gain DOUBLE NOT NULL, low DOUBLE, high DOUBLE, p DOUBLE NOT NULL, decided_at TIMESTAMPTZ NOT NULL)
+"""
+
+MIGRATIONS: tuple[str, ...] = (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13, PROMPTS)
 
 
 def stored_version(read: Callable[[str], pa.Table]) -> int | None:

@@ -618,7 +618,8 @@ def test_a_store_from_before_slices_is_brought_up(tmp_path: Path, write_collecti
                           *(f'ALTER TABLE evaluations DROP COLUMN "{name}"' for name in
                             ("document_prompt", "similarity", "max_tokens", "precision", "revision")),
                           *(f"DROP TABLE {table}" for table in ("candidates", "candidate_scores", "collection_products",
-                                                                "verdicts", "verdict_suites", "ablations")),
+                                                                "verdicts", "verdict_suites", "ablations",
+                                                                "prompt_scores", "prompt_choices", "prompt_gains")),
                           "ALTER TABLE sources DROP COLUMN place", "ALTER TABLE sources DROP COLUMN prompts",
                           "DELETE FROM store_versions WHERE version >= 6"):  # fmt: skip
             store.connection.execute(statement)

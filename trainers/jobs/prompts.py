@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from trainers.evaluation.summary import Row
     from trainers.jobs.dense import DenseModel
 
+logger = logging.getLogger(__name__)
 ALL, CHOSEN = "all", "chosen"
 # Of fewer queries a bootstrap interval is far too narrow.
 FEWEST = 10
@@ -134,6 +136,9 @@ def _loaded(
     if shared := [one.name for one in others if one.name in names]:
         raise UsageError(f"`report` has {shared[0]}, which `suite` has too; what was chosen on a suite is reported on "
                          "others, or without `report` on the other half of its queries")  # fmt: skip
+    if alike := [one.name for one in others if family(one.name) in set(map(family, names))]:
+        logger.warning("%s may have the questions that are chosen on in another language: they are of one family with "
+                       "suites that are chosen on", ", ".join(alike))  # fmt: skip
     reading, asked = stage("suites"), [*given, *others]
     for one in asked:
         one.fetch()

@@ -340,6 +340,15 @@ def test_mistakes_are_said_before_the_work(
         "SELECT * FROM runs WHERE kind = 'prompts'")  # fmt: skip
 
 
+def test_suites_of_one_family_are_no_others(
+    small_store: Store, static_model: Path, words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    german, spanish, other = (write(tmp_path / name, words, 12, 1) for name in ("faq-de", "faq-es", "bank"))
+    trainers.prompts(small_store, static_model, german, report=[spanish, other])
+    (said,) = [record.getMessage() for record in caplog.records if "one family" in record.getMessage()]
+    assert said.startswith("faq-es may have the questions")
+
+
 def test_whole_suites_may_be_chosen_on_where_others_are_reported_on(
     small_store: Store, static_model: Path, suites: list[Path], other: Path, candidates: Path
 ) -> None:

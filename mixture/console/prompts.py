@@ -26,12 +26,12 @@ NAMED, LETTERS = 2, 70
 @app.command()
 def prompts(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="One model by folder or name")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="One dense model by folder or name")],
     suite: Annotated[list[str] | None, typer.Option(
         "--suite", help="What it is chosen on: a folder in BEIR layout, one of such, or a name; repeatable")] = None,
     candidates: Annotated[list[str] | None, typer.Option(
         "--candidates", help="A file of prompts, one a line as it stands; .json: a list; .jsonl: a text or "
-        "{{\"prompt\": …}} a line; or the word cards: those of the datacards; repeatable")] = None,
+        '{"prompt": …} a line; or the word cards: those of the datacards; repeatable')] = None,
     half: Annotated[str, typer.Option(
         "--half", help="learn or all: the queries it is chosen on. A choice is a kind of training: report stays for "
         "the report")] = "learn",

@@ -45,7 +45,10 @@ def candidates_of(store: Store, given: Sequence[str], model: str) -> Candidates:
 
     Raises `UsageError` for a file that is not as it should be, with its place.
     """
-    found = Candidates(own_template(model) or Template())
+    try:
+        found = Candidates(own_template(model) or Template())
+    except UsageError:  # a prompt of its own with braces is no template, but a candidate
+        found = Candidates(Template())
     for name in dict.fromkeys(given):
         if name == CARDS and not Path(CARDS).is_file():
             _add_cards(found, store)

@@ -10,6 +10,7 @@ import pytest
 from mixture import Store
 from mixture.errors import UsageError
 from trainers.jobs.candidates import candidates_of, read_prompts
+from trainers.model.template import Template
 
 
 def test_a_line_is_a_prompt_as_it_stands(tmp_path: Path) -> None:
@@ -70,3 +71,15 @@ def test_a_template_without_a_place_makes_one_of_all_cards(
     found = candidates_of(small_store, ["cards"], str(tmp_path / "e5"))
     assert list(found.sources) == ["", "query: "]
     assert "has no place for a prompt" in caplog.text
+
+
+def test_a_prompt_with_braces_is_a_candidate_and_no_template(
+    small_store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_model))
+    model.prompts = {"query": "{ask}: "}
+    model.save(str(tmp_path / "braced"), create_model_card=False)
+    found = candidates_of(small_store, ["cards"], str(tmp_path / "braced"))
+    assert found.template == Template() and len(found.sources) > 15

@@ -31,6 +31,7 @@ from mixture.console.options import (
 from mixture.console.options import open_store as _open
 from mixture.console.output import print_json, print_rows, print_table
 from mixture.console.progress import stages
+from mixture.console.prompts import app as prompt_commands
 from mixture.console.sentences import say
 from mixture.console.suites import app as suite_commands
 from mixture.console.terminal import PlainErrors, WithSettings
@@ -71,6 +72,7 @@ app.add_typer(coreset_commands)
 app.add_typer(artifact_commands)
 app.add_typer(suite_commands)
 app.add_typer(model_commands)
+app.add_typer(prompt_commands)
 
 
 def _settings(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trainers.jobs.evaluate import compare, evaluate
     from trainers.jobs.folder import Trained, train_on_folder
     from trainers.jobs.learn import LearnedMixtures, learn_weights
+    from trainers.jobs.prompt_choice import PromptChoice
+    from trainers.jobs.prompts import prompts
     from trainers.jobs.rescore import rescore_with
     from trainers.jobs.shrink import Shrunk, shrink
     from trainers.jobs.soup import Soup, soup
@@ -30,6 +32,7 @@ __all__ = [
     "LearnedMixtures",
     "LearningSettings",
     "MixtureBatchSampler",
+    "PromptChoice",
     "Shrunk",
     "Soup",
     "Trained",
@@ -41,6 +44,7 @@ __all__ = [
     "evaluate",
     "import_run",
     "learn_weights",
+    "prompts",
     "rescore_with",
     "shrink",
     "soup",
@@ -56,6 +60,7 @@ _HOME = {
     "LearnedMixtures": "trainers.jobs.learn",
     "LearningSettings": "trainers.learning.config",
     "MixtureBatchSampler": "trainers.batch.sampler",
+    "PromptChoice": "trainers.jobs.prompt_choice",
     "Shrunk": "trainers.jobs.shrink",
     "Soup": "trainers.jobs.soup",
     "Trained": "trainers.jobs.folder",
@@ -67,6 +72,7 @@ _HOME = {
     "evaluate": "trainers.jobs.evaluate",
     "import_run": "trainers.jobs.bring",
     "learn_weights": "trainers.jobs.learn",
+    "prompts": "trainers.jobs.prompts",
     "rescore_with": "trainers.jobs.rescore",
     "shrink": "trainers.jobs.shrink",
     "soup": "trainers.jobs.soup",

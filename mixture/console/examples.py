@@ -73,6 +73,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "mixture shrink model --layers 6 --width 0.5 --mix tdro --out thin": "half of the inner channels",
     },
     "evaluate": {"mixture evaluate model --suite eval/": "every suite in that folder"},
+    "prompts": {
+        "mixture prompts MODEL --suite dev/ --candidates cards": "of the datacards",
+        "mixture prompts MODEL --suite dev/ --candidates mine.txt --report test/": "",
+    },
     "suites": {
         "mixture suites": "what --suite takes by name",
         "mixture suites beir miracl/sw": "one suite a line, with the size of those that are cached",

@@ -12,6 +12,7 @@ Rows = Sequence[Mapping[str, Any]]
 NAMED = 3
 PLURALS = {
     "batch": "batches",
+    "query": "queries",
     "test query": "test queries",
     "test query or passage": "test queries or passages",
     "replaced": "replaced",

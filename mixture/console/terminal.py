@@ -35,6 +35,7 @@ AFTERWARDS = {
     "store": "a part of a copy is no store; the same command goes on with it",
     "learn-weights": "the same command goes on from its last checkpoint",
     "train": "the same command goes on from its last checkpoint",
+    "prompts": "scores that were done are kept; the same command goes on with the rest",
 }
 """What a command that was stopped leaves, and what it does when it is called again."""
 

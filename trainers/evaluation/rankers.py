@@ -98,17 +98,19 @@ class Dense:
     encode:    in place of the model's own encoding, such as `trainers.jobs.encode.TextEncoder`
     keep:      from a space's id to the folder of its embeddings; None keeps none
     precision: of kept embeddings
+    hold:      from the vectors of a suite's documents to those that are gone over, such as `held.HeldBlocks`
     """
 
     def __init__(
         self, encoder: SentenceTransformer, prompt: Callable[[Suite], str | None],
         document_prompt: str | None = None, *, encode: Callable[[str, str], Encode] | None = None,
-        keep: Callable[[str], Path] | None = None,
-        precision: str = "float32", batch_size: int | None = None,
+        keep: Callable[[str], Path] | None = None, precision: str = "float32", batch_size: int | None = None,
+        hold: Callable[[Vectors], Vectors] | None = None,
     ) -> None:  # fmt: skip
         check_similarity(encoder)
         self._encoder, self._prompt, self._document_prompt = encoder, prompt, document_prompt
         self._encode, self._keep, self._precision, self._batch_size = encode, keep, precision, batch_size
+        self._hold = hold
 
     def facts(self, suite: Suite) -> Facts:
         longest = getattr(self._encoder, "max_seq_length", None)
@@ -121,7 +123,8 @@ class Dense:
         source = self._source(suite)
         queries = source.vectors(Strings(arrow_texts(suite.queries)), "query", again=True)
         progress(len(suite.queries), total)
-        numbered = _Numbered(source.vectors(documents.texts, "passage"), documents.numbers)
+        passages = source.vectors(documents.texts, "passage")
+        numbered = _Numbered(passages if self._hold is None else self._hold(passages), documents.numbers)
         return Best(*nearest(queries, numbered, top, device=self._encoder.device,
                              progress=lambda done, _: progress(len(suite.queries) + done, total)))  # fmt: skip
 

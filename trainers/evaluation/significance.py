@@ -99,6 +99,17 @@ def interval(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -
     return np.moveaxis(ends, 0, -1).reshape(*scores.shape[:-1], 2)
 
 
+def by_cluster(shares: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Rows (R, C) whose mean is the sum of the row of `shares`, (R, Q): what is drawn together is one number.
+
+    cluster: (Q,) of each query which of the C clusters it is in, each with one or more
+
+    >>> by_cluster(np.array([[1.0, 2.0, 4.0]]), np.array([0, 1, 0])).tolist()
+    [[10.0, 4.0]]
+    """
+    return np.asarray((cluster.max() + 1) * np.stack([np.bincount(cluster, row) for row in shares]))
+
+
 def _blocks(draws: int, width: int) -> Iterator[int]:
     """How many draws to make at once, each of so many numbers."""
     most = max(1, BLOCK // width)

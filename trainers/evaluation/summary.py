@@ -18,7 +18,7 @@ from mixture.errors import UsageError, unknown_name
 from mixture.suites.families import family
 from trainers.evaluation.compare import SIGNIFICANT, holm
 from trainers.evaluation.groups import SUITE, Group, groups
-from trainers.evaluation.significance import DRAWS, interval, paired_t, randomisation
+from trainers.evaluation.significance import DRAWS, by_cluster, interval, paired_t, randomisation
 from trainers.evaluation.worst_case import RADIUS, worst_case
 
 # Queries shown of each suite that got worse.
@@ -225,14 +225,8 @@ def _rows(
         centred.append((scores - own) * weight / len(queries))
         keys += [f"{family(suite)} {query}" if len(group.weights) > 1 else query for query in queries]
     cluster = np.unique(keys, return_inverse=True)[1]
-
-    def summed(parts: Sequence[np.ndarray]) -> np.ndarray:
-        """(models, clusters), whose mean is the sum of the parts."""
-        rows = [np.bincount(cluster, row) for row in np.concatenate(parts, axis=1)]
-        return (cluster.max() + 1) * np.stack(rows)
-
     base = models.index(baseline)
-    shares, deviations = summed(weighed), summed(centred)
+    shares, deviations = (by_cluster(np.concatenate(parts, axis=1), cluster) for parts in (weighed, centred))
     differences = shares - shares[base]
     # An interval is that of the deviations from each suite's mean: suites are given, their queries are drawn.
     ends = interval(np.stack([deviations, deviations - deviations[base]]))

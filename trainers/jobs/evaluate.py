@@ -23,11 +23,8 @@ from mixture.suites.given import suites_of
 from mixture.suites.halves import halved
 from mixture.suites.suite import Suite
 from trainers.evaluation.metrics import accuracy_depth, checked_metrics
-from trainers.finetune.output import mixtures_of, record_if_any
 from trainers.jobs.runs import query_rows
-from trainers.model.identity import STATIC, locate, model_file
-from trainers.model.instructions import Instructions
-from trainers.model.names import known_model, shown
+from trainers.model.names import BM25, ModelName
 
 if TYPE_CHECKING:
     from trainers.evaluation.evaluate import SuiteResult
@@ -35,10 +32,6 @@ if TYPE_CHECKING:
     from trainers.evaluation.summary import Summary
 
 logger = logging.getLogger(__name__)
-BM25 = "bm25"
-FUSION = "+"
-# One of them is in whatever loads.
-MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")
 # Of the query that is shown when an evaluation starts.
 SHOWN_WORDS = 12
 
@@ -78,7 +71,7 @@ def evaluate(
         raise UsageError(f"`precision` is {precision!r}, of kept embeddings alone; give `keep_embeddings` too")
     metrics = checked_metrics(metrics)
     asked = suites_of(suites)
-    names = [_Name(given) for given in listed(model)]
+    names = [ModelName(given) for given in listed(model)]
     if not names:
         raise UsageError("`model` names no model")
     if doubled := [name.given for name in names if sum(name.kept == other.kept for other in names) > 1]:
@@ -137,38 +130,6 @@ def compare(results: Sequence[SuiteResult], *, baseline: str | None = None) -> S
     return summarise(results, baseline=baseline, categories=categories, texts=texts)
 
 
-class _Name:
-    """What a caller calls a model. parts: of a fusion, or itself."""
-
-    def __init__(self, given: str) -> None:
-        self.given = given
-        fused = FUSION in given and not Path(given).is_dir()
-        parts = given.split(FUSION) if fused else [given]
-        self.parts = [part if part == BM25 else known_model(part) for part in parts]
-        if BM25 in self.parts and Path(BM25, "modules.json").is_file():
-            raise UsageError(f"{BM25} is the ranking by words; write ./{BM25} for the folder of that name")
-        if not all(self.parts):
-            raise UsageError(f"`model` is {given!r}; a fusion names two or more, as {BM25}{FUSION}{STATIC}")
-
-    def check(self) -> None:
-        """Raise `UsageError` for a part that is no model, in a folder, in the cache or on the hub."""
-        for part in self.parts:
-            if part not in (BM25, STATIC) and not any(model_file(locate(part), name) for name in MODEL_FILES):
-                raise UsageError(f"no model loads from {part!r}: it has none of {', '.join(MODEL_FILES)}")
-
-    @property
-    def shown(self) -> str:
-        return FUSION.join(part if part == BM25 else shown(part) for part in self.parts)
-
-    @property
-    def kept(self) -> str:
-        """As the store has it: a folder by its whole path."""
-        return FUSION.join(
-            str(Path(part).resolve()) if Path(part).is_dir() and part not in (STATIC, BM25) else part
-            for part in self.parts
-        )
-
-
 @dataclass
 class _Entrant:
     """A model that is loaded. record: of its training here, empty for others and for a fusion."""
@@ -179,7 +140,7 @@ class _Entrant:
 
     @classmethod
     def load(
-        cls, name: _Name, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
+        cls, name: ModelName, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
         batch_size: int | None, where: tuple[int, Engine],
     ) -> _Entrant:  # fmt: skip
         from trainers.evaluation.rankers import Fused
@@ -195,28 +156,15 @@ class _Entrant:
         cls, name: str, prompt: str | None, keep: Callable[[str], Path] | None, precision: str,
         batch_size: int | None, where: tuple[int, Engine],
     ) -> _Entrant:  # fmt: skip
-        from trainers.evaluation.evaluate import document_prompt_for, prompt_of
-        from trainers.evaluation.rankers import Dense, Lexical
-        from trainers.jobs.encode import TextEncoder
-
         if name == BM25:
+            from trainers.evaluation.rankers import Lexical
+
             return cls(Lexical())
-        texts = TextEncoder(name, *where)
-        encoder = texts.encoder
-        record = record_if_any(Path(name))
-        trained_on = [part["collection"] for one in mixtures_of(record) for part in one["mixture"]["components"]]
-        trained_on += [collection for part in record.get("soup", ()) for collection in part["collections"]]
-        unit = encoder.similarity_fn_name == "cosine"
-        ranker = Dense(
-            encoder,
-            lambda suite: prompt_of(encoder, suite, of_suite=bool(record)) if prompt is None else prompt,
-            document_prompt_for(encoder)[1],
-            encode=None if batch_size else lambda q, p: texts.behind(Instructions(q, p), unit=unit),
-            keep=keep,
-            precision=precision,
-            batch_size=batch_size,
-        )
-        return cls(ranker, record, trained_on)
+        from trainers.jobs.dense import DenseModel
+
+        model = DenseModel.load(name, *where)
+        ranker = model.ranker(prompt, keep=keep, precision=precision, batch_size=batch_size)
+        return cls(ranker, model.record, model.trained_on)
 
     def say_texts(self, suite: Suite, said: set[str | None], *, given: bool) -> None:
         """A line to the log, for each new prompt: a query as the model sees it, and whose prompt that is."""
@@ -238,7 +186,7 @@ def _counts(show: Progress, done: int, total: int) -> None:
     show(done, total, "")
 
 
-def _record_evaluation(store: Store, name: _Name, trained: Mapping[str, Any], result: SuiteResult) -> None:
+def _record_evaluation(store: Store, name: ModelName, trained: Mapping[str, Any], result: SuiteResult) -> None:
     """Write a result to the store, with the mixture that the model was `trained` on (its record), if it is ours."""
     mixture = (trained.get("mixture") or {}).get("id")
     common = {"model": name.kept, "mixture": mixture, "evaluated_at": datetime.now(UTC)}

@@ -59,6 +59,18 @@ class Template:
         """`before_query` of each prompt of a collection; one for a collection without."""
         return [self.before_query(prompt) for prompt in prompts] or [self.before_query()]
 
+    def prompt_in(self, before: str) -> str | None:
+        """The prompt that `before_query` makes this text of; None where it makes it of none.
+
+        >>> Template().prompt_in("Instruct: Find it\\nQuery: "), Template().prompt_in("query: ")
+        ('Find it', None)
+        """
+        start, found, end = self.query.removesuffix("{query}").partition("{prompt}")
+        if not before and self.uses_prompt:
+            return ""
+        fits = found and before.startswith(start) and before.endswith(end) and len(before) > len(start + end)
+        return before[len(start) : len(before) - len(end)] if fits else None
+
     @property
     def before_passage(self) -> str:
         return self.passage.removesuffix("{passage}")
@@ -143,10 +155,16 @@ def own_template(model: str) -> Template | None:
     passage = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
     if not query and not passage:
         return None
-    source = "the model's own prompts"
+    try:
+        return template_behind(query, passage, source="the model's own prompts")
+    except UsageError as error:
+        raise UsageError(f"{model!r}: {error}; say `query_template=none`, or write one") from None
+
+
+def template_behind(query: str, passage: str, *, source: str) -> Template:
+    """The template of a model whose texts stand behind these prompts. A `UsageError` for prompts with braces."""
     if braced := [text for text in (query, passage) if re.search(r"[{}]", text)]:
-        raise UsageError(f"{model!r} has the prompt {braced[0]!r}, whose braces cannot be told from a template's; "
-                         "say `query_template=none`, or write one")  # fmt: skip
+        raise UsageError(f"the prompt {braced[0]!r} has braces, which cannot be told from a template's")
     asked = re.fullmatch(r"(?P<before>Instruct: )(?P<prompt>.+?)(?P<after>\n *Query: ?)", query, re.DOTALL)
     if asked:
         layout = f"{asked['before']}{{prompt}}{asked['after']}{{query}}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.coreset.costs import Costs
+from mixture.coreset.costs import CELLS, Costs
 from mixture.coreset.exchange import exchanged
 from mixture.coreset.greedy import served
 from mixture.coreset.pairs import MOST_CELLS, cheapest, demands, one_by_one
@@ -18,7 +18,10 @@ from mixture.errors import UsageError
 Progress = Callable[[int, int], None]
 # Exact transports that exchanges may take.
 SOLVE = 50
-ALL, EXACT, PAIRS, GREEDY, RANDOM = "all rows", "exact", "cheapest pairs", "greedy and exchanges", "random"
+ALL, EXACT, ROUNDED, PAIRS = "all rows", "exact", "exact but for rounding", "cheapest pairs"
+GREEDY, RANDOM, NONE = "greedy and exchanges", "random", "none"
+# Costs of a choice up to which exchanges mend what rounding lost: a transport of so many takes a tenth of a second.
+SMALL = 2**20
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Coreset:
 
     rows:      (n,) numbers of candidates, ascending
     nearest:   (n,) the target row that each is nearest to; cost: (n,) its cost there
-    method:    all rows; exact: no choice of so many rows has a lower transport; cheapest pairs; greedy and exchanges;
-               random
-    transport: OT_c(μ_S, μ_V), exact; NaN where it is too large to be computed
+    method:    all rows; exact: no choice of so many rows has a lower transport; exact but for rounding; cheapest pairs;
+               greedy and exchanges; random
+    transport: OT_c(μ_S, μ_V), exact; NaN where it is too large, or was not asked for
     greedy:    that before exchanges; NaN where there were none
     exchanges: made
     """
@@ -45,46 +48,59 @@ class Coreset:
 
 def choose(
     costs: Costs, n: int, *, seed: int = 42, solve: int = SOLVE, cut: int = 30, most_cells: int = MOST_CELLS,
-    progress: Progress = lambda done, total: None,
+    measure: bool = True, progress: Progress = lambda done, total: None,
 ) -> Coreset:  # fmt: skip
     """n rows S that make OT_c(μ_S, μ_V) least, uniform on both sides.
 
     Fewer rows than target rows: greedy, then exchanges (`solve` exact transports at most, `cut` rows of either side).
     As many or more: exactly, where the costs of the rows near the target are at most `most_cells`; else pair by pair.
-    Where n is no multiple of V, target rows count as n/V rounded up or down, by seed.
+    Where n is no multiple of V, target rows count as n/V rounded up or down, by seed; of a small choice exchanges mend
+    that.
+
+    measure: say the transport of the result
     """
     total, v = costs.shape
+
+    def made(rows: NDArray[np.int64], method: str, before: float = float("nan"), exchanges: int = 0) -> Coreset:
+        found = described(costs, np.sort(rows), method)
+        value = measured(costs, found.rows, most_cells=most_cells) if measure else float("nan")
+        return replace(found, transport=value, greedy=before, exchanges=exchanges)
+
+    def bettered(rows: NDArray[np.int64], method: str) -> Coreset:
+        found = exchanged(costs, rows, solve=solve, cut=cut, progress=progress)
+        return made(found.rows, method, found.before, found.exchanges)
+
     if not 1 <= n <= total:
         raise UsageError(f"`budget` is {n:,} of {total:,} rows; allowed: 1 to {total:,}")
     if n == total:
-        return described(costs, np.arange(total), ALL, most_cells=most_cells)
+        return made(np.arange(total), ALL)
     if n < v:
         first = served(costs, n, progress)
-        if n * v > most_cells:
-            return described(costs, np.sort(first), GREEDY, most_cells=most_cells)
-        found = exchanged(costs, first, solve=solve, cut=cut, progress=progress)
-        return described(costs, np.sort(found.rows), GREEDY, most_cells=most_cells, greedy=found.before,
-                         exchanges=found.exchanges)  # fmt: skip
+        return bettered(first, GREEDY) if n * v <= most_cells else made(first, GREEDY)
     wanted = demands(n, v, seed)
-    if (rows := cheapest(costs, wanted, most_cells=most_cells, progress=progress)) is not None:
-        return described(costs, rows, EXACT, most_cells=most_cells)
-    return described(costs, np.sort(one_by_one(costs, wanted, progress)), PAIRS, most_cells=most_cells)
+    if (rows := cheapest(costs, wanted, most_cells=most_cells, progress=progress)) is None:
+        return made(one_by_one(costs, wanted, progress), PAIRS)
+    if n % v == 0:
+        return made(rows, EXACT)
+    return bettered(rows, ROUNDED) if n * v <= SMALL else made(rows, ROUNDED)
 
 
-def described(
-    costs: Costs, rows: NDArray[np.int64], method: str, *, most_cells: int = MOST_CELLS,
-    greedy: float = float("nan"), exchanges: int = 0,
-) -> Coreset:  # fmt: skip
-    """A choice of these rows, ascending, with what is said of it."""
+def described(costs: Costs, rows: NDArray[np.int64], method: str) -> Coreset:
+    """A choice of these rows, ascending, each with the target row that it is nearest to."""
     nearest, cost = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 8192):
-        block = costs.rows(rows[start : start + 8192])
-        nearest[start : start + 8192] = block.argmin(axis=1)
-        cost[start : start + 8192] = block.min(axis=1)
-    value = float("nan")
-    if 0 < len(rows) * costs.shape[1] <= most_cells:
-        value = transport(costs.rows(rows)).value
-    return Coreset(rows, nearest, cost, method, value, greedy, exchanges)
+    size = max(1, CELLS // costs.shape[1])
+    for start in range(0, len(rows), size):
+        block = costs.rows(rows[start : start + size])
+        nearest[start : start + size] = block.argmin(axis=1)
+        cost[start : start + size] = block.min(axis=1)
+    return Coreset(rows, nearest, cost, method, float("nan"))
+
+
+def measured(costs: Costs, rows: NDArray[np.int64], *, most_cells: int = MOST_CELLS) -> float:
+    """OT_c(μ_S, μ_V) of these rows; NaN where more than `most_cells` costs are between the two."""
+    if not 0 < len(rows) * costs.shape[1] <= most_cells:
+        return float("nan")
+    return transport(costs.rows(rows)).value
 
 
 def random_rows(total: int, n: int, seed: int) -> NDArray[np.int64]:

@@ -12,6 +12,8 @@ from mixture.coreset.costs import Costs
 Progress = Callable[[int, int], None]
 # Rows whose gains are computed anew at once.
 AT_ONCE = 128
+# A gain of less is none: costs are of 32 bits, and come out otherwise in a larger block.
+ROUNDING = 1e-7
 
 
 def served(costs: Costs, n: int, progress: Progress = lambda done, total: None) -> NDArray[np.int64]:
@@ -21,7 +23,7 @@ def served(costs: Costs, n: int, progress: Progress = lambda done, total: None) 
     That is the transport without weights of the rows (the first stage of GORACS). Each time the row is taken that
     lowers it most; the gain is at least 1 − 1/e of the greatest. What a row gains only falls while others are taken,
     so gains are computed anew for the most promising rows alone (Minoux 1978). A row that is nearest to no target row
-    in the end gives its place to another.
+    when n are taken gives its place to another, and is not taken again.
     """
     total = costs.shape[0]
     means = np.concatenate([block.mean(axis=1, dtype=np.float64) for _, block in costs.blocks()])
@@ -31,7 +33,7 @@ def served(costs: Costs, n: int, progress: Progress = lambda done, total: None) 
     bounds = np.concatenate([_gains(block, best) for _, block in costs.blocks()])
     while len(taken) < n:
         row = _next(costs, bounds, free, best)
-        if bounds[row] <= 0:
+        if bounds[row] <= ROUNDING:
             break
         taken.append(row)
         free[row] = False
@@ -39,10 +41,9 @@ def served(costs: Costs, n: int, progress: Progress = lambda done, total: None) 
         progress(len(taken), n)
         if len(taken) == n:
             nearest = set(costs.rows(np.array(taken)).argmin(axis=0).tolist())
-            free[[row for place, row in enumerate(taken) if place not in nearest]] = True
             taken = [row for place, row in enumerate(taken) if place in nearest]
     # No other row is nearer to any target row: those that cost least on the whole.
-    rest = np.flatnonzero(free)
+    rest = np.setdiff1d(np.arange(total), taken)
     rest = rest[np.argsort(means[rest], kind="stable")][: n - len(taken)]
     return np.concatenate([np.array(taken, np.int64), rest])
 

@@ -41,6 +41,8 @@ def cheapest(
     added, and it is solved again, until there are none. So the result is that of all rows.
     """
     (total, v), n = costs.shape, int(wanted.sum())
+    if (n + 1) * (v + 1) > most_cells:
+        return None
     pool = np.array([], np.int64)
     deep = SPARE * int(wanted.max())
     while len(pool) <= n:
@@ -66,7 +68,7 @@ def one_by_one(
     costs: Costs, wanted: NDArray[np.int64], progress: Progress = lambda done, total: None
 ) -> NDArray[np.int64]:  # fmt: skip
     """The same, nearly, in the order in which they are taken: again and again the cheapest pair of a free row and a
-    target row that wants more. Of equal ones the first row, then the first target row."""
+    target row that wants more. Which of equal ones is not said."""
     left, free = wanted.copy(), np.ones(costs.shape[0], np.bool_)
     taken: list[int] = []
     while left.sum():

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from mixture import registry
 from mixture.arguments import Names, listed, named
 from mixture.coreset import Coreset, Costs, choose
-from mixture.coreset.choose import RANDOM, SOLVE, described, quotas, random_rows
+from mixture.coreset.choose import NONE, RANDOM, SOLVE, described, measured, quotas, random_rows
 from mixture.coreset.transport import pot
-from mixture.embeddings import source_of
+from mixture.embeddings import Encoder, source_of
 from mixture.embeddings.space import check_precision
 from mixture.errors import UsageError
 from mixture.jobs.coreset_rows import Asked, Candidates, Goal, asked_for, candidates, goal, unchanged
@@ -113,10 +113,12 @@ def coreset(
     named("shares", shares, SHARES)
     check_precision(precision)
     for parameter, value, least in (("gradient_weight", gradient_weight, 0), ("target_rows", target_rows, 1),
-                                    ("solve", solve, 1)):  # fmt: skip
+                                    ("solve", solve, 1), ("seed", seed, 0)):  # fmt: skip
         if not (math.isfinite(value) and value >= least):
             raise UsageError(f"`{parameter}` is {value:g}; allowed: {least} or more")
     registry.check_name("mixture name", name)
+    if store.rows("SELECT 1 FROM mixture_tags WHERE tag = ?", [name]):  # said before the work, and not after it
+        raise UsageError(f"{name!r} is a tag; give the mixture another name")
     pot()
     began, source = time.perf_counter(), registry.resolve(store, mixture)
     asked, parts = asked_for(store, listed(target)), unchanged(store, source)
@@ -130,24 +132,30 @@ def coreset(
     vectors = source_of(function, keep=partial(layout.space, store.work) if keep_embeddings else None,
                         precision=precision)  # fmt: skip
     towards = goal(store, asked, vectors, target_rows, seed)
-    rows = candidates(store, parts, sum(held.values()), vectors, say, gradients=gradient_weight > 0, seed=seed)
+    rows = candidates(store, parts, held, vectors, say, gradients=gradient_weight > 0, seed=seed)
     weights = {c.name: c.weight for c in parts}
     by_chance = _pick(rows, towards, weights, replace(settings, random=True))
     picked = by_chance if random else _pick(rows, towards, weights, settings, stage("choosing"))
+    say = stage("distances")
+    distances = []
+    for number, numbers in enumerate((_numbers(rows, picked), _numbers(rows, by_chance), np.arange(len(rows.vectors)))):
+        say(number, 3, "")
+        distances.append(_distance(rows, towards, numbers))
+    say(3, 3, "done")
+    known_as = model if encode is None else "a function"
+    space = function.space("query").model if isinstance(function, Encoder) else known_as
+    run = _run_id(source, asked, name, space, settings)
     made = _frozen(store, parts, rows, picked, name, f"coreset {name} of {source.reference}", free=shares == "free")
-    run = _run_id(source, asked, model, settings)
-    parents = [source.spec.id, *(one.spec.id for one in asked.mixtures)]
-    saved = registry.save(store, MixtureSpec(tuple(made.values())), name, parents=parents, run_id=run,
+    parents = dict.fromkeys([source.spec.id, *(one.spec.id for one in asked.mixtures)])
+    saved = registry.save(store, MixtureSpec(tuple(made.values())), name, parents=list(parents), run_id=run,
                           note=_note(source, asked, settings, len(rows.vectors)))  # fmt: skip
     result = MadeCoreset(
         mixture=saved, run_id=run, target=asked.titles, target_rows=len(towards.ids),
-        distance=_distance(rows, towards, _numbers(rows, picked)),
-        random=_distance(rows, towards, _numbers(rows, by_chance)),
-        whole=_distance(rows, towards, np.arange(len(rows.vectors))),
-        rows=_by_collection(rows, picked, made), encoded=vectors.encoded, reused=vectors.reused,
+        distance=distances[0], random=distances[1], whole=distances[2],
+        rows=_by_collection(rows, picked, made, gradient_weight), encoded=vectors.encoded, reused=vectors.reused,
         seconds=time.perf_counter() - began, remarks=tuple(_remarks(store, asked, towards, rows, picked)),
     )  # fmt: skip
-    _record(store, result, source, model, settings, rows, towards, picked)
+    _record(store, result, source, known_as, settings, rows, towards, picked, parts)
     return result
 
 
@@ -167,8 +175,9 @@ def _pick(
         gradients = None if rows.gradients is None else rows.gradients[part]
         costs = Costs(rows.vectors[part], towards.vectors, gradients, weight=settings.gradient_weight)
         if settings.random or not count:
-            return described(costs, random_rows(costs.shape[0], count, settings.seed), RANDOM, most_cells=0)
-        return choose(costs, count, seed=settings.seed, solve=settings.solve, progress=show)
+            rows_of_chance = random_rows(costs.shape[0], count, settings.seed)
+            return described(costs, rows_of_chance, RANDOM if settings.random else NONE)
+        return choose(costs, count, seed=settings.seed, solve=settings.solve, measure=False, progress=show)
 
     found: dict[str, Coreset] = {}
     if settings.shares == "free":
@@ -193,8 +202,15 @@ def _numbers(rows: Candidates, picked: Mapping[str, Coreset]) -> NDArray[np.int6
 
 
 def _distance(rows: Candidates, towards: Goal, numbers: NDArray[np.int64]) -> float | None:
-    found = described(Costs(rows.vectors[numbers], towards.vectors), np.arange(len(numbers)), "").transport
+    """Without what rows would teach."""
+    found = measured(Costs(rows.vectors, towards.vectors), numbers)
     return None if math.isnan(found) else found
+
+
+def _distances(rows: Candidates, name: str, one: Coreset, gradient_weight: float) -> NDArray[np.float64]:
+    """Of each chosen row that to its nearest target row: its cost, without what it would teach."""
+    taught = 0.0 if rows.gradients is None else gradient_weight * rows.gradients[rows.of(name)][one.rows]
+    return np.asarray(one.cost.astype(np.float64) + taught)
 
 
 def _frozen(
@@ -222,18 +238,21 @@ def _frozen(
 
 
 def _by_collection(
-    rows: Candidates, picked: Mapping[str, Coreset], made: Mapping[str, Component]
+    rows: Candidates, picked: Mapping[str, Coreset], made: Mapping[str, Component], gradient_weight: float
 ) -> list[dict[str, Any]]:  # fmt: skip
-    return [
-        {"collection": name, "chosen": len(one.rows), "of": len(rows.ids[name]),
-         "weight": made[name].weight if name in made else 0.0,
-         "distance": float(np.median(one.cost)) if len(one.rows) else None, "method": one.method}
-        for name, one in picked.items()
-    ]  # fmt: skip
+    found = []
+    for name, one in picked.items():
+        distances = _distances(rows, name, one, gradient_weight)
+        found.append({"collection": name, "chosen": len(one.rows), "of": len(rows.ids[name]),
+                      "weight": made[name].weight if name in made else 0.0,
+                      "distance": float(np.median(distances)) if len(distances) else None,
+                      "method": one.method})  # fmt: skip
+    return found
 
 
-def _run_id(source: SavedMixture, asked: Asked, model: str, settings: _Settings) -> str:
-    body = {"kind": KIND, "mixture": source.spec.id, "target": asked.digests, "model": model} | asdict(settings)
+def _run_id(source: SavedMixture, asked: Asked, name: str, model: str, settings: _Settings) -> str:
+    body = {"kind": KIND, "mixture": source.spec.id, "target": asked.digests, "name": name, "model": model}
+    body |= asdict(settings)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -263,7 +282,7 @@ def _remarks(
 
 def _record(
     store: Store, made: MadeCoreset, source: SavedMixture, model: str, settings: _Settings, rows: Candidates,
-    towards: Goal, picked: Mapping[str, Coreset],
+    towards: Goal, picked: Mapping[str, Coreset], parts: Sequence[Component],
 ) -> None:  # fmt: skip
     """The run, what it came to, and every chosen row with its nearest target row, in place of an equal call's."""
     now = datetime.now(UTC)
@@ -276,16 +295,16 @@ def _record(
              "gradient_weight": settings.gradient_weight, "seed": settings.seed, "distance": made.distance,
              "random_distance": made.random, "whole_distance": made.whole, "seconds": made.seconds,
              "chosen_at": now}  # fmt: skip
-    tables = []
+    tables, collections = [], {c.name: c.collection for c in parts}
     for name, one in picked.items():
         gradients = np.full(len(one.rows), np.nan)
         if rows.gradients is not None:
             gradients = rows.gradients[rows.of(name)][one.rows]
         tables.append(pa.table({
             "run_id": pa.array([made.run_id] * len(one.rows), pa.string()),
-            "collection": pa.array([name] * len(one.rows), pa.string()),
+            "collection": pa.array([collections[name]] * len(one.rows), pa.string()),
             "example_id": rows.ids[name].take(pa.array(one.rows)),
-            "distance": pa.array(one.cost.astype(np.float64)),
+            "distance": pa.array(_distances(rows, name, one, settings.gradient_weight)),
             "nearest_of": pa.array([towards.of[place] for place in one.nearest], pa.string()),
             "nearest_id": pa.array([towards.ids[place] for place in one.nearest], pa.string()),
             "gradient": pa.array(gradients, pa.float64(), from_pandas=True),

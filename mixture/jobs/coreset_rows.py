@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixture import registry
 from mixture.coreset import score_gradients
 from mixture.embeddings import Kind, Source
-from mixture.errors import UsageError
+from mixture.errors import StoreError, UsageError
 from mixture.progress import Progress
 from mixture.registry import SavedMixture
 from mixture.specs import Component
@@ -23,6 +23,8 @@ from mixture.suites.halves import LEARN, REPORT, halved
 from mixture.suites.suite import Suite
 from mixture.text.strings import Strings
 
+# What is shorter has no direction.
+SHORTEST = 1e-12
 PAIRS = pa.schema([("of", pa.string()), ("id", pa.string()), ("query", pa.string()), ("positive", pa.string())])
 
 
@@ -89,7 +91,9 @@ def asked_for(store: Store, given: Sequence[str]) -> Asked:
                 f"`target` is {text}: models are reported on that half, so it must not choose what they learn; name"
                 f" {whole}, of which the half `{LEARN}` is taken"
             )
-        if there or "/" in text or is_named(text):
+        if half == LEARN and not there:  # as results and notes call it
+            suites.append(whole)
+        elif there or "/" in text or is_named(text):
             suites.append(text)
         else:
             mixtures.append(registry.resolve(store, text))
@@ -106,9 +110,14 @@ def unchanged(store: Store, mixture: SavedMixture) -> list[Component]:
 
 
 def candidates(
-    store: Store, parts: Sequence[Component], total: int, source: Source, say: Progress, *, gradients: bool, seed: int
+    store: Store, parts: Sequence[Component], sizes: Mapping[str, int], source: Source, say: Progress, *,
+    gradients: bool, seed: int,
 ) -> Candidates:  # fmt: skip
-    """The rows of components, `total` in all; gradients: with those of `score_gradients`, within a component."""
+    """The rows of components, as many as `sizes` says; gradients: with those of `score_gradients`, within a component.
+
+    Raises `StoreError` where another process changed how many there are.
+    """
+    total = sum(sizes.values())
     ids: dict[str, pa.Array] = {}
     starts: dict[str, int] = {}
     vectors: NDArray[np.float32] | None = None
@@ -117,6 +126,10 @@ def candidates(
     for c in parts:
         say(done, total, c.name)
         table = read.first_pairs(store, c.part)
+        if table.num_rows != sizes[c.name]:
+            raise StoreError(
+                f"{c.name} had {sizes[c.name]:,} rows and has {table.num_rows:,} now; run the command again"
+            )
         found = embedded(source, table)
         vectors = np.empty((total, found.shape[1]), np.float32) if vectors is None else vectors
         starts[c.name], ids[c.name] = done, table["example_id"].combine_chunks()
@@ -159,12 +172,13 @@ def _judged(suite: Suite) -> pa.Table:
 
 
 def embedded(source: Source, pairs: pa.Table) -> NDArray[np.float32]:
-    """(n, 2 d): of each pair the embeddings of `query` and of `positive` side by side."""
+    """(n, 2 d): of each pair the embeddings of `query` and of `positive` side by side, each of unit length."""
     found: NDArray[np.float32] | None = None
     sides: tuple[tuple[str, Kind], ...] = (("query", "query"), ("positive", "passage"))
     for side, (column, kind) in enumerate(sides):
         for numbers, block in source.vectors(Strings(pairs[column]), kind).blocks():
             d = block.shape[1]
+            block = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
             found = np.empty((pairs.num_rows, 2 * d), np.float32) if found is None else found
             found[numbers, side * d : (side + 1) * d] = block
     return np.empty((0, 0), np.float32) if found is None else found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 
 from mixture.coreset import Costs, choose, score_gradients
-from mixture.coreset.choose import ALL, EXACT, GREEDY, PAIRS, quotas, random_rows
+from mixture.coreset.choose import ALL, EXACT, GREEDY, PAIRS, ROUNDED, quotas, random_rows
 from mixture.coreset.exchange import exchanged
 from mixture.coreset.greedy import served
 from mixture.coreset.pairs import cheapest, demands, one_by_one
@@ -141,6 +141,32 @@ def test_many_rows_are_the_best_of_all_subsets(v: int, n: int) -> None:
         found = choose(Costs.of(costs), n)
         assert found.method == EXACT
         assert found.transport == pytest.approx(best_of_all(costs, n), abs=1e-6)
+
+
+@pytest.mark.parametrize(("v", "n"), [(3, 4), (2, 3), (3, 5), (4, 6)])
+def test_what_rounding_lost_is_mended_by_exchanges(v: int, n: int) -> None:
+    """No multiple of target rows: no one exchange can make the choice better, and it is mostly the best of all."""
+    best = 0
+    for seed in range(20):
+        costs = matrix(seed, 8, v)
+        found = choose(Costs.of(costs), n, cut=8, solve=10_000)
+        assert found.method == ROUNDED
+        assert found.transport <= found.greedy + 1e-12
+        least = best_of_all(costs, n)
+        assert found.transport >= least - 1e-6
+        best += found.transport <= least + 1e-6
+    assert best >= 15
+
+
+@pytest.mark.parametrize("copies", [2, 20])
+def test_equal_rows_end(copies: int) -> None:
+    """Numbers of a large block and of a small one differ in the last bit, which is no gain."""
+    generator = np.random.default_rng(3)
+    rows = np.repeat(unit(generator.standard_normal((1000 // copies, 64))), copies, axis=0)
+    target = unit(generator.standard_normal((300, 64)))
+    for n in (40, 200, 290):
+        found = served(Costs(rows, target), n)
+        assert len(set(found.tolist())) == n
 
 
 def test_rows_that_the_prices_ask_for_come_into_the_pool() -> None:

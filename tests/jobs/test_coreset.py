@@ -13,7 +13,7 @@ import pytest
 
 from mixture import Store, jobs, registry
 from mixture.embeddings import Space
-from mixture.errors import UsageError
+from mixture.errors import StoreError, UsageError
 from mixture.materialised import MaterialisedMixture
 from mixture.store.materialise import materialise
 from mixture.suites.halves import half_of
@@ -199,9 +199,15 @@ def test_a_suite_that_was_scored_whole_is_remarked(store: Store, suite: Path) ->
 
 
 def test_target_rows_are_drawn_by_seed(store: Store) -> None:
-    few = choose(store, target_rows=5)
-    assert few.target_rows == 5
-    assert choose(store, target_rows=5).rows == few.rows
+    def nearest(seed: int) -> set[str]:
+        made = choose(store, target_rows=5, seed=seed, budget=60)
+        assert made.target_rows == 5
+        rows = store.rows("SELECT DISTINCT nearest_id FROM coreset_examples WHERE run_id = ?", [made.run_id])
+        return {row["nearest_id"] for row in rows}
+
+    drawn = [nearest(seed) for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({frozenset(rows) for rows in drawn}) == 3
 
 
 def test_a_target_among_the_candidates_is_remarked(store: Store) -> None:
@@ -225,6 +231,50 @@ def test_what_rows_would_teach_can_count(store: Store) -> None:
     assert all(0 <= row["gradient"] <= 1 for row in gradients)
     assert taught.distance is not None and plain.distance is not None
     assert taught.distance > plain.distance  # it is the transport alone that is said
+    distances = store.rows("SELECT distance FROM coreset_examples WHERE run_id = ?", [taught.run_id])
+    assert all(0 <= row["distance"] <= 1 for row in distances)
+    assert all(0 <= row["distance"] <= 1 for row in taught.rows)
+
+
+def test_two_names_are_two_runs_and_two_models_are(store: Store) -> None:
+    one, two = choose(store, "one"), choose(store, "two")
+    other = choose(store, "two", encode=lambda texts, kind: Model()(texts, kind)[:, ::-1], keep_embeddings=False)
+    assert len({one.run_id, two.run_id, other.run_id}) == 3
+    rows = store.rows("SELECT mixture, model FROM coresets ORDER BY chosen_at")
+    assert [row["mixture"] for row in rows] == [made.mixture.spec.id for made in (one, two, other)]
+    assert {row["model"] for row in rows} == {"a function"}
+
+
+def test_rows_of_slices_join_to_their_examples(store: Store) -> None:
+    jobs.create(store, "all", where="length(query) > 0 AND collection IN ('easy', 'middle', 'hard')")
+    choose(store)
+    joined = store.rows("FROM coreset_examples JOIN examples USING (collection, example_id)")
+    assert len(joined) == 12
+
+
+def test_rows_that_go_while_they_are_read_are_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixture.jobs import coreset_rows
+
+    read_pairs = coreset_rows.read.first_pairs
+
+    def fewer(store: Store, part: Any) -> Any:
+        table = read_pairs(store, part)
+        return table.slice(1) if part.collection == "middle" else table
+
+    monkeypatch.setattr("mixture.store.read.first_pairs", fewer)
+    with pytest.raises(StoreError, match="middle had 40 rows and has 39 now; run the command again"):
+        choose(store)
+    assert not store.rows("SELECT 1 FROM mixtures WHERE name = 'core'")
+
+
+def test_long_vectors_count_as_short_ones(store: Store) -> None:
+    def long(texts: Any, kind: str) -> np.ndarray:
+        found = Model()(texts, kind)
+        return found * (1 + np.arange(len(found))[:, None])
+
+    plain, scaled = choose(store), choose(store, encode=long, keep_embeddings=False)
+    assert scaled.distance == pytest.approx(plain.distance, abs=1e-6)
+    assert scaled.whole == pytest.approx(plain.whole, abs=1e-6)
 
 
 def test_negatives_of_named_miners_stay_so(store: Store) -> None:
@@ -251,9 +301,12 @@ def test_negatives_of_named_miners_stay_so(store: Store) -> None:
         ({"precision": "int8"}, "`precision` is 'int8'"),
         ({"encode": None}, "`encode` is missing"),
         ({"name": "a:b"}, "mixture name 'a:b'"),
+        ({"name": "prod"}, "'prod' is a tag; give the mixture another name"),
+        ({"seed": -1}, "`seed` is -1; allowed: 0 or more"),
     ],
 )
 def test_mistakes_are_said_before_any_work(store: Store, change: dict[str, Any], message: str) -> None:
+    registry.tag(store, "all", "prod")
     model = Model()
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         choose(store, **({"encode": model} | change))
@@ -264,6 +317,7 @@ def test_mistakes_are_said_before_any_work(store: Store, change: dict[str, Any],
 def test_the_report_half_of_a_folder_is_refused(store: Store, suite: Path) -> None:
     with pytest.raises(UsageError, match=f"name {suite}, of which the half `learn` is taken"):
         choose(store, target=f"{suite}/report")
+    assert choose(store, target=f"{suite}/learn").target == ("desk/learn",)
 
 
 def test_a_collection_that_changed_is_refused(store: Store, tmp_path: Path) -> None:

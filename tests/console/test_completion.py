@@ -57,7 +57,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["decontaminate", "m"], ["middle"]),
     (["mine", "x"], []),
     (["cards", "msm"], ["msmarco"]),
-    (["sh"], ["show"]),
+    (["sho"], ["show"]),
 ]
 
 

@@ -35,13 +35,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from weights_that_win import Scores, compared
 
 import trainers
 from mixture import Store, jobs, registry
 from mixture.coreset import Costs, choose
-from mixture.suites.families import family
 from mixture.suites.layout import find_suites
-from trainers.evaluation.compare import compare
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
@@ -49,8 +48,6 @@ RESULT = HERE / "results" / "coreset.json"
 COLLECTIONS = ("agnews", "altlex", "cmrc2018", "dureader", "pubmedqa", "disflqa", "asset", "cose", "covidfaq",
                "concode", "covidqa", "xquad")  # fmt: skip
 BUDGETS = (0.1, 0.3)
-# Suite -> query -> nDCG@10.
-Scores = dict[str, dict[str, float]]
 
 
 class Bench:
@@ -123,16 +120,9 @@ def mixtures(bench: Bench) -> dict[str, Callable[[int], str]]:
 
 def against(ours: list[Scores], theirs: list[Scores]) -> dict[str, float]:
     """The difference in nDCG@10 × 100 over all suites, its standard error, and p."""
-    columns = [(suite, query) for suite in sorted(ours[0]) for query in sorted(ours[0][suite])]
-    sides = [np.array([[one[s][q] for s, q in columns] for one in side]) for side in (ours, theirs)]
-    found = compare(sides[0], sides[1], [s for s, _ in columns], [f"{family(s)} {q}" for s, q in columns], paired=False)
-    return {"difference": round(100 * found.difference, 2), "error": round(100 * found.error, 2),
-            "p": float(f"{found.p:.2g}")}  # fmt: skip
-
-
-def mean(scores: list[Scores]) -> tuple[float, float]:
-    means = [np.mean([np.mean(list(values.values())) for values in one.values()]) for one in scores]
-    return round(100 * float(np.mean(means)), 2), round(100 * float(np.std(means, ddof=1)), 2)
+    found = compared(ours, theirs, lambda suite: True, paired=False)
+    assert found is not None
+    return {name: found[name] for name in ("difference", "error", "p")}
 
 
 BASELINES = {"core": "random-core", "free": "random-free"}
@@ -145,8 +135,9 @@ def table(bench: Bench, seeds: int) -> dict[str, Any]:
         found[name] = [bench.scored(make(seed), seed) for seed in range(seeds)]
     for name, scores in found.items():
         way, _, budget = name.partition("-")
-        value, spread = mean(scores)
-        rows[name] = {"ndcg": value, "sd": spread}
+        means = compared(scores, found["uniform"], lambda suite: True, paired=False)
+        assert means is not None
+        rows[name] = {"ndcg": means["mean"], "sd": means["sd"]}
         if name != "uniform":
             rows[name]["against uniform"] = against(scores, found["uniform"])
         if way in BASELINES:

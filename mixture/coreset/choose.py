@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.coreset.costs import CELLS, Costs
+from mixture.coreset.costs import CELLS, Costs, Progress, unseen
 from mixture.coreset.exchange import exchanged
 from mixture.coreset.greedy import served
 from mixture.coreset.pairs import MOST_CELLS, cheapest, demands, one_by_one
 from mixture.coreset.transport import transport
 from mixture.errors import UsageError
 
-Progress = Callable[[int, int], None]
 # Exact transports that exchanges may take.
 SOLVE = 50
 ALL, EXACT, ROUNDED, PAIRS = "all rows", "exact", "exact but for rounding", "cheapest pairs"
@@ -48,7 +47,7 @@ class Coreset:
 
 def choose(
     costs: Costs, n: int, *, seed: int = 42, solve: int = SOLVE, cut: int = 30, most_cells: int = MOST_CELLS,
-    measure: bool = True, progress: Progress = lambda done, total: None,
+    measure: bool = True, progress: Progress = unseen,
 ) -> Coreset:  # fmt: skip
     """n rows S that make OT_c(μ_S, μ_V) least, uniform on both sides.
 

@@ -8,12 +8,21 @@ eq. 10 of its code). Costs are computed by block and never held for all candidat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixture.errors import UsageError
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
+
+
+def unseen(done: int, total: int) -> None:
+    """No progress shown."""
+
 
 # Numbers of a block of costs: 64 MB, and as much again while it is computed.
 CELLS = 2**24

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.coreset.costs import Costs
+from mixture.coreset.costs import Costs, Progress, unseen
 from mixture.coreset.transport import Transport, transport
 
-Progress = Callable[[int, int], None]
 ROUNDING = 1e-9
 
 
@@ -27,7 +25,7 @@ class Exchanged(NamedTuple):
 
 
 def exchanged(
-    costs: Costs, rows: NDArray[np.int64], *, solve: int, cut: int, progress: Progress = lambda done, total: None
+    costs: Costs, rows: NDArray[np.int64], *, solve: int, cut: int, progress: Progress = unseen
 ) -> Exchanged:  # fmt: skip
     """Exchange rows of a choice (n,) for others while that lowers the transport; at most `solve` transports are solved.
 

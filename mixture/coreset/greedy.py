@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.coreset.costs import Costs
+from mixture.coreset.costs import Costs, Progress, unseen
 
-Progress = Callable[[int, int], None]
 # Rows whose gains are computed anew at once.
 AT_ONCE = 128
 # A gain of less is none: costs are of 32 bits, and come out otherwise in a larger block.
 ROUNDING = 1e-7
 
 
-def served(costs: Costs, n: int, progress: Progress = lambda done, total: None) -> NDArray[np.int64]:
+def served(costs: Costs, n: int, progress: Progress = unseen) -> NDArray[np.int64]:
     """n rows (n,) whose nearest ones serve the target rows at nearly the least mean cost, mean_j min_{i∈S} c_ij, in the
     order in which they were taken; of rows that help alike the first.
 

@@ -7,15 +7,13 @@ chosen and of the plan at once. Where that is too large, the cheapest pairs are 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixture.coreset.costs import Costs
+from mixture.coreset.costs import Costs, Progress, unseen
 from mixture.coreset.transport import cheapest_rows
 
-Progress = Callable[[int, int], None]
 # Costs that one transport holds, 8 bytes each and about 30 more in the simplex.
 MOST_CELLS = 2**24
 # Of a target row, beside how many it is to take.
@@ -32,7 +30,7 @@ def demands(n: int, v: int, seed: int) -> NDArray[np.int64]:
 
 def cheapest(
     costs: Costs, wanted: NDArray[np.int64], *, most_cells: int = MOST_CELLS,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unseen,
 ) -> NDArray[np.int64] | None:  # fmt: skip
     """The rows that serve each target row as often as `wanted` (V,) says at the least cost of all, (n,), in order; None
     where the transport would have more than `most_cells` costs.
@@ -65,7 +63,7 @@ def cheapest(
 
 
 def one_by_one(
-    costs: Costs, wanted: NDArray[np.int64], progress: Progress = lambda done, total: None
+    costs: Costs, wanted: NDArray[np.int64], progress: Progress = unseen
 ) -> NDArray[np.int64]:  # fmt: skip
     """The same, nearly, in the order in which they are taken: again and again the cheapest pair of a free row and a
     target row that wants more. Which of equal ones is not said."""

@@ -26,7 +26,7 @@ from mixture.embeddings.space import check_precision
 from mixture.errors import UsageError
 from mixture.jobs.coreset_rows import Asked, Candidates, Goal, asked_for, candidates, goal, unchanged
 from mixture.mining.miners import Encode
-from mixture.progress import Progress, Stage, quiet, silent
+from mixture.progress import Progress, Stage, quiet
 from mixture.registry import Mixture, SavedMixture, slices
 from mixture.registry.slices import Slice, slice_of
 from mixture.specs import Component, MixtureSpec
@@ -134,14 +134,11 @@ def coreset(
     towards = goal(store, asked, vectors, target_rows, seed)
     rows = candidates(store, parts, held, vectors, say, gradients=gradient_weight > 0, seed=seed)
     weights = {c.name: c.weight for c in parts}
-    by_chance = _pick(rows, towards, weights, replace(settings, random=True))
-    picked = by_chance if random else _pick(rows, towards, weights, settings, stage("choosing"))
-    say = stage("distances")
-    distances = []
-    for number, numbers in enumerate((_numbers(rows, picked), _numbers(rows, by_chance), np.arange(len(rows.vectors)))):
-        say(number, 3, "")
-        distances.append(_distance(rows, towards, numbers))
-    say(3, 3, "done")
+    picked = _pick(rows, towards, weights, settings, stage("choosing"))
+    chosen = np.concatenate([one.rows + rows.starts[name] for name, one in picked.items()])
+    distance, by_chance, whole = _measured(
+        rows, towards, [chosen, _at_random(rows, weights, settings), np.arange(len(rows.vectors))], stage("distances")
+    )
     known_as = model if encode is None else "a function"
     space = function.space("query").model if isinstance(function, Encoder) else known_as
     run = _run_id(source, asked, name, space, settings)
@@ -151,7 +148,7 @@ def coreset(
                           note=_note(source, asked, settings, len(rows.vectors)))  # fmt: skip
     result = MadeCoreset(
         mixture=saved, run_id=run, target=asked.titles, target_rows=len(towards.ids),
-        distance=distances[0], random=distances[1], whole=distances[2],
+        distance=distance, random=by_chance, whole=whole,
         rows=_by_collection(rows, picked, made, gradient_weight), encoded=vectors.encoded, reused=vectors.reused,
         seconds=time.perf_counter() - began, remarks=tuple(_remarks(store, asked, towards, rows, picked)),
     )  # fmt: skip
@@ -166,45 +163,65 @@ def _rows_asked(budget: float, held: int) -> int:
     return int(n)
 
 
+def _at_random(rows: Candidates, weights: Mapping[str, float], settings: _Settings) -> NDArray[np.int64]:
+    """The baseline: places among all rows, ascending."""
+    if settings.shares == "free":
+        return random_rows(len(rows.vectors), settings.n, settings.seed)
+    counts = quotas(weights, rows.sizes, settings.n)
+    return np.concatenate([rows.starts[name] + random_rows(rows.sizes[name], count, settings.seed)
+                           for name, count in counts.items()])  # fmt: skip
+
+
 def _pick(
-    rows: Candidates, towards: Goal, weights: Mapping[str, float], settings: _Settings, progress: Progress = silent
+    rows: Candidates, towards: Goal, weights: Mapping[str, float], settings: _Settings, progress: Progress
 ) -> dict[str, Coreset]:  # fmt: skip
     """The choice within each component, by its name."""
 
-    def chosen(part: slice, count: int, show: Callable[[int, int], None]) -> Coreset:
+    def costs(part: slice) -> Costs:
         gradients = None if rows.gradients is None else rows.gradients[part]
-        costs = Costs(rows.vectors[part], towards.vectors, gradients, weight=settings.gradient_weight)
-        if settings.random or not count:
-            rows_of_chance = random_rows(costs.shape[0], count, settings.seed)
-            return described(costs, rows_of_chance, RANDOM if settings.random else NONE)
-        return choose(costs, count, seed=settings.seed, solve=settings.solve, measure=False, progress=show)
+        return Costs(rows.vectors[part], towards.vectors, gradients, weight=settings.gradient_weight)
 
-    found: dict[str, Coreset] = {}
+    if settings.random:
+        return _by_component(rows, described(costs(slice(None)), _at_random(rows, weights, settings), RANDOM))
     if settings.shares == "free":
-        whole = chosen(slice(None), settings.n, lambda done, total: progress(done, total, ""))
-        for name in rows.ids:
-            part = rows.of(name)
-            here = (whole.rows >= part.start) & (whole.rows < part.stop)
-            found[name] = replace(whole, rows=whole.rows[here] - part.start, nearest=whole.nearest[here],
-                                  cost=whole.cost[here])  # fmt: skip
-        return found
+        whole = choose(costs(slice(None)), settings.n, seed=settings.seed, solve=settings.solve, measure=False,
+                       progress=lambda done, total: progress(done, total, ""))  # fmt: skip
+        return _by_component(rows, whole)
     counts = quotas(weights, rows.sizes, settings.n)
+    found: dict[str, Coreset] = {}
     for number, (name, count) in enumerate(counts.items()):
         progress(number, len(counts), name)
-        found[name] = chosen(rows.of(name), count, lambda done, total: None)
+        own = costs(rows.of(name))
+        found[name] = (
+            choose(own, count, seed=settings.seed, solve=settings.solve, measure=False)
+            if count else described(own, np.empty(0, np.int64), NONE)
+        )  # fmt: skip
     progress(len(counts), len(counts), "done")
     return found
 
 
-def _numbers(rows: Candidates, picked: Mapping[str, Coreset]) -> NDArray[np.int64]:
-    """The places of the chosen rows among all."""
-    return np.concatenate([one.rows + rows.starts[name] for name, one in picked.items()])
+def _by_component(rows: Candidates, whole: Coreset) -> dict[str, Coreset]:
+    """A choice from all rows, by component."""
+    found = {}
+    for name in rows.ids:
+        part = rows.of(name)
+        here = (whole.rows >= part.start) & (whole.rows < part.stop)
+        found[name] = replace(whole, rows=whole.rows[here] - part.start, nearest=whole.nearest[here],
+                              cost=whole.cost[here])  # fmt: skip
+    return found
 
 
-def _distance(rows: Candidates, towards: Goal, numbers: NDArray[np.int64]) -> float | None:
-    """Without what rows would teach."""
-    found = measured(Costs(rows.vectors, towards.vectors), numbers)
-    return None if math.isnan(found) else found
+def _measured(
+    rows: Candidates, towards: Goal, some: Sequence[NDArray[np.int64]], say: Progress
+) -> list[float | None]:  # fmt: skip
+    """The distance of each of several choices, given by places among all rows; without what rows would teach."""
+    costs, found = Costs(rows.vectors, towards.vectors), list[float | None]()
+    for number, numbers in enumerate(some):
+        say(number, len(some), "")
+        value = measured(costs, numbers)
+        found.append(None if math.isnan(value) else value)
+    say(len(some), len(some), "done")
+    return found
 
 
 def _distances(rows: Candidates, name: str, one: Coreset, gradient_weight: float) -> NDArray[np.float64]:

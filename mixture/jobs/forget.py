@@ -169,8 +169,9 @@ def _ids(some: list[slices.Slice]) -> pa.Table:
 
 def _known(store: Store, rows: pa.Table, file: Path) -> pa.Table:
     """The rows; `UsageError` where the store never had some."""
+    known = read.names(store)
     for name in pc.unique(rows["collection"]).to_pylist():
-        if name not in (known := read.names(store)):
+        if name not in known:
             raise unknown_name("collection", name, known)
     store.connection.register("listed", rows)
     (found,) = store.rows(

@@ -49,7 +49,7 @@ def remove_collections(store: Store, names: Sequence[str]) -> list[Change]:
     """Take collections out of the store, with all that hangs on them. An unknown name is a `UsageError`."""
 
     def work(connection: duckdb.DuckDBPyConnection) -> list[Change]:
-        before = _newest(connection)
+        before = newest(connection)
         found = [Change(name, _held(connection, name), only_kept_here=_kept_for_others(connection, name, names))
                  for name in dict.fromkeys(names)]  # fmt: skip
         for change in found:
@@ -87,7 +87,7 @@ def rename_collection(store: Store, old: str, new: str) -> Change:
 
     def work(connection: duckdb.DuckDBPyConnection) -> Change:
         change = Change(old, _held(connection, old), new)
-        before = _newest(connection)
+        before = newest(connection)
         _require_free(connection, new)
         _call(connection, old, new)
         _log(connection, RENAME, change, before)
@@ -115,7 +115,7 @@ def take_back_name(store: Store) -> Change | None:
             "UPDATE collection_changes SET change = ? WHERE change = ? AND snapshot_before = ?",
             [f"{RENAME} undone", RENAME, before],
         )
-        _log(connection, f"{RENAME} undone", change, _newest(connection))
+        _log(connection, f"{RENAME} undone", change, newest(connection))
         return change
 
     return store.transaction(work)
@@ -169,7 +169,8 @@ def _require_free(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         raise UsageError(f"there is a collection {name!r} already; rename or remove that one first")
 
 
-def _newest(connection: duckdb.DuckDBPyConnection) -> int:
+def newest(connection: duckdb.DuckDBPyConnection) -> int:
+    """The newest version of the store."""
     found = connection.execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchone()
     return int(found[0]) if found else 0
 

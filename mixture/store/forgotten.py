@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from mixture.errors import ForgottenRows, StoreError, UsageError
 from mixture.specs import Component, MixtureSpec
-from mixture.store.change import FORGOTTEN, earlier_names
+from mixture.store import read
+from mixture.store.change import FORGOTTEN, earlier_names, newest
 from mixture.store.connect import Store
 from mixture.store.files import at_version
 from mixture.store.write import put_back, removals_with
@@ -25,12 +26,11 @@ ROWS = pa.schema([("collection", pa.string()), ("example_id", pa.string())])
 CONTENTS = pa.schema([("collection", pa.string()), ("digest", pa.string()), ("num_forgotten", pa.int64())])
 
 # {rows}: collection, example_id, and `then`, what the collection was called
-TEXTS = """
+TEXTS = f"""
 SELECT g.collection, g.example_id, 'query' AS kind, e.query AS "text"
-FROM {rows} g JOIN examples e ON e.collection = g."then" AND e.example_id = g.example_id
-UNION ALL SELECT g.collection, g.example_id, 'passage',
-                 CASE WHEN title = '' THEN "text" ELSE title || ' ' || "text" END
-FROM {rows} g JOIN (SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples) e
+FROM {{rows}} g JOIN examples e ON e.collection = g."then" AND e.example_id = g.example_id
+UNION ALL SELECT g.collection, g.example_id, 'passage', {read.PASSAGE}
+FROM {{rows}} g JOIN (SELECT collection, example_id, unnest(positives).passage_id AS passage_id FROM examples) e
      ON e.collection = g."then" AND e.example_id = g.example_id
 JOIN passages p ON p.collection = e.collection AND p.passage_id = e.passage_id"""
 
@@ -121,7 +121,7 @@ def forget_rows(store: Store, rows: pa.Table, contents: pa.Table, note: str | No
 
     def work(connection: duckdb.DuckDBPyConnection) -> int:
         connection.register("chosen", rows)
-        before = _newest(connection)
+        before = newest(connection)
         found = connection.execute(
             """SELECT c.collection, c.example_id, coalesce(e.query, r.query, '') AS query FROM chosen c
                LEFT JOIN examples e USING (collection, example_id)
@@ -160,8 +160,8 @@ def restore(store: Store) -> PutBack:
     """
 
     def work(connection: duckdb.DuckDBPyConnection) -> PutBack:
-        newest = "(SELECT max(snapshot_before) FROM removals WHERE reason = $reason)"
-        rows = removals_with(connection, f"r.reason = $reason AND r.snapshot_before = {newest}", {"reason": FORGOTTEN})
+        last = "(SELECT max(snapshot_before) FROM removals WHERE reason = $reason)"
+        rows = removals_with(connection, f"r.reason = $reason AND r.snapshot_before = {last}", {"reason": FORGOTTEN})
         if not rows.num_rows:
             raise UsageError("nothing to put back: no row was forgotten")
         _require_there(connection, pc.unique(rows["collection"]).to_pylist())
@@ -193,8 +193,3 @@ def _require_there(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) 
     if gone := sorted(set(names) - there):
         raise UsageError(f"rows of {', '.join(gone)} were forgotten, which is no collection of the store any more; "
                          "`mixture remove` can bring it back with `undo`")  # fmt: skip
-
-
-def _newest(connection: duckdb.DuckDBPyConnection) -> int:
-    found = connection.execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchone()
-    return int(found[0]) if found else 0

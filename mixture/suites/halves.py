@@ -4,6 +4,7 @@ alone, so it is the same in every corpus, run and language version of a file."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mixture.errors import UsageError
@@ -32,13 +33,18 @@ def halved(suite: Suite, half: str | None) -> Suite:
         return suite
     if half not in HALVES:
         raise UsageError(f"`half` is {half!r}; allowed: {', '.join(HALVES)}")
-    kept = [(key, query) for key, query in zip(suite.query_ids, suite.queries, strict=True) if half_of(query) == half]
-    if not kept:
+    places = [place for place, query in enumerate(suite.queries) if half_of(query) == half]
+    if not places:
         raise UsageError(f"{suite.name}: none of its {len(suite.queries)} queries is in the half {half!r}")
-    ids, queries = (list(column) for column in zip(*kept, strict=True))
+    return replace(with_queries(suite, places), half=half)
+
+
+def with_queries(suite: Suite, places: Sequence[int]) -> Suite:
+    """The suite with the queries at these places, and its whole corpus."""
+    ids, queries = ([column[place] for place in places] for column in (suite.query_ids, suite.queries))
     qrels = {key: suite.qrels[key] for key in ids}
     missing = not_there((document for grades in qrels.values() for document in grades), suite.corpus_ids)
     answers = None if suite.answers is None else {key: suite.answers[key] for key in ids}
     excluded = None if suite.excluded is None else {key: suite.excluded[key] for key in ids}
-    return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, half=half,
-                   answers=answers, excluded=excluded)  # fmt: skip
+    return replace(suite, query_ids=ids, queries=queries, qrels=qrels, missing_documents=missing, answers=answers,
+                   excluded=excluded)  # fmt: skip

@@ -21,49 +21,8 @@ from mixture import Store, jobs, registry
 from mixture.registry.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
-# Runs `mixture`; before the statement of that number, of those in transactions, it kills itself, or waits for a file.
-RUN = """
-import os, sys, time
-from pathlib import Path
-from mixture.store import connect
-from mixture.store.connect import Store
-at, folder = int(sys.argv[1]), Path(sys.argv[2])
-inside, count, known = [0], [0], connect._connect
-
-class Watched:
-    def __init__(self, real):
-        self.real = real
-    def __getattr__(self, name):
-        return getattr(self.real, name)
-    def execute(self, query, *given):
-        if inside[0] or query.startswith("CALL"):
-            count[0] += 1
-            if count[0] == at and not folder.is_dir():
-                os.kill(os.getpid(), 9)
-            if count[0] == at:
-                (folder / "here").touch()
-                while not (folder / "go").exists():
-                    time.sleep(0.05)
-        return self.real.execute(query, *given)
-
-def transaction(self, work, real=Store._transaction):
-    inside[0] += 1
-    try:
-        return real(self, work)
-    finally:
-        inside[0] -= 1
-
-def connected(*given, read_only):
-    made = known(*given, read_only=read_only)
-    return made if read_only else Watched(made)
-
-connect._connect, Store._transaction = connected, transaction
-from cli import app
-try:
-    app(sys.argv[3:], standalone_mode=True)
-finally:
-    print(f"statements: {count[0]}", file=sys.stderr)
-"""
+# Kills itself, or waits, before a statement of its transactions.
+WATCHED = Path(__file__).with_name("watched.py").read_text("utf-8")
 # What a store holds, without clocks, the ids of commands and the numbers of versions; by collection or mixture.
 CONTENTS = {
     "examples": "SELECT collection AS unit, example_id, positives FROM examples",
@@ -156,8 +115,8 @@ def stores(
 
 def _start(name: str, words: list[str], template: Path, at: int = 0, folder: str = "/nowhere") -> subprocess.Popen[str]:
     words = [word.format(folder=template) for word in words]
-    return subprocess.Popen([sys.executable, "-c", RUN, str(at), folder, "--store", name, *words], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    command = [sys.executable, "-c", WATCHED, str(at), folder, "--store", name, *words]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def _call(*given: Any) -> tuple[int, str]:

@@ -349,45 +349,12 @@ def test_nothing_forgotten_costs_one_small_query(mixed: Store, monkeypatch: pyte
     assert len(asked) == 1
 
 
-# Runs `mixture`; before the statement of that number, of those in transactions, it kills itself.
-KILLED = """
-import os, sys
-from mixture.store import connect
-from mixture.store.connect import Store
-at, inside, count, known = int(sys.argv[1]), [0], [0], connect._connect
-
-class Watched:
-    def __init__(self, real):
-        self.real = real
-    def __getattr__(self, name):
-        return getattr(self.real, name)
-    def execute(self, query, *given):
-        if inside[0]:
-            count[0] += 1
-            if count[0] == at:
-                os.kill(os.getpid(), 9)
-        return self.real.execute(query, *given)
-
-def transaction(self, work, real=Store._transaction):
-    inside[0] += 1
-    try:
-        return real(self, work)
-    finally:
-        inside[0] -= 1
-
-connect._connect = lambda *given, read_only: known(*given, read_only=read_only) if read_only else Watched(
-    known(*given, read_only=read_only))
-Store._transaction = transaction
-from cli import app
-try:
-    app(sys.argv[2:], standalone_mode=True)
-finally:
-    print(f"statements: {count[0]}", file=sys.stderr)
-"""
+# Kills itself before a statement of its transactions.
+KILLED = (ROOT / "tests" / "cluster" / "watched.py").read_text("utf-8")
 
 
 def _run(store: Path, at: int, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", KILLED, str(at), "--store", str(store), "forget", *words]
+    command = [sys.executable, "-c", KILLED, str(at), "/nowhere", "--store", str(store), "forget", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

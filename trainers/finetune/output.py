@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
+from trainers.model.new_folder import check_new
 from trainers.model.template import RECORD
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def mark(out: Path, run: str) -> None:
 def check_folder(out: Path) -> None:
     """Raise `UsageError` where `out` holds what no training left there; what it left, `finished` looks at."""
     left = (out / RECORD).is_file() or (out / "checkpoints" / MARK).is_file()
-    if not left and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a new folder in `out`")
+    if not left:
+        check_new(out)
 
 
 def finished(out: Path, run: str) -> bool:

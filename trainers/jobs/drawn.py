@@ -22,7 +22,6 @@ from mixture.jobs.forget import chosen_rows
 from mixture.materialised import MaterialisedMixture
 from mixture.progress import Progress, silent
 from mixture.registry.holding import former_names
-from mixture.sampling import BatchPlan
 from mixture.specs import MixtureSpec
 from mixture.store import Store, forgotten, layout
 from mixture.store.change import FORGOTTEN
@@ -201,10 +200,10 @@ def _draws(
     from trainers.batch.texts import BatchSource
 
     if isinstance(settings, LearningSettings):
+        from trainers.learning.loop import uniform_plan
+
         ((mixture, _),) = parts
-        uniform = dict.fromkeys(mixture.sizes, 1 / len(mixture.sizes))
-        plan = BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed)
-        source = BatchSource(mixture, plan, negatives=settings.negatives)
+        source = BatchSource(mixture, uniform_plan(mixture, settings), negatives=settings.negatives)
         return lambda step: (0, source.mixed(step)), [mixture]
     chosen = settings
     phases, _ = Phases.of(parts).hold_out(chosen.holdout)

@@ -21,7 +21,7 @@ from mixture.store import Store
 from mixture.store.write import append
 from mixture.suites.families import family
 from mixture.suites.given import Given, suites_of
-from mixture.suites.halves import LEARN, REPORT, halved
+from mixture.suites.halves import LEARN, REPORT, halved, with_queries
 from mixture.suites.suite import Suite
 from trainers.evaluation import groups
 from trainers.evaluation.choice import LEAST, OBJECTIVES, WORST, against_best, dropped, sizes, subset, worth
@@ -34,7 +34,8 @@ from trainers.jobs.prompt_choice import Gain, Prompt, PromptChoice
 from trainers.jobs.prompt_scores import REPORTED, PromptScores, Scored, space_of
 from trainers.jobs.runs import recorded
 from trainers.model.names import ModelName
-from trainers.model.prompted import check_new, write_prompted
+from trainers.model.new_folder import check_new
+from trainers.model.prompted import write_prompted
 
 if TYPE_CHECKING:
     from trainers.evaluation.summary import Row
@@ -226,11 +227,7 @@ def _part(suite: Suite, size: int, seed: int) -> Suite:
     """The suite with `size` of its queries; itself where it has no more."""
     if size >= len(suite.queries):
         return suite
-    places = subset(suite.query_ids, size, seed)
-    ids = [suite.query_ids[place] for place in places]
-    return replace(suite, query_ids=ids, queries=[suite.queries[place] for place in places],
-                   qrels={key: suite.qrels[key] for key in ids},
-                   excluded=None if suite.excluded is None else {key: suite.excluded[key] for key in ids})  # fmt: skip
+    return with_queries(suite, subset(suite.query_ids, size, seed))
 
 
 def _gains(

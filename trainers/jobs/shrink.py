@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import materialised, recorded
 from trainers.model.identity import locate, model_identity
+from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import RECORD, Template, own_template
 from trainers.settings import run_id
 from trainers.shrinking.architecture import architecture_of
@@ -99,8 +99,7 @@ def shrink(
     target = Path(out).expanduser()
     if (asked.searched or width < 1) and (store is None or mixture is None):
         raise UsageError("which layers or channels can go is measured on a mixture: name one in `mixture`")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is not empty; name a new folder in `out`")
+    check_new(target)
     spec = registry.resolve(store, mixture).spec if store is not None and mixture is not None else None
     show = stage("shrinking")
     show(0, 0, "loading PyTorch")
@@ -202,16 +201,14 @@ class _Work:
             "model": _shown(asked.model), "identity": model_identity(asked.model), "layers": list(kept),
             "num_layers": asked.num_layers, "width": width, "mixture": mixture, "run_id": run,
         }  # fmt: skip
-        with _scratch(self.out) as folder:
+        with beside(self.out, "shrink") as folder:
             cut.save(str(folder), create_model_card=False)
             loaded = self._same(folder, cut)
             after = self._measured(loaded) if calibration else {}
             rows = self._by_collection(found, after)
             loss = self._mean(after) if after else None
             self._write(folder, facts, curve, rows, loss)
-            if self.out.exists():
-                self.out.rmdir()
-            folder.rename(self.out)
+            become(folder, self.out)
         return Shrunk(self.out, asked.model, kept, asked.num_layers, width, sum(p.numel() for p in cut.parameters()),
                       before, run, mixture, tuple(curve), tuple(rows), loss)  # fmt: skip
 
@@ -315,18 +312,6 @@ def _read(file: Path) -> dict[Removed, dict[str, float]]:
             continue
         found[tuple(row["removed"])] = dict(row["losses"])
     return found
-
-
-@contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, which goes unless it is renamed: what is at `target` is whole."""
-    folder = target.parent / f".{target.name}.shrink"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _record(store: Store, run: str, found: Found, work: _Work) -> None:

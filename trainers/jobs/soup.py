@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.output import mixtures_of
 from trainers.finetune.scores import METRIC, check_judged, load_suites
 from trainers.model.alike import Trained, check_alike, common_start, opened
+from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import CONFIG, RECORD
 
 # In `weights`: what each model is worth on the suites says its weight.
@@ -72,8 +72,7 @@ def soup(
     target = Path(out).expanduser()
     dev = _dev_suites(weights, suites)
     shares = [] if isinstance(weights, str) else _shares(weights, len(folders))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is not empty; name a new folder in `out`")
+    check_new(target)
     parts = opened(folders)
     check_alike(parts)
     progress(0, 0, "loading PyTorch")
@@ -93,9 +92,7 @@ def soup(
     with _written(taken, shares_taken, target, progress) as scratch:
         (scratch / "README.md").write_text(soup_card(record), "utf-8")
         (scratch / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
-        if target.exists():
-            target.rmdir()
-        scratch.rename(target)
+        become(scratch, target)
     mixture = record["mixture"]
     made_of = tuple({"model": str(part.folder), "weight": share, "run": part.record.get("run_id"),
                      "mixture": _mixture_id(part)} | ({"score": one} if dev else {})
@@ -107,21 +104,16 @@ def soup(
 def _written(
     parts: Sequence[Trained], shares: Sequence[float], target: Path, progress: Progress
 ) -> Iterator[Path]:  # fmt: skip
-    """The average in a folder beside `target`, which goes unless it is renamed: what is at `target` is whole."""
+    """The average in a folder beside `target`."""
     from trainers.model.soup import average, average_adapters
 
-    scratch = target.parent / f".{target.name}.soup"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with beside(target, "soup") as scratch:
         if parts[0].adapter:
             average_adapters(parts, shares, scratch)
         else:
             average(parts, shares, scratch, progress)
         _write_prompts(scratch, parts)
         yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _dev_suites(weights: Sequence[float] | str | None, suites: Names) -> list[Suite]:

@@ -65,6 +65,12 @@ class Learned:
     hard_for_both: dict[str, float]
 
 
+def uniform_plan(mixture: MaterialisedMixture, settings: LearningSettings) -> BatchPlan:
+    """What a run draws: of each collection alike, whatever the mixture's weights."""
+    names = sorted(mixture.components)
+    return BatchPlan(dict.fromkeys(names, 1.0 / len(names)), mixture.sizes, settings.batch_size, settings.seed)
+
+
 def run_learner(
     mixture: MaterialisedMixture,
     proxy: str,
@@ -98,11 +104,8 @@ def run_learner(
     frozen = None if reference is None else Reference(loop, reference, folder.parent)
     loop.resume()
     run = Run(loop, learner, frozen, weights, caps)
-    uniform = dict.fromkeys(names, 1.0 / len(names))
-    source = BatchSource(
-        mixture, BatchPlan(uniform, mixture.sizes, settings.batch_size, settings.seed), negatives=settings.negatives,
-        symmetric_prompts=settings.symmetric_prompts, template=template,
-    )  # fmt: skip
+    source = BatchSource(mixture, uniform_plan(mixture, settings), negatives=settings.negatives,
+                         symmetric_prompts=settings.symmetric_prompts, template=template)  # fmt: skip
     loop.encoder.train()
     with on_request(), Feed(lambda n: loop.prepared(source.mixed(n)), loop.step, settings.steps) as batches:
         for batch in batches:

@@ -9,17 +9,12 @@ from typing import Any
 
 from mixture.errors import UsageError
 from trainers.model.identity import STATIC, locate, model_file
+from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import CONFIG, DOCUMENT_PROMPTS, RECORD, template_behind
 
 CHOSEN = "chosen_prompt"
 """In the record of a copy: the prompt, and the run that trained the model."""
 GENERAL = "query"
-
-
-def check_new(out: Path) -> None:
-    """Raise `UsageError` for a folder that holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty; name a new folder in `out`")
 
 
 def write_prompted(model: str, prompt: str, out: Path) -> None:
@@ -30,23 +25,16 @@ def write_prompted(model: str, prompt: str, out: Path) -> None:
     the template changes too, so that a training of the copy has it; `run_id` is none, as the run's model is another.
     """
     check_new(out)
-    scratch = out.parent / f".{out.name}.prompted"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with beside(out, "prompted") as scratch:
         modules = None if model == STATIC else model_file(locate(model), "modules.json")
         if modules is None:
             from trainers.model.encoder import load_encoder
 
             load_encoder(model).save(str(scratch), create_model_card=False)
-        else:
-            shutil.copytree(modules.parent, scratch)  # a link of the hub's cache becomes the file
+        else:  # a link of the hub's cache becomes the file
+            shutil.copytree(modules.parent, scratch, dirs_exist_ok=True)
         _set_prompts(scratch, prompt)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        become(scratch, out)
 
 
 def _set_prompts(folder: Path, prompt: str) -> None:

@@ -1,0 +1,79 @@
+"""Does the cells of a study, as one of several processes: each cell is locked while it is worked on, and a lock goes
+with its process. What a process of another machine does on the same folder counts as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import filelock
+import psutil
+
+from study.cells import Cell, Study, training
+
+WAIT_SECONDS = 2.0
+MOST_BYTES = 4e9
+
+
+def wanted(study: Study, students: Sequence[str], mixtures: Sequence[str]) -> list[Cell]:
+    """The cells of these students and mixtures (all, if none is named) and what these need, in the study's order."""
+    names: set[str] = set()
+
+    def add(name: str) -> None:
+        if name not in names:
+            names.add(name)
+            for one in study.cells[name].needs:
+                add(one)
+
+    for student in study.recipe.students.values():
+        for mixture in study.recipe.trained(student):
+            if (not students or student.name in students) and (not mixtures or mixture.name in mixtures):
+                for seed in range(student.seeds):
+                    add(training(student.name, mixture.name, seed))
+    if not students and not mixtures:
+        names.update(study.cells)  # with the mixtures of which only the weights are of interest
+    return [cell for cell in study.cells.values() if cell.name in names]
+
+
+def work(study: Study, cells: Sequence[Cell]) -> None:
+    """Until all are done, by this process or by others. A process that has grown begins anew: what a training leaves in
+    memory is not given back for good."""
+    left = list(cells)
+    while left := [cell for cell in left if study.result(cell.name) is None]:
+        if not any(_tried(study, cell, len(left), len(cells)) for cell in left):
+            time.sleep(WAIT_SECONDS)  # all that can be done is being done
+        elif psutil.Process().memory_info().rss > MOST_BYTES:
+            os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def _tried(study: Study, cell: Cell, left: int, total: int) -> bool:
+    """Whether this process did the cell."""
+    if any(study.result(name) is None for name in cell.needs):
+        return False
+    file = study.work / "locks" / f"{cell.name.replace(' ', '-')}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(file, blocking=False):
+            if study.result(cell.name) is not None:
+                return False
+            found = study.run(cell)
+    except filelock.Timeout:
+        return False
+    print(f"{total - left + 1} of {total}: {cell.name}, {found['seconds']} s", file=sys.stderr, flush=True)
+    return True
+
+
+def spread(arguments: Sequence[str], jobs: int) -> int:
+    """Runs this command as so many processes, which share the processor's cores. Returns how many failed."""
+    command = [sys.executable, str(Path(__file__).resolve().parent), *arguments, "--worker"]
+    processes = [subprocess.Popen(command) for _ in range(jobs)]
+    try:
+        return sum(process.wait() != 0 for process in processes)
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise

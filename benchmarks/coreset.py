@@ -19,12 +19,10 @@ it was. It writes `benchmarks/results/coreset.json` and the table of docs/benchm
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -35,13 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from weights_that_win import Scores, compared
+from study.scores import Scores, compared, of_static
 
 import trainers
 from mixture import Store, jobs, registry
 from mixture.coreset import Costs, choose
 from mixture.suites.layout import find_suites
-from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "coreset.json"
@@ -75,19 +72,7 @@ class Bench:
         return jobs.create(self.store, name, weights=weights).reference
 
     def scored(self, mixture: str, seed: int) -> Scores:
-        name = f"{mixture.replace(':', '-')}-{self.steps}-{seed}"
-        scores, out = self.work / "scores" / f"{name}.json", self.work / "models" / name
-        if not scores.is_file():
-            print(f"training {name}", file=sys.stderr, flush=True)
-            settings = resolve(trainers.FinetuneSettings, "static",
-                               {"steps": self.steps, "seed": seed, "tracker": "none"})  # fmt: skip
-            trainers.train(self.store, mixture, "static", out=out, settings=settings, suites=self.suites, half="report")
-            record = json.loads((out / "training.json").read_text())
-            scores.parent.mkdir(parents=True, exist_ok=True)
-            scores.write_text(json.dumps({r["suite"]: r["values"]["ndcg@10"] for r in record["query_scores"]}))
-            shutil.rmtree(out)
-            gc.collect()
-        return json.loads(scores.read_text())
+        return of_static(self.store, mixture, seed, steps=self.steps, suites=self.suites, work=self.work)
 
 
 def prepare(store: Store, data: Path) -> None:
@@ -120,7 +105,7 @@ def mixtures(bench: Bench) -> dict[str, Callable[[int], str]]:
 
 def against(ours: list[Scores], theirs: list[Scores]) -> dict[str, float]:
     """The difference in nDCG@10 × 100 over all suites, its standard error, and p."""
-    found = compared(ours, theirs, lambda suite: True, paired=False)
+    found = compared(ours, theirs)
     assert found is not None
     return {name: found[name] for name in ("difference", "error", "p")}
 
@@ -135,7 +120,7 @@ def table(bench: Bench, seeds: int) -> dict[str, Any]:
         found[name] = [bench.scored(make(seed), seed) for seed in range(seeds)]
     for name, scores in found.items():
         way, _, budget = name.partition("-")
-        means = compared(scores, found["uniform"], lambda suite: True, paired=False)
+        means = compared(scores, found["uniform"])
         assert means is not None
         rows[name] = {"ndcg": means["mean"], "sd": means["sd"]}
         if name != "uniform":

@@ -2,9 +2,9 @@
 
     python benchmarks/objectives.py [--data DIR] [--work DIR] [--model static] [--seeds 5] [--steps 200] [--only NAME …]
 
-The collections are those of weights_that_win.py, without near-duplicates and test queries, equally weighted. Negatives,
-and the scores that `distil` and the teacher's margin take, are all-MiniLM-L6-v2's. All rows of a table train the same
-model from the same seeds with the same settings but for those named. Scored are all queries of thirteen suites.
+The collections are those of the study, without near-duplicates and test queries, equally weighted. Negatives, and the
+scores that `distil` and the teacher's margin take, are all-MiniLM-L6-v2's. All rows of a table train the same model
+from the same seeds with the same settings but for those named. Scored are all queries of thirteen suites.
 
 Killed and run again with the same --work, it goes on where it was. It writes the model's part of
 `benchmarks/results/objectives.json`, and prints the table of docs/benchmarks.md.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from weights_that_win import COLLECTIONS, compared
+from study.scores import compared
 
 import trainers
 from mixture import Store, jobs
@@ -34,6 +34,8 @@ from trainers.evaluation.compare import FEWEST_PAIRS
 from trainers.settings import resolve
 
 HERE = Path(__file__).resolve().parent
+COLLECTIONS = ("agnews", "altlex", "cmrc2018", "dureader", "pubmedqa", "disflqa", "asset", "cose", "covidfaq",
+               "concode", "covidqa")  # fmt: skip
 TEACHER = "all-MiniLM-L6-v2"
 BASE: dict[str, Any] = {"temperature": 0.05, "tracker": "none"}
 # Beside the defaults, or for `static` its recipe.

@@ -10,19 +10,19 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import trainers
 from mixture import Store, jobs, registry
 from mixture.suites.layout import find_suites
+from study import scores
 from study.recipe import Mixture, Recipe, Student
+from trainers.evaluation.evaluate import SuiteResult
 from trainers.settings import resolve
 
 CARDS = Path(__file__).resolve().parent.parent / "cards"
-# Suite -> query -> nDCG@10.
-Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Study:
             made.setdefault(cell.name, cell)
 
         for student in self.recipe.students.values():
+            if student.model != "tiny-qwen2":  # made from a mixture, with random weights
+                add(
+                    Cell(f"start {student.name}", ("prepare",), {"model": student.model}, partial(self._start, student))
+                )
             for mixture in self.recipe.trained(student):
                 self._mixture(mixture, add)
                 for seed in range(student.seeds):
@@ -198,6 +202,10 @@ class Study:
 
     # Trainings
 
+    def _start(self, student: Student) -> dict[str, Any]:
+        """The student before any training."""
+        return {"scores": _scores(trainers.evaluate(self.store, student.model, self.suites, half="report"))}
+
     def _training(self, student: Student, mixture: Mixture, seed: int) -> Cell:
         name = training(student.name, mixture.name, seed)
         recipe = _training_recipe(student) | {"kind": mixture.kind, "seed": seed}
@@ -223,10 +231,10 @@ class Study:
         )  # fmt: skip
         trainers.train(self.store, self.reference(of), student.model, out=out, settings=settings, suites=self.suites,
                        half="report")  # fmt: skip
-        record = json.loads((out / "training.json").read_text("utf-8"))
+        found = {"scores": scores.read(out)}
         if not self._for_soup(student, name):
             shutil.rmtree(out)
-        return {"scores": {row["suite"]: row["values"]["ndcg@10"] for row in record["query_scores"]}}
+        return found
 
     def _for_soup(self, student: Student, name: str) -> bool:
         """Whether a soup that is to come takes this model."""
@@ -240,13 +248,16 @@ class Study:
                 self.cells[training(student.name, one, seed)].work()
         out = self.model(name)
         trainers.soup(folders, out=out)
-        results = trainers.evaluate(self.store, out, self.suites, half="report")
+        found = {"scores": _scores(trainers.evaluate(self.store, out, self.suites, half="report"))}
         shutil.rmtree(out)
-        return {"scores": {one.suite: {query: values["ndcg@10"] for query, values in one.per_query.items()}
-                           for one in results}}  # fmt: skip
+        return found
 
     def model(self, name: str) -> Path:
         return self.work / "models" / name.replace(" ", "-")
+
+
+def _scores(results: list[SuiteResult]) -> scores.Scores:
+    return {one.suite: {query: values["ndcg@10"] for query, values in one.per_query.items()} for one in results}
 
 
 def training(student: str, mixture: str, seed: int) -> str:

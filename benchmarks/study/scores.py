@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import shutil
+import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import trainers
+from mixture import Store
 from mixture.suites.families import family
 from trainers.evaluation.compare import compare
+from trainers.settings import resolve
 
 Scores = dict[str, dict[str, float]]
+
+
+def read(training: Path) -> Scores:
+    """What a trained model scored, from its folder."""
+    record = json.loads((training / "training.json").read_text("utf-8"))
+    return {row["suite"]: row["values"]["ndcg@10"] for row in record["query_scores"]}
+
+
+def of_static(store: Store, mixture: str, seed: int, *, steps: int, suites: Sequence[Path], work: Path) -> Scores:
+    """Of the student `static` on the report halves after a training; kept in `work`, without the model."""
+    name = f"{mixture.replace(':', '-')}-{steps}-{seed}"
+    file, out = work / "scores" / f"{name}.json", work / "models" / name
+    if not file.is_file():
+        print(f"training {name}", file=sys.stderr, flush=True)
+        settings = resolve(trainers.FinetuneSettings, "static", {"steps": steps, "seed": seed, "tracker": "none"})
+        trainers.train(store, mixture, "static", out=out, settings=settings, suites=suites, half="report")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(read(out)))
+        shutil.rmtree(out)
+        gc.collect()
+    found: Scores = json.loads(file.read_text())
+    return found
 
 
 def compared(

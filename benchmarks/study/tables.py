@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from study.cells import Study, training
 from study.recipe import Mixture, Student
-from study.scores import Scores, compared, mean_over_families, stitched
+from study.scores import Scores, compared, mean, mean_over_families, stitched
 from trainers.jobs.verdict import ALIKE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,9 @@ def _student(study: Study, student: Student) -> dict[str, Any]:
         for what, models in sides.items():
             rows[f"{name}, {what}"] = _against(models, scores, lambda other: False)
     seconds = [one["processor_seconds"] for one in runs.get("uniform", [])]
+    start = study.result(f"start {student.name}") if f"start {student.name}" in study.cells else None
     return {"model": student.model, "steps": student.steps, "seeds": student.seeds,
+            "untrained": round(100 * mean(start["scores"]), 2) if start else None,
             "seconds": round(sum(seconds) / len(seconds), 1) if seconds else None, "rows": rows}  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def wanted(study: Study, students: Sequence[str], mixtures: Sequence[str]) -> li
                 add(one)
 
     for student in study.recipe.students.values():
+        if f"start {student.name}" in study.cells and (not students or student.name in students):
+            add(f"start {student.name}")
         for mixture in study.recipe.trained(student):
             if (not students or student.name in students) and (not mixtures or mixture.name in mixtures):
                 for seed in range(student.seeds):

@@ -95,8 +95,8 @@ def _results(data: Path) -> dict[str, Any]:
 def test_two_processes_do_each_cell_once_and_a_training_gives_the_same_numbers_again(data: Path) -> None:
     done = _run(data, "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    names = [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines() if " of 15: " in line]
-    assert sorted(names) == sorted(_results(data)) and len(names) == 15
+    names = [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines() if " of 16: " in line]
+    assert sorted(names) == sorted(_results(data)) and len(names) == 16
     result = json.loads((data / "work" / "study.json").read_text("utf-8"))
     rows = result["students"]["small"]["rows"]
     assert set(rows) == {"uniform", "tdro-relative", "top", "uniform-x2", "soup"}
@@ -110,7 +110,7 @@ def test_two_processes_do_each_cell_once_and_a_training_gives_the_same_numbers_a
     (data / "small.toml").write_text(text)
     left = _run(data, "--list").stdout.splitlines()
     assert [line for line in left if line.startswith("done")] == [
-        "done prepare", "done mixture uniform",
+        "done prepare", "done start small", "done mixture uniform",
     ]  # fmt: skip
 
 

@@ -142,7 +142,7 @@ class Study:
         """The cells that a mixture needs, and its own, where it has one."""
         for name in mixture.of:
             self._mixture(self.recipe.mixtures[name], add)
-        if mixture.kind in ("longer", "soup", "train"):
+        if mixture.kind in ("longer", "phases", "soup", "train"):
             return
         recipe: dict[str, Any] = {"kind": mixture.kind, "options": mixture.options, "towards": mixture.towards}
         if mixture.kind == "learn":
@@ -215,22 +215,27 @@ class Study:
                       for place, one in enumerate(mixture.of)]  # fmt: skip
             needs = tuple(training(student.name, one, other) for one, other in models)
             return Cell(name, needs, recipe, lambda: self._soup(student, name, models))
-        of, options = mixture.name, {}
-        if mixture.kind in ("longer", "train"):
-            of = mixture.of[0]
+        of, options = (mixture.name,), {}
+        if mixture.kind in ("longer", "phases", "train"):
+            of = mixture.of
             options = {key: value for key, value in mixture.options.items() if key not in ("of", "times")}
             options["steps"] = student.steps * mixture.options.get("times", 1)
         recipe |= {"options": options}
-        return Cell(name, (f"mixture {of}",), recipe, lambda: self._train(student, name, of, seed, options))
+        needs = tuple(f"mixture {one}" for one in of)
+        return Cell(name, needs, recipe, lambda: self._train(student, name, of, seed, options))
 
-    def _train(self, student: Student, name: str, of: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    def _train(
+        self, student: Student, name: str, of: tuple[str, ...], seed: int, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """On a mixture, or on several in phases of equal length."""
         out = self.model(name)
         settings = resolve(
             trainers.FinetuneSettings, student.recipe,
             {"steps": student.steps, "seed": seed, "tracker": "none"} | student.settings | options,
         )  # fmt: skip
-        trainers.train(self.store, self.reference(of), student.model, out=out, settings=settings, suites=self.suites,
-                       half="report")  # fmt: skip
+        phases = [(self.reference(one), settings.steps // len(of)) for one in of]
+        trainers.train(self.store, phases if len(of) > 1 else phases[0][0], student.model, out=out, settings=settings,
+                       suites=self.suites, half="report")  # fmt: skip
         found = {"scores": scores.read(out)}
         if not self._for_soup(student, name):
             shutil.rmtree(out)

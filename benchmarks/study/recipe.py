@@ -11,7 +11,7 @@ from typing import Any
 from mixture.errors import UsageError, unknown_name
 
 # How a mixture is made, or what is trained in place of one: a mixture has one of these.
-KINDS = ("create", "learn", "select", "blend", "coreset", "longer", "soup", "train")
+KINDS = ("create", "learn", "select", "blend", "coreset", "longer", "phases", "soup", "train")
 # Suites that a learner looks at: all, or every other one, from the first and from the second on.
 TARGETS = ("all", "A", "B")
 

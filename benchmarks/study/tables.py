@@ -73,7 +73,7 @@ def _row(study: Study, mixture: Mixture, scores: dict[str, list[Scores]]) -> dic
 
     def alike(other: str) -> bool:
         """Whether models of one seed see much the same batches: they are then pairs, as in a verdict."""
-        if mixture.kind in ("longer", "soup", "train", "coreset"):
+        if mixture.kind in ("longer", "phases", "soup", "train", "coreset"):
             return False
         ours, theirs = weights[mixture.name], weights[other]
         return ours.keys() == theirs.keys() and sum(abs(ours[c] - theirs[c]) for c in ours) / 2 <= ALIKE

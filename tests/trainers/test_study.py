@@ -34,6 +34,8 @@ learn = {{ proxy = "small", algorithm = "tdro" }}
 select = {{ of = "tdro-relative", top = 60 }}
 [mixtures.uniform-x2]
 longer = {{ of = "uniform", times = 2 }}
+[mixtures.phases]
+phases = ["uniform", "top"]
 [mixtures.soup]
 soup = ["uniform", "uniform"]
 [mixtures.other-seed]
@@ -95,11 +97,11 @@ def _results(data: Path) -> dict[str, Any]:
 def test_two_processes_do_each_cell_once_and_a_training_gives_the_same_numbers_again(data: Path) -> None:
     done = _run(data, "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    names = [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines() if " of 16: " in line]
-    assert sorted(names) == sorted(_results(data)) and len(names) == 16
+    names = [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines() if " of 18: " in line]
+    assert sorted(names) == sorted(_results(data)) and len(names) == 18
     result = json.loads((data / "work" / "study.json").read_text("utf-8"))
     rows = result["students"]["small"]["rows"]
-    assert set(rows) == {"uniform", "tdro-relative", "top", "uniform-x2", "soup"}
+    assert set(rows) == {"uniform", "tdro-relative", "top", "uniform-x2", "phases", "soup"}
     assert rows["uniform"]["uniform"]["difference"] == 0 and rows["top"]["dropped"] == 0.667
     assert set(result["weights"]) == {"uniform", "tdro-relative", "top", "other-seed"}
     assert "| uniform-x2 |" in done.stdout

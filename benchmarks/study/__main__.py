@@ -68,10 +68,9 @@ def main() -> int:
                 raise unknown_name("training", given.again, trained)
             return again(study, given.again)
         if given.worker:
-            worker.work(study, chosen)
-            return 0
+            return int(worker.work(study, chosen) > 0)
         if not given.tables and (failed := worker.spread(sys.argv[1:], given.jobs)):
-            print(f"{failed} of {given.jobs} processes failed; the same command goes on", file=sys.stderr)
+            print(f"{failed} of {given.jobs} processes could not do all; the same command goes on", file=sys.stderr)
             return 1
         tables.write(study, record=given.record)
     except MixtureError as error:

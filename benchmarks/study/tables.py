@@ -119,6 +119,10 @@ def write(study: Study, *, record: bool = False) -> None:
     if record:
         (RESULTS / f"{'study' if study.recipe.name == 'full' else 'study_quick'}.json").write_text(text, "utf-8")
         PAGE.write_text(filled(PAGE.read_text("utf-8")), "utf-8")
+        if study.recipe.name == "full":
+            from study import pictures  # needs matplotlib
+
+            pictures.draw(result)
 
 
 def recorded() -> dict[str, dict[str, Any]]:

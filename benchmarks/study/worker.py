@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 import psutil
 
+from mixture.errors import MixtureError
 from study.cells import Cell, Study, training
 
 WAIT_SECONDS = 2.0
@@ -41,19 +42,26 @@ def wanted(study: Study, students: Sequence[str], mixtures: Sequence[str]) -> li
     return [cell for cell in study.cells.values() if cell.name in names]
 
 
-def work(study: Study, cells: Sequence[Cell]) -> None:
-    """Until all are done, by this process or by others. A process that has grown begins anew: what a training leaves in
-    memory is not given back for good."""
-    left = list(cells)
-    while left := [cell for cell in left if study.result(cell.name) is None]:
-        if not any(_tried(study, cell, len(left), len(cells)) for cell in left):
+def work(study: Study, cells: Sequence[Cell]) -> int:
+    """Until all are done, by this process or by others; returns how many could not be done.
+
+    A process that has grown begins anew: what a training leaves in memory is not given back for good.
+    """
+    failed: set[str] = set()
+    while left := [cell for cell in cells if study.result(cell.name) is None and not _hopeless(study, cell, failed)]:
+        if not any(_tried(study, cell, len(cells) - len(left) + 1, len(cells), failed) for cell in left):
             time.sleep(WAIT_SECONDS)  # all that can be done is being done
-        elif psutil.Process().memory_info().rss > MOST_BYTES:
+        elif psutil.Process().memory_info().rss > MOST_BYTES and not failed:
             os.execv(sys.executable, [sys.executable, *sys.argv])
+    return len(failed)
 
 
-def _tried(study: Study, cell: Cell, left: int, total: int) -> bool:
-    """Whether this process did the cell."""
+def _hopeless(study: Study, cell: Cell, failed: set[str]) -> bool:
+    return cell.name in failed or any(_hopeless(study, study.cells[name], failed) for name in cell.needs)
+
+
+def _tried(study: Study, cell: Cell, number: int, total: int, failed: set[str]) -> bool:
+    """Whether this process did the cell, or failed to."""
     if any(study.result(name) is None for name in cell.needs):
         return False
     file = study.work / "locks" / f"{cell.name.replace(' ', '-')}.lock"
@@ -65,7 +73,11 @@ def _tried(study: Study, cell: Cell, left: int, total: int) -> bool:
             found = study.run(cell)
     except filelock.Timeout:
         return False
-    print(f"{total - left + 1} of {total}: {cell.name}, {found['seconds']} s", file=sys.stderr, flush=True)
+    except MixtureError as error:
+        failed.add(cell.name)
+        print(f"{cell.name}: error: {error}", file=sys.stderr, flush=True)
+        return True
+    print(f"{number} of {total}: {cell.name}, {found['seconds']} s", file=sys.stderr, flush=True)
     return True
 
 

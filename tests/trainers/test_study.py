@@ -157,12 +157,26 @@ def test_a_cell_that_another_process_works_on_is_left_to_it(study: Any, tmp_path
     other.start()
     held.wait()
     left = [one.cells[name] for name in ("first", "second", "third")]
-    assert [study.worker._tried(one, each, 1, 1) for each in left] == [False, False, True]
+    assert [study.worker._tried(one, each, 1, 1, set()) for each in left] == [False, False, True]
     assert done == ["third"]
     release.set()
     other.join()
     study.worker.work(one, left)
     assert done == ["third", "first", "second"]
+
+
+def test_a_cell_that_fails_costs_only_what_needs_it(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> dict[str, Any]:
+        raise UsageError("no such thing")
+
+    made = [("first", (), fail), ("second", ("first",), dict), ("third", ("second",), dict), ("other", (), dict)]
+    one = study.cells.Study(study.recipe.Recipe("none", study.recipe.Data(()), {}, {}), tmp_path, tmp_path)
+    one.cells = {name: study.cells.Cell(name, needs, {}, work) for name, needs, work in made}
+    assert study.worker.work(one, list(one.cells.values())) == 1
+    assert [name for name in one.cells if one.result(name)] == ["other"]
+    assert "first: error: no such thing" in capsys.readouterr().err
 
 
 def test_the_recipes_that_come_with_it_are_whole(study: Any) -> None:

@@ -20,7 +20,7 @@ from study.scores import Scores, compared, mean, mean_over_families, stitched
 from trainers.jobs.verdict import ALIKE
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "study.md"
+RESULTS, PAGES = ROOT / "benchmarks" / "results", (ROOT / "docs" / "study.md", ROOT / "README.md")
 ENGLISH = {"agnews", "disflqa", "pubmedqa", "xquad-en"}
 BASELINES = ("uniform", "proportional", "tdro-relative")
 # A mark in the page, and what stands up to its end.
@@ -118,7 +118,8 @@ def write(study: Study, *, record: bool = False) -> None:
         print(f"\n{student}\n{main_table(result, student)}")
     if record:
         (RESULTS / f"{'study' if study.recipe.name == 'full' else 'study_quick'}.json").write_text(text, "utf-8")
-        PAGE.write_text(filled(PAGE.read_text("utf-8")), "utf-8")
+        for page in PAGES:
+            page.write_text(filled(page.read_text("utf-8")), "utf-8")
         if study.recipe.name == "full":
             from study import pictures  # needs matplotlib
 
@@ -164,6 +165,23 @@ def main_table(result: dict[str, Any], student: str) -> str:
                       f"{row['families']:.2f}", cost])  # fmt: skip
     return table(("mixture", "mean", "against uniform", "against by size", "against tDRO", "not English",
                   "mean over families", "cost"), lines)  # fmt: skip
+
+
+SHORT = {
+    "uniform": "equal weights", "proportional": "by size", "temperature2": "by the square root of the size",
+    "tdro-relative": "tDRO", "tdro-top70": "the heaviest 70 % of tDRO's, equally", "chi2": "χ²",
+    "swarm-holdouts": "search towards rows held out of each collection", "swarm-holdout-all": "the same and suites",
+    "coreset-free10-all": "a tenth of the rows, nearest to the suites", "uniform-x2": "equal weights, twice the steps",
+}  # fmt: skip
+
+
+def short(result: dict[str, Any]) -> str:
+    """The rows that most people ask for, with each student."""
+    students = {name: one["rows"] for name, one in result["students"].items() if len(one["rows"]) > 1}
+    lines = [[text, f"{students['static'][name]['uniform']['mean']:.1f}",
+              *(cell(rows[name]["uniform"]) if name in rows else "" for rows in students.values())]
+             for name, text in SHORT.items() if name in students["static"]]  # fmt: skip
+    return table(("mixture", "`static`", *(f"`{name}` against equal weights" for name in students)), lines)
 
 
 def ablation(result: dict[str, Any]) -> str:
@@ -232,6 +250,6 @@ def students(result: dict[str, Any]) -> str:
 
 PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "main": lambda result: main_table(result, "static"), "ablation": ablation, "dropped": dropped,
-    "agreement": agreement, "suites": suites, "students": students,
+    "agreement": agreement, "suites": suites, "students": students, "short": short,
 }  # fmt: skip
 SECTIONS = {name: ("study", name) for name in PARTS} | {"quick": ("study_quick", "main")}

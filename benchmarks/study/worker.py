@@ -31,12 +31,15 @@ def wanted(study: Study, students: Sequence[str], mixtures: Sequence[str]) -> li
                 add(one)
 
     for student in study.recipe.students.values():
-        if f"start {student.name}" in study.cells and (not students or student.name in students):
-            add(f"start {student.name}")
         for mixture in study.recipe.trained(student):
             if (not students or student.name in students) and (not mixtures or mixture.name in mixtures):
+                if f"start {student.name}" in study.cells:
+                    add(f"start {student.name}")
                 for seed in range(student.seeds):
                     add(training(student.name, mixture.name, seed))
+    for name in mixtures:
+        if not study.recipe.mixtures[name].trained and not students:
+            add(f"mixture {name}")
     if not students and not mixtures:
         names.update(study.cells)  # with the mixtures of which only the weights are of interest
     return [cell for cell in study.cells.values() if cell.name in names]

@@ -75,7 +75,7 @@ def main() -> int:
         tables.write(study, record=given.record)
     except MixtureError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     return 0
 
 

@@ -15,6 +15,7 @@ import psutil
 
 from mixture.errors import MixtureError
 from study.cells import Cell, Study, training
+from trainers.loop.stopping import Stopped
 
 WAIT_SECONDS = 2.0
 MOST_BYTES = 4e9
@@ -76,6 +77,8 @@ def _tried(study: Study, cell: Cell, number: int, total: int, failed: set[str]) 
             found = study.run(cell)
     except filelock.Timeout:
         return False
+    except Stopped:
+        raise
     except MixtureError as error:
         failed.add(cell.name)
         print(f"{cell.name}: error: {error}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,13 +37,18 @@ def found(study: Study) -> dict[str, Any]:
         "recipe": study.recipe.name, "data": {key: data[key] for key in ("rows", "near_duplicates", "test_queries")},
         "targets": {which: [suite.name for suite in study.target(which)] for which in ("A", "B")},
         "students": {name: rows for name, rows in students.items() if rows["rows"]},
-        "weights": {name: one["weights"] for name, one in made.items() if one},
+        "weights": {name: _by_component(one["weights"]) for name, one in made.items() if one},
         "learning": {name: {key: one.get(key) for key in ("seconds", "processor_seconds", "said")}
                      for name, one in made.items() if one and study.recipe.mixtures[name].kind == "learn"},
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers", "duckdb")},
     }  # fmt: skip
+
+
+def _by_component(weights: dict[str, float]) -> dict[str, float]:
+    """Without the marks of what is left when rows are held out: `agnews[train]`, `xquad[language=ar, train]`."""
+    return {name.replace("[train]", "").replace(", train]", "]"): weight for name, weight in weights.items()}
 
 
 def _student(study: Study, student: Student) -> dict[str, Any]:
@@ -80,14 +86,13 @@ def _row(study: Study, mixture: Mixture, scores: dict[str, list[Scores]]) -> dic
 
     row = _against(scores[mixture.name], scores, alike)
     if mixture.name in weights and mixture.kind != "coreset":
-        rows = study.done("prepare")["rows"]
-        kept = {name.split("[")[0] for name, weight in weights[mixture.name].items() if weight > 0}
-        of_xquad = [name for name in weights["uniform"] if "[" in name]
-        left = [name for name in of_xquad if weights[mixture.name].get(name, 0) > 0]
-        whole = sum(rows[name] for name in {name.split("[")[0] for name in weights["uniform"]})
-        gone = sum(rows[name] for name in {one.split("[")[0] for one in weights["uniform"]} - kept)
-        if of_xquad and "xquad" in kept:
-            gone += rows["xquad"] * (1 - len(left) / len(of_xquad))
+        rows, own = study.done("prepare")["rows"], _by_component(weights[mixture.name])
+        parts = Counter(
+            name.split("[")[0] for name in weights["uniform"]
+        )  # collection -> how many slices of it there are
+        whole = sum(rows[name] for name in parts)
+        gone = sum(rows[name.split("[")[0]] / parts[name.split("[")[0]] for name in weights["uniform"]
+                   if not own.get(name))  # fmt: skip
         row["dropped"] = round(gone / whole, 3)
     return row
 
@@ -209,9 +214,9 @@ def agreement(result: dict[str, Any]) -> str:
     own = weights["tdro-relative"]
     lines = []
     for name, other in weights.items():
-        if name in ("tdro-relative", "uniform") or other.keys() != own.keys() or len(set(other.values())) == 1:
+        if name in ("tdro-relative", "uniform", "proportional") or other.keys() != own.keys():
             continue
-        if name.startswith(("tdro-top", "tdro-calmer", "tdro-losses", "tdro-and")):
+        if name.startswith(("tdro-top", "tdro-calmer", "tdro-losses", "temperature")):
             continue
         rank = spearmanr([own[c] for c in own], [other[c] for c in own]).statistic
         moved = sum(abs(own[c] - other[c]) for c in own) / 2

@@ -23,6 +23,7 @@ PAGES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 BLOCK = re.compile(r"```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^\$ (?P<command>(?:[^\n]*\\\n)*[^\n]*)\n(?P<shown>(?:(?!\$ )[^\n]*\n)*)", re.MULTILINE)
 FILE = re.compile(r"# (?P<name>[\w./-]+\.\w+)$", re.MULTILINE)
+SLOW = ["eight-gpus"]  # all 25 collections, and two ranks
 PROGRAMS = {"mixture": "-m mixture", "python": "", "torchrun": "-m torch.distributed.run"}
 
 
@@ -71,7 +72,9 @@ def _answered(text: str, folder: Path) -> Iterator[tuple[re.Match[str], str, str
             (folder / "work" / file["name"]).write_text(block["body"], "utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in PAGES]
+)
 def test_the_commands_of_a_guide_print_what_it_shows(page: Path, tmp_path: Path) -> None:
     answers = list(_answered(page.read_text("utf-8"), tmp_path))
     assert len(answers) > 5

@@ -12,7 +12,7 @@ from typer.main import get_command
 from cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"(?:^ *(?:\$ )?|`|-m )mixture ((?:[^`\n]|(?<=\\)\n)+)", re.MULTILINE)
 
 

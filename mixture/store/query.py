@@ -191,6 +191,8 @@ class Reader:
         out_of_memory = isinstance(error, duckdb.OutOfMemoryException | MemoryError | pa.ArrowMemoryError)
         if out_of_memory or "out of memory" in text or "bad allocation" in text:
             return StoreError(too_big(limits))
+        if isinstance(error, duckdb.InternalException) and "a value that is null" in text:  # DuckLake's AT reads it
+            return UsageError("AT (VERSION => NULL) is no version; FROM snapshots() lists their numbers")
         if isinstance(error, duckdb.IOException | duckdb.InternalException):
             return StoreError(f"the store could not be read: {first_lines(error)}")
         # DuckDB names the nearest columns of tables, not those of subqueries and macros.

@@ -35,12 +35,17 @@ def leave_working_folder(path: list[str], folder: str) -> None:
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while it loads is answered as plainly as later."""
+    """Run the command line. Ctrl-C and other requests to end while it loads are answered as plainly as later."""
+    from mixture.console.stopping import Request, requests_end
+
+    request = Request()
     try:
-        import_module("cli").app()
+        with requests_end("stopped") as request:
+            app = import_module("cli").app
+        app()
     except KeyboardInterrupt:
         sys.stderr.write("mixture: stopped\n")
-        sys.exit(130)
+        sys.exit(request.exit_code)
 
 
 sys.meta_path.insert(0, OwnNames)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import pkgutil
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import ClassVar, Protocol
 
 import filelock
 
-from mixture.errors import UsageError
+from mixture.errors import NO_ROOM, UsageError
 from mixture.store import layout
 from mixture.store.query import quote
 
 logger = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
+ROOM = 2**17  # bytes that SQLite needs beside a catalog, to read it
 # Kinds by the scheme of a URI, as module:class. A class is called with what follows the scheme, and with `data`; its
 # module is loaded when a store of its kind is opened.
 CATALOGS = {
@@ -77,6 +80,9 @@ class Catalog(Protocol):
 
     def attach_tables(self, name: str) -> str:
         """The SQL that attaches the database of DuckLake's own tables under a name, without DuckLake."""
+
+    def aside(self, folder: Path) -> Catalog | None:
+        """A copy to read, in `folder`, of a catalog that is on a full disk, where reading it needs room; else None."""
 
     def staged(self) -> AbstractContextManager[Catalog]:
         """A new catalog of the same data, beside this one, which is not there; at the end it becomes this one in one
@@ -140,6 +146,22 @@ class FolderCatalog:
 
     def attach_tables(self, name: str) -> str:
         return f"ATTACH {quote(f'{self.prefix}{self._file}'.removeprefix('ducklake:'))} AS {name}"
+
+    def aside(self, folder: Path) -> FolderCatalog | None:
+        try:
+            with tempfile.TemporaryFile(dir=self.work) as probe:
+                probe.write(bytes(ROOM))
+            return None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                return None
+        copy = type(self)(str(self.work))
+        copy._file = folder / self._file.name
+        with self.turn():
+            for file in self.work.glob(f"{self._file.name}*"):
+                if not file.name.endswith("-shm"):  # the memory of processes that have it open
+                    shutil.copyfile(file, folder / file.name)
+        return copy
 
     @contextmanager
     def staged(self) -> Iterator[FolderCatalog]:

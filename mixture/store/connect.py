@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class Store:
         self._reading: int | None = None  # the snapshot of `reading`, within it
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
+        self._aside: tuple[Catalog, tempfile.TemporaryDirectory[str]] | None = None  # a copy to read, on a full disk
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False, data: str | None = None) -> Store:
@@ -81,7 +83,7 @@ class Store:
         for connection in (self._reader, self._writer):
             if connection is not None:
                 connection.close()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._aside = None
 
     def sql(
         self, query: str, params: Sequence[Any] | dict[str, Any] | None = None, *, limits: Limits | None = None
@@ -152,6 +154,8 @@ class Store:
     def _transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         for attempt in range(COMMIT_ATTEMPTS):
             connection = self.connection
+            if self._aside is not None:
+                raise StoreError(f"no space left in {self.catalog.work}: the store can be read, and not written")
             connection.execute("BEGIN")
             try:
                 result = work(connection)
@@ -192,10 +196,23 @@ class Store:
             try:
                 return _connect(self.catalog, self._snapshot, read_only=read_only)
             except StoreError as error:
+                if aside := self._read_aside(error):
+                    return aside
                 if not _has_sign(error, (*self.catalog.conflicts, "already exists")):
                     raise
                 time.sleep(seconds)
         return _connect(self.catalog, self._snapshot, read_only=read_only)
+
+    def _read_aside(self, error: StoreError) -> duckdb.DuckDBPyConnection | None:
+        """A connection that reads a copy of the catalog, where it does not open since its disk is full."""
+        if "disk i/o error" not in str(error).lower():
+            return None
+        if self._aside is None:
+            folder = tempfile.TemporaryDirectory(prefix="mixture-")  # which goes with the store
+            if (copy := self.catalog.aside(Path(folder.name))) is None:
+                return None
+            self._aside = copy, folder
+        return _connect(self._aside[0], self._snapshot, read_only=True)
 
     def snapshot(self) -> int:
         """Number of the newest snapshot, for `AT (VERSION => n)`; within a transaction that of its reads."""

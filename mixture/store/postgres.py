@@ -122,6 +122,9 @@ class PostgresCatalog:
     def attach_tables(self, name: str) -> str:
         return f"ATTACH {quote(self._server)} AS {name} (TYPE postgres, SCHEMA {quote(self.schema)})"
 
+    def aside(self, folder: Path) -> None:
+        return None
+
     @contextmanager
     def staged(self) -> Iterator[PostgresCatalog]:
         stage = type(self)(self._name, self.data)

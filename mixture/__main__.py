@@ -36,11 +36,10 @@ def leave_working_folder(path: list[str], folder: str) -> None:
 
 def main() -> None:
     """Run the command line. Ctrl-C and other requests to end while it loads are answered as plainly as later."""
-    from mixture.console.stopping import Request, requests_end
-
-    request = Request()
+    stopping = import_module("mixture.console.stopping")
+    request = stopping.Request()
     try:
-        with requests_end("stopped") as request:
+        with stopping.requests_end("stopped") as request:
             app = import_module("cli").app
         app()
     except KeyboardInterrupt:

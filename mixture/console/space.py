@@ -1,4 +1,4 @@
-"""A disk that is full, whatever noticed it: Python, Arrow, DuckDB, SQLite or a library of Rust's."""
+"""A disk that is full, whatever noticed it: Python, Arrow, the store's databases or a library of Rust's."""
 
 from __future__ import annotations
 

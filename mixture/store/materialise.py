@@ -18,7 +18,7 @@ from mixture.specs import Component, MixtureSpec
 from mixture.store import forgotten, layout, read
 from mixture.store.connect import Store
 from mixture.store.files import at_version, digest, sha256
-from mixture.store.query import first_lines
+from mixture.store.query import refused
 from mixture.whole import new_file, scratch_in, sweep
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ def write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) ->
     except (duckdb.Error, OSError) as error:  # what fails while rows are fetched comes as an OSError without a number
         if isinstance(error, OSError) and error.errno is not None:  # the file's own
             raise
-        raise StoreError(f"the store could not be read: {first_lines(error)}") from error
+        raise refused("the store could not be read", error) from error
     return rows
 
 

@@ -56,6 +56,7 @@ class PostgresCatalog:
         "float64": "DOUBLE",
     }  # fmt: skip
     conflicts = ("conflict", "failed to commit")
+    locked: tuple[str, ...] = ()
 
     def __init__(self, name: str, data: str | None = None) -> None:
         """name: what follows the scheme. data: where the Parquet files of a new store go; None for one that is there.

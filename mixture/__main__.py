@@ -35,12 +35,16 @@ def leave_working_folder(path: list[str], folder: str) -> None:
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while it loads is answered as plainly as later."""
+    """Run the command line. Ctrl-C and other requests to end while it loads are answered as plainly as later."""
+    stopping = import_module("mixture.console.stopping")
+    request = stopping.Request()
     try:
-        import_module("cli").app()
+        with stopping.requests_end("stopped") as request:
+            app = import_module("cli").app
+        app()
     except KeyboardInterrupt:
         sys.stderr.write("mixture: stopped\n")
-        sys.exit(130)
+        sys.exit(request.exit_code)
 
 
 sys.meta_path.insert(0, OwnNames)

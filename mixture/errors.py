@@ -7,10 +7,13 @@ lines; the exit code is the class's `exit_code`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import errno
+from collections.abc import Iterable, Iterator, Mapping
 
 # Components that a message names.
 SHOWN = 8
+# Numbers of an OSError: the disk is full, or the part of it that a user may fill.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class MixtureError(Exception):
@@ -53,6 +56,13 @@ class ForgottenRows(UsageError):
 
 class StoreError(MixtureError):
     """The store could not be read or written."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:

@@ -33,7 +33,7 @@ def sent(folder: Path, to: object, mixture: str) -> str:
     """Copy a materialised folder's mixture to `to`, what is there already left out; `to` as it is written in full."""
     where, target = _opened(to)
     components = {part["digest"] for part in _components(layout.spec(folder, mixture).read_bytes())}
-    first = [file for digest in sorted(components) for file in sorted(layout.component(folder, digest).glob("*"))]
+    first = [file for digest in sorted(components) for file in sorted(layout.component(folder, digest).glob("[!.]*"))]
     then = [file for file in [folder / "mixture.json", *sorted(folder.glob("cards/*"))] if file.is_file()]
     with place.reached(where):
         there = _sizes(target, layout.component(Path(), "").as_posix())

@@ -35,7 +35,7 @@ LimitOption = Annotated[int, typer.Option("--limit", min=0, help="Rows that --dr
 
 def _page(file: Path | None) -> Path | None:
     """A wrong place is refused before the work, not after it."""
-    from mixture.report.build import checked_place
+    from mixture.whole import checked_place
 
     return None if file is None else checked_place(file.expanduser())
 

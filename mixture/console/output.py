@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
@@ -93,9 +94,9 @@ def print_table(table: pa.Table, fmt: str) -> None:
         raise UsageError(f"format {fmt!r}; allowed: {', '.join(FORMATS)}")
     table = table.rename_columns(_distinct(table.column_names))
     if fmt == "table":
-        print_rows(table.to_pylist(), as_json=False)
+        print_rows(_rows(table), as_json=False)
     elif fmt == "json":
-        print_json(table.to_pylist())
+        print_json(_rows(table))
     elif fmt == "csv":
         from pyarrow import csv
 
@@ -121,12 +122,53 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """CSV has no lists: nested columns as JSON text."""
+    """CSV has no lists: nested columns as JSON text. Columns that its writer cannot write, or with dates that it
+    gets wrong, as text."""
     for place, column in enumerate(table.schema):
         if pa.types.is_nested(column.type):
-            texts = [json.dumps(v, ensure_ascii=False, default=str) for v in table[column.name].to_pylist()]
-            table = table.set_column(place, column.name, pa.array(texts, pa.string()))
+            texts: list[str | None] = [
+                json.dumps(v, ensure_ascii=False, default=str) for v in _values(table[column.name])
+            ]
+        elif pa.types.is_interval(column.type) or _infinite(table[column.name]):
+            texts = [None if v is None else str(v) for v in _values(table[column.name])]
+        else:
+            continue
+        table = table.set_column(place, column.name, pa.array(texts, pa.string()))
     return table
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    columns = [_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python's values; dates that Python does not have, of years beyond 9999 or before 1 and infinity, as text."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(scalar) for scalar in column]
+
+
+def _infinite(column: pa.ChunkedArray) -> bool:
+    dates = pa.types.is_date32(column.type) or pa.types.is_timestamp(column.type)
+    return dates and any(isinstance(value, str) for value in _values(column))
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        pass
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(part) for name, part in scalar.items()}
+    if not isinstance(scalar, pa.Date32Scalar | pa.TimestampScalar):
+        return [_value(part) for part in scalar.values]
+    unit = "D" if isinstance(scalar, pa.Date32Scalar) else scalar.type.unit
+    if abs(scalar.value) == np.iinfo(np.int32 if unit == "D" else np.int64).max:
+        return "infinity" if scalar.value > 0 else "-infinity"
+    zone = "+00:00" if getattr(scalar.type, "tz", None) else ""
+    return str(np.array(scalar.value).astype(f"M8[{unit}]")).replace("T", " ") + zone
 
 
 def _cell(value: Any) -> str:

@@ -16,7 +16,8 @@ import typer.core
 
 from mixture.console.examples import EXAMPLES, examples
 from mixture.console.sentences import refused
-from mixture.console.stopping import ctrl_c_ends, is_ctrl_c
+from mixture.console.space import no_room
+from mixture.console.stopping import Request, is_ctrl_c, requests_end
 from mixture.errors import ForgottenRows, MixtureError, UsageError
 
 _running: list[Any] = []  # the command that runs now
@@ -25,11 +26,15 @@ HELP = frozenset({"-h", "--help"})
 # Options of the whole command line that may stand before the command's name and after it.
 SHARED = {"store": "--store", "as_json": "--json"}
 AT_ONCE = "the store is changed in one step at the end, or not at all; the same command starts over"
+ANEW = "nothing half done is left; the same command starts over"
 AFTERWARDS = {
     "ingest": "files that were done are stored; the same command goes on with the next one",
     "dedup": AT_ONCE,
     "decontaminate": AT_ONCE,
     "forget": AT_ONCE,
+    "create": AT_ONCE,
+    "export": ANEW,
+    "report": ANEW,
     "mine": "collections that were done are stored; the same command goes on with the rest, but with COLLECTIONS or "
     "--replace it starts over",
     "store": "a part of a copy is no store; the same command goes on with it",
@@ -41,7 +46,7 @@ AFTERWARDS = {
 
 
 def stopped(command: str | None) -> str:
-    """What is said when a command was stopped by Ctrl-C."""
+    """What is said when a command was stopped, by Ctrl-C or another signal."""
     return f"stopped; {AFTERWARDS[command]}" if command in AFTERWARDS else "stopped"
 
 
@@ -59,16 +64,18 @@ class _Plain:
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         message = stopped(getattr(self.command_of(arguments), "name", None))
+        request = Request()
         try:
             run = super().main  # type: ignore[misc]  # of the class that this one is mixed into
-            with ctrl_c_ends(message) if standalone_mode else nullcontext():
+            with requests_end(message) if standalone_mode else nullcontext(request) as request:
                 code = run(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
-            if code == 130:  # what typer makes of Ctrl-C
-                _fail(message, 130)
+            if code == 130:  # what typer makes of KeyboardInterrupt
+                code = _fail(message, request.exit_code)
         except Exception as error:
             if not standalone_mode or "--debug" in arguments:
                 raise
-            code = _fail(message, 130) if is_ctrl_c(error) else _plain(error, arguments, self.command_of(arguments))
+            asked = request.number or is_ctrl_c(error)  # whatever the libraries made of it
+            code = _fail(message, request.exit_code) if asked else _plain(error, arguments, self.command_of(arguments))
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
@@ -151,6 +158,9 @@ def _given_before(ctx: Any, command: Any) -> dict[str, Any]:
 
 
 def _plain(error: Exception, arguments: list[str], command: Any) -> int:
+    if (folder := no_room(error, arguments)) is not None:
+        after = AFTERWARDS.get(getattr(command, "name", None) or "", "the same command starts over")
+        return _fail(f"no space is left in {folder}; make room: {after}", 1)
     if isinstance(error, ForgottenRows):
         return _fail(refused(error), error.exit_code)
     if isinstance(error, MixtureError):

@@ -23,7 +23,7 @@ def remove(store: Store, collections: Names = (), *, undo: bool = False) -> list
         return remove_collections(store, names)
     back = bring_back(store)
     if not back:
-        raise UsageError("nothing to bring back: no collection was removed since")
+        raise UsageError("nothing to bring back: no collection was removed since, or it is back already")
     return back
 
 
@@ -41,5 +41,5 @@ def rename(store: Store, old: str | None = None, new: str | None = None, *, undo
         return rename_collection(store, old, new)
     back = take_back_name(store)
     if back is None:
-        raise UsageError("nothing to take back: no collection was renamed since")
+        raise UsageError("nothing to take back: no collection was renamed since, or it has its old name back already")
     return back

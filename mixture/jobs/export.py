@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from mixture import registry, remote
 from mixture.arguments import Name
 from mixture.errors import UsageError
 from mixture.registry import Mixture, files, flag, folders, projects
-from mixture.store import Store, layout
+from mixture.store import Store
+from mixture.whole import new_file, scratch_in
 
 # Rows for trainers of other projects, by the argument that names the folder.
 PROJECTS = {
@@ -64,9 +64,9 @@ def export(
     saved = registry.resolve(store, mixture)
     if materialised is not None:
         if remote.is_remote(materialised):
-            with tempfile.TemporaryDirectory(dir=store.work, prefix=layout.WRITING) as scratch:
-                data = folders.export_materialised(store, saved, Path(scratch))
-                there = remote.sent(Path(scratch), materialised, saved.spec.id)
+            with scratch_in(store.work) as scratch:
+                data = folders.export_materialised(store, saved, scratch)
+                there = remote.sent(scratch, materialised, saved.spec.id)
             return Exported(saved.spec.id, there, {"examples": sum(data.sizes.values())})
         folder = Path(materialised).expanduser()
         data = folders.export_materialised(store, saved, folder)
@@ -88,5 +88,6 @@ def export(
     text = files.export_text(store, saved, format or "mixture")
     if file is None:
         return Exported(saved.spec.id, None, text=text)
-    file.write_text(text, "utf-8")
+    with new_file(file) as whole:
+        whole.write_text(text, "utf-8")
     return Exported(saved.spec.id, file)

@@ -225,7 +225,7 @@ def undo_mining(store: Store, *, dry_run: bool = False) -> list[TakenBack]:
     """
     found = take_back(store, dry_run=dry_run)
     if not found:
-        raise UsageError("nothing to take back: no negatives were mined, or all of them are taken back")
+        raise UsageError("nothing to take back: no negatives were mined, or all of them are taken back already")
     return found
 
 

@@ -84,8 +84,8 @@ def undo(store: Store, command: str, *, dry_run: bool = False) -> list[RemovalRe
     reasons = named("command", command, REASONS)
     rows, dropped = restore_removed(store, reasons, dry_run=dry_run)
     if not rows.num_rows:
-        why = ("no file gives what the newest one took out any more" if dropped
-               else f"no removals for the reason {' or '.join(map(repr, reasons))}")  # fmt: skip
+        none = f"no removals for the reason {' or '.join(map(repr, reasons))}, or they are put back already"
+        why = "no file gives what the newest one took out any more" if dropped else none
         raise UsageError(f"nothing to put back: {why}")
     back = {name: rows.filter(pc.equal(rows["collection"], name)) for name in rows["collection"].unique().to_pylist()}
     with store.reading() as snapshot:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mixture.registry.folders import MOST_NEGATIVES
-from mixture.registry.lines import Scores, Source, listing, new_folder, write_lines
+from mixture.registry.lines import Scores, Source, listing, write_lines
 from mixture.registry.names import SavedMixture, pinned_facts
 from mixture.rows import joined
 from mixture.specs import Component
 from mixture.store import Store
 from mixture.store.teachers import teacher_of
+from mixture.whole import new_folder
 
 TRAIN_DATA = "train_data.txt"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mixture.sampling import BatchPlan, generator
 from mixture.store import Store
 from mixture.store.materialise import materialise
 from mixture.store.teachers import write_scores
+from mixture.whole import new_file, new_folder, scratch_in
 
 # What training puts before a query; `trainers.model.template.Template` has the same form, and a test compares the two.
 PREFIX = "Instruct: {prompt}\nQuery: "
@@ -45,14 +45,19 @@ def export_materialised(store: Store, mixture: SavedMixture, folder: Path) -> Ma
     materialise(store, mixture.spec, folder)
     write_scores(store, mixture.spec, folder, strict=False)
     data = MaterialisedMixture.open(folder, mixture.spec.id)
-    (folder / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
+    _write(folder / "mixture.json", export_text(store, mixture, "mixture"))
     known = load_cards()
     used = {c.collection for c in data.spec.components}
     cards = {row["card"] for row in store.rows("SELECT collection, card FROM collections") if row["collection"] in used}
     for name in sorted(cards & known.keys()):
         (folder / "cards").mkdir(exist_ok=True)
-        (folder / "cards" / f"{name}.md").write_text(render_card(known[name]), "utf-8")
+        _write(folder / "cards" / f"{name}.md", render_card(known[name]))
     return data
+
+
+def _write(file: Path, text: str) -> None:
+    with new_file(file) as whole:
+        whole.write_text(text, "utf-8")
 
 
 def export_batches(
@@ -72,14 +77,14 @@ def export_batches(
     plan = BatchPlan(data.spec.weights, data.sizes, batch_size, seed, positives=data.positives())
     ids = {name: part.example_ids() for name, part in data.components.items()}
     rows = 0
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".writing-") as scratch:
-        whole = Path(scratch) / file.name
-        with pq.ParquetWriter(whole, BATCHES_SCHEMA) if file.suffix == ".parquet" else _JsonLines(whole) as writer:
-            for step in range(batches):
-                table = _batch(plan, step, ids)
-                writer.write_table(table)
-                rows += table.num_rows
-        whole.replace(file)
+    with (
+        new_file(file) as whole,
+        pq.ParquetWriter(whole, BATCHES_SCHEMA) if file.suffix == ".parquet" else _JsonLines(whole) as writer,
+    ):
+        for step in range(batches):
+            table = _batch(plan, step, ids)
+            writer.write_table(table)
+            rows += table.num_rows
     return rows
 
 
@@ -118,32 +123,29 @@ def export_hf_dataset(store: Store, mixture: SavedMixture, folder: Path) -> dict
     """
     import datasets
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; name a new folder")
     odd = [name for name in mixture.spec.weights if "/" in name or name in (".", "..")]
     if odd:
         raise UsageError(f"collection {odd[0]!r} cannot be a folder's name, which this format needs")
-    data = materialise(store, mixture.spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
+    with new_folder(folder) as whole, scratch_in(whole.parent) as scratch:
+        data = materialise(store, mixture.spec)
         parts = {}
         for place, (name, part) in enumerate(data.components.items()):
-            file = Path(scratch) / f"{place}.arrow"
+            file = scratch / f"{place}.arrow"
             _write_tuples(part, file)
             parts[name] = datasets.Dataset.from_file(str(file))
         # Its bars come for each collection, on a terminal or not.
         shown = datasets.utils.logging.is_progress_bar_enabled()
         datasets.disable_progress_bars()
-        datasets.DatasetDict(parts).save_to_disk(str(folder))
+        datasets.DatasetDict(parts).save_to_disk(str(whole))
         if shown:
             datasets.enable_progress_bars()
         for name, part in data.components.items():
-            part.write_positives(folder / name)
+            part.write_positives(whole / name)
         columns = {name: list(part.column_names) for name, part in parts.items()}
-    first = {n: (p.prompts or (DEFAULT_PROMPT,))[0] for n, p in data.components.items()}
-    prompts = {n: {"anchor": prompt and PREFIX.format(prompt=prompt)} for n, prompt in first.items()}
-    (folder / "prompts.json").write_text(json.dumps(prompts, ensure_ascii=False, indent=1), "utf-8")
-    (folder / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
+        first = {n: (p.prompts or (DEFAULT_PROMPT,))[0] for n, p in data.components.items()}
+        prompts = {n: {"anchor": prompt and PREFIX.format(prompt=prompt)} for n, prompt in first.items()}
+        (whole / "prompts.json").write_text(json.dumps(prompts, ensure_ascii=False, indent=1), "utf-8")
+        (whole / "mixture.json").write_text(export_text(store, mixture, "mixture"), "utf-8")
     return columns
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from mixture.registry.names import SavedMixture
 from mixture.specs import Component, MixtureSpec
 from mixture.store import Store, forgotten, read
 from mixture.store.materialise import PASSAGES, PLACES, with_content, write_arrow
+from mixture.whole import scratch_in
 
 ROWS_AT_ONCE = 4_096
 # Of one file or several, so that a reader that opens each anew is ready within a minute or two.
@@ -66,21 +65,6 @@ class Written:
 
 Lines = Callable[[dict[str, Any], Source], Iterable[dict[str, Any]]]
 """The lines of a row: example_id, query, language, and pos and neg, lists of passage_id, title, text and score."""
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill. It takes the place of `folder`, which is new or empty, when the block ends well."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
-        whole = Path(scratch) / "whole"
-        whole.mkdir()
-        yield whole
-        if folder.exists():
-            folder.rmdir()
-        whole.rename(folder)
 
 
 def write_lines(
@@ -169,8 +153,8 @@ def _write(
     source = Source(component, next(iter(stored["prompts"] or ()), None), stored["titled"])
     found, parameters = scores(store, component), read.part_parameters(part)
     rows = filled = 0
-    with tempfile.TemporaryDirectory(dir=file.parent.parent) as scratch, file.open("w", encoding="utf-8") as stream:
-        texts = Path(scratch) / "passages.arrow"
+    with scratch_in(file.parent.parent) as scratch, file.open("w", encoding="utf-8") as stream:
+        texts = scratch / "passages.arrow"
         write_arrow(store, f"{_rows(component)} {PASSAGES}", parameters, texts)
         passages = _Passages(texts)
         parameters["teacher"] = found.teacher

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from mixture.registry.folders import MOST_NEGATIVES
-from mixture.registry.lines import Source, Written, listing, new_folder, probabilities, write_lines
+from mixture.registry.lines import Source, Written, listing, probabilities, write_lines
 from mixture.registry.names import SavedMixture
 from mixture.rows import joined
 from mixture.store import Store
+from mixture.whole import new_folder
 
 ARGUMENTS = "arguments.yaml"
 

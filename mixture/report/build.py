@@ -14,6 +14,7 @@ from mixture.report.facts import gather
 from mixture.report.page import render
 from mixture.report.palette import LIGHT, WORDS, resolved
 from mixture.store import Store
+from mixture.whole import new_file
 
 CHART_FORMATS = ("png", "svg")
 PICTURE_WIDTH = 760
@@ -47,15 +48,9 @@ def write_report(
     drawn = charts(facts)
     if chart is not None and chart not in drawn:
         raise unknown_name("chart", chart, drawn)
-    checked_place(out).write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], format))
+    with new_file(out) as whole:
+        whole.write_bytes(render(facts, drawn).encode() if chart is None else picture(drawn[chart], format))
     return Report(out, mixture.spec.id, facts.against.reference if facts.against else None, tuple(drawn))
-
-
-def checked_place(out: Path) -> Path:
-    """The same path; a `UsageError` where a file cannot be written there, since its folder does not exist."""
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}")
-    return out
 
 
 def picture(chart: Chart, fmt: str) -> bytes:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mixture.mining.evidence import Seen
-from mixture.report.build import checked_place
 from mixture.report.drawing import Chart, Key, Spec, along_x, finished, tooltip
 from mixture.report.page import filled
 from mixture.report.palette import role
 from mixture.report.tables import FORMATS, Column, Table
 from mixture.report.wording import count
+from mixture.whole import new_file
 
 if TYPE_CHECKING:
     from mixture.jobs.mine import MiningResult
@@ -59,7 +59,8 @@ def write_mining_report(results: Sequence[MiningResult], out: Path, *, dry_run: 
         summary=_summary(results, miners, dry_run=dry_run),
         few=FEW,
     )
-    checked_place(out).write_bytes(page.encode())
+    with new_file(out) as whole:
+        whole.write_bytes(page.encode())
     return out
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+import random
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,12 +20,14 @@ from typing import ClassVar, Protocol
 
 import filelock
 
-from mixture.errors import UsageError
+from mixture.errors import NO_ROOM, UsageError
 from mixture.store import layout
 from mixture.store.query import quote
 
 logger = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds of waiting for other processes before a word about it
+LOCKED_SECONDS = 600.0  # of waiting for a catalog that something else has locked
+ROOM = 2**17  # bytes that SQLite needs beside a catalog, to read it
 # Kinds by the scheme of a URI, as module:class. A class is called with what follows the scheme, and with `data`; its
 # module is loaded when a store of its kind is opened.
 CATALOGS = {
@@ -29,6 +35,25 @@ CATALOGS = {
     "postgres": "mixture.store.postgres:PostgresCatalog",
     "postgresql": "mixture.store.postgres:PostgresCatalog",
 }
+
+
+class Patience:
+    """Waits for a store that something else has locked, which needs no turn: a copy, a backup, an older version."""
+
+    def __init__(self, store: Catalog) -> None:
+        self._store = store
+        self._begun: float | None = None
+        self._said = False
+
+    def lasts(self) -> bool:
+        """Wait a moment; whether it is worth another attempt. Says so, once, when it waits for long."""
+        now = time.monotonic()
+        self._begun = self._begun or now
+        if now - self._begun > PATIENCE and not self._said:
+            self._said = True
+            logger.warning("waiting for another process that has locked %s", self._store)
+        time.sleep(0.5 + random.random())  # nothing that is stored depends on it
+        return now - self._begun < LOCKED_SECONDS
 
 
 class Catalog(Protocol):
@@ -42,6 +67,7 @@ class Catalog(Protocol):
                 have; VARCHAR for others. None where nobody has found out: no store is copied there (`store.copies`)
     extensions: of DuckDB, that attaching it needs; each has a package `duckdb_extension_<name>`
     conflicts:  texts, in small letters, of errors that mean that another process committed first: the work is repeated
+    locked:     texts, in small letters, of errors that mean that something else has it locked: one waits
     shared:     whether several connections can have it open at once, of this process and of others
     anywhere:   whether other machines reach it by the same name
     maintained: whether small files can be merged and old versions dropped while others read (`store.maintain`)
@@ -53,6 +79,7 @@ class Catalog(Protocol):
     schema: str
     kept: Mapping[str, str] | None
     conflicts: tuple[str, ...]
+    locked: tuple[str, ...]
     shared: bool
     anywhere: bool
     maintained: bool
@@ -78,6 +105,9 @@ class Catalog(Protocol):
     def attach_tables(self, name: str) -> str:
         """The SQL that attaches the database of DuckLake's own tables under a name, without DuckLake."""
 
+    def aside(self, folder: Path) -> Catalog | None:
+        """A copy to read, in `folder`, of a catalog that is on a full disk, where reading it needs room; else None."""
+
     def staged(self) -> AbstractContextManager[Catalog]:
         """A new catalog of the same data, beside this one, which is not there; at the end it becomes this one in one
         step, unless an error is raised."""
@@ -97,6 +127,7 @@ class FolderCatalog:
     kept: Mapping[str, str] | None = None
     extensions: tuple[str, ...] = ("ducklake",)
     conflicts: tuple[str, ...] = ("conflict", "failed to commit")
+    locked: tuple[str, ...] = ()
     shared = True
     anywhere = False  # SQLite's log needs the one machine's memory
     maintained = False
@@ -141,6 +172,22 @@ class FolderCatalog:
     def attach_tables(self, name: str) -> str:
         return f"ATTACH {quote(f'{self.prefix}{self._file}'.removeprefix('ducklake:'))} AS {name}"
 
+    def aside(self, folder: Path) -> FolderCatalog | None:
+        try:
+            with tempfile.TemporaryFile(dir=self.work) as probe:
+                probe.write(bytes(ROOM))
+            return None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                return None
+        copy = type(self)(str(self.work))
+        copy._file = folder / self._file.name
+        with self.turn():
+            for file in self.work.glob(f"{self._file.name}*"):
+                if not file.name.endswith("-shm"):  # the memory of processes that have it open
+                    shutil.copyfile(file, folder / file.name)
+        return copy
+
     @contextmanager
     def staged(self) -> Iterator[FolderCatalog]:
         stage = type(self)(str(self.work))
@@ -172,7 +219,7 @@ class SqliteCatalog(FolderCatalog):
     prefix = "ducklake:sqlite:"
     kept = dict.fromkeys(("boolean", "int32", "int64"), "BIGINT")
     extensions = ("ducklake", "sqlite_scanner")
-    conflicts = (*FolderCatalog.conflicts, "database is locked")
+    locked = ("database is locked",)
     # With a write-ahead log who reads the catalog does not keep another process from committing. Without it two
     # processes stop each other for minutes where one holds a transaction open for longer than SQLite waits.
     write_options = ("META_JOURNAL_MODE 'WAL'",)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ import pyarrow.fs as fs
 
 from mixture.errors import StoreError, UsageError
 from mixture.store import layout, place
-from mixture.store.catalog import Catalog, catalog_of
+from mixture.store.catalog import Catalog, Patience, catalog_of
 from mixture.store.limits import Limits
-from mixture.store.query import Reader, first_lines, is_ctrl_c, quote
+from mixture.store.query import Reader, first_lines, is_ctrl_c, quote, refused
 from mixture.store.schema import migrate, stored_version
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Store:
         self._reading: int | None = None  # the snapshot of `reading`, within it
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._reader: Reader | None = None
+        self._aside: tuple[Catalog, tempfile.TemporaryDirectory[str]] | None = None  # a copy to read, on a full disk
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False, data: str | None = None) -> Store:
@@ -81,7 +83,7 @@ class Store:
         for connection in (self._reader, self._writer):
             if connection is not None:
                 connection.close()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._aside = None
 
     def sql(
         self, query: str, params: Sequence[Any] | dict[str, Any] | None = None, *, limits: Limits | None = None
@@ -104,8 +106,8 @@ class Store:
         """A query of the toolkit's own (large results, registered tables), outside any transaction."""
         try:
             return self.connection.execute(query, params).to_arrow_table()
-        except duckdb.Error as error:
-            raise StoreError(f"the store could not be read: {first_lines(error)}") from error
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            raise refused("the store could not be read", error) from error
 
     def rows(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """`read` as a list of dictionaries, for small results."""
@@ -150,23 +152,28 @@ class Store:
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        for attempt in range(COMMIT_ATTEMPTS):
+        patience, attempt = Patience(self.catalog), 0
+        while True:
             connection = self.connection
+            if self._aside is not None:
+                raise StoreError(f"no space left in {self.catalog.work}: the store can be read, and not written")
             connection.execute("BEGIN")
             try:
                 result = work(connection)
                 connection.execute("COMMIT")
                 return result
-            except duckdb.Error as error:
+            except (duckdb.Error, UnicodeDecodeError) as error:
                 self._roll_back()
-                if attempt + 1 == COMMIT_ATTEMPTS or not _has_sign(error, self.catalog.conflicts):
-                    raise StoreError(f"the store refused a write: {first_lines(error)}") from error
+                if _has_sign(error, self.catalog.locked) and patience.lasts():
+                    continue
+                attempt += 1
+                if attempt == COMMIT_ATTEMPTS or not _has_sign(error, self.catalog.conflicts):
+                    raise refused("the store refused a write", error) from error
                 # Jitter of the wait only: nothing that is stored depends on it.
-                time.sleep(min(2.0, 0.02 * 2**attempt) * (0.5 + random.random()))
+                time.sleep(min(2.0, 0.01 * 2**attempt) * (0.5 + random.random()))
             except BaseException:
                 self._roll_back()
                 raise
-        raise AssertionError("unreachable")
 
     def _roll_back(self) -> None:
         try:
@@ -188,14 +195,29 @@ class Store:
         if not self.catalog.shared:
             self.close()
         # Who opens a new lake makes its tables; of several processes at it at once one does.
-        for seconds in OPENING_WAITS:
+        patience, waits = Patience(self.catalog), list(OPENING_WAITS)
+        while True:
             try:
                 return _connect(self.catalog, self._snapshot, read_only=read_only)
             except StoreError as error:
-                if not _has_sign(error, (*self.catalog.conflicts, "already exists")):
+                if _has_sign(error, self.catalog.locked) and patience.lasts():
+                    continue
+                if aside := self._read_aside(error):
+                    return aside
+                if not waits or not _has_sign(error, (*self.catalog.conflicts, "already exists")):
                     raise
-                time.sleep(seconds)
-        return _connect(self.catalog, self._snapshot, read_only=read_only)
+                time.sleep(waits.pop(0))
+
+    def _read_aside(self, error: StoreError) -> duckdb.DuckDBPyConnection | None:
+        """A connection that reads a copy of the catalog, where it does not open since its disk is full."""
+        if "disk i/o error" not in str(error).lower():
+            return None
+        if self._aside is None:
+            folder = tempfile.TemporaryDirectory(prefix="mixture-")  # which goes with the store
+            if (copy := self.catalog.aside(Path(folder.name))) is None:
+                return None
+            self._aside = copy, folder
+        return _connect(self._aside[0], self._snapshot, read_only=True)
 
     def snapshot(self) -> int:
         """Number of the newest snapshot, for `AT (VERSION => n)`; within a transaction that of its reads."""
@@ -213,12 +235,12 @@ def _connect(catalog: Catalog, snapshot: int | None, *, read_only: bool) -> duck
     try:
         connection.execute(catalog.attach(read_only=read_only, snapshot=snapshot))
         connection.execute("USE lake")
-    except (duckdb.Error, RuntimeError) as error:
+    except (duckdb.Error, RuntimeError, UnicodeDecodeError) as error:
         connection.close()
         if is_ctrl_c(error):
             raise KeyboardInterrupt from error
         version = "" if snapshot is None else f"version {snapshot} of "
-        raise StoreError(f"{version}the store at {catalog} does not open: {first_lines(error)}") from error
+        raise refused(f"{version}the store at {catalog} does not open", error) from error
     # DuckDB's own default is a folder .tmp wherever the command was started. One folder for each connection: two that
     # share one overwrite each other's files. DuckDB makes it when it must, and removes it.
     connection.execute(f"SET temp_directory = {quote(str(layout.spill(catalog.work)))}")

@@ -163,7 +163,7 @@ def restore(store: Store) -> PutBack:
         last = "(SELECT max(snapshot_before) FROM removals WHERE reason = $reason)"
         rows = removals_with(connection, f"r.reason = $reason AND r.snapshot_before = {last}", {"reason": FORGOTTEN})
         if not rows.num_rows:
-            raise UsageError("nothing to put back: no row was forgotten")
+            raise UsageError("nothing to put back: no row was forgotten, or all are put back already")
         _require_there(connection, pc.unique(rows["collection"]).to_pylist())
         connection.register("marks", rows.select(["collection", "example_id"]))
         out = connection.execute(

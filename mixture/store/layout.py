@@ -17,8 +17,9 @@ from mixture.errors import UsageError
 # While a component is written its folder begins so, and a file ends so; a kill leaves them.
 WRITING = ".writing-"
 SCRATCH = ".tmp"
-LEFTOVERS = ("spill-*", f"{WRITING}*", f"materialised/components/{WRITING}*", f"materialised/*{SCRATCH}",
-             f"matches/*{SCRATCH}", f"embeddings/*/{WRITING}*", "embeddings/*/.search-*")  # fmt: skip
+LEFTOVERS = ("spill-*", f"{WRITING}*", f"materialised/components/{WRITING}*", f"materialised/components/*/{WRITING}*",
+             f"materialised/{WRITING}*", f"materialised/*{SCRATCH}", f"matches/*{SCRATCH}",
+             f"embeddings/*/{WRITING}*", "embeddings/*/.search-*")  # fmt: skip
 REFERENCE_EMBEDDINGS = "reference-embeddings"
 BRANCHES = "branches"
 RUN = re.compile(r"(?:reference-|verdict-)?([0-9a-f]{12})")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +18,8 @@ from mixture.specs import Component, MixtureSpec
 from mixture.store import forgotten, layout, read
 from mixture.store.connect import Store
 from mixture.store.files import at_version, digest, sha256
-from mixture.store.query import first_lines
+from mixture.store.query import refused
+from mixture.whole import new_file, scratch_in, sweep
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -61,6 +59,8 @@ def materialise(
     if not although_forgotten:
         forgotten.refuse(store, spec)
     root = folder or layout.materialised(store.work)
+    for place in (root, layout.component(root, "")):
+        sweep(place)
     loose = [c.name for c in spec.components if not c.digest]
     if loose:
         _require_held(store, spec, root)
@@ -83,7 +83,7 @@ def materialise(
                        "mixture on today's", spec.id, ", ".join(older))  # fmt: skip
     index = layout.spec(root, spec.id)
     if not index.exists():
-        _write_atomically(index, spec.to_json())
+        _write(index, spec.to_json())
     return MaterialisedMixture.open(root, spec.id)
 
 
@@ -157,8 +157,9 @@ def _require_held(store: Store, spec: MixtureSpec, root: Path) -> None:
 def _write_component(store: Store, component: Component, target: Path) -> None:
     num_examples = _held(store, component)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=target.parent))
-    try:
+    with scratch_in(target.parent) as beside:
+        scratch = beside / target.name
+        scratch.mkdir()
         part = component.part
         rows = f"WITH own AS {read.part_examples(part)}, against AS {read.part_negatives(part)}"
         params = read.part_parameters(part)
@@ -179,15 +180,13 @@ def _write_component(store: Store, component: Component, target: Path) -> None:
             if not target.exists():
                 raise
             # Another process wrote the same content first.
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _keep_symmetric(file: Path, symmetric: bool) -> None:
     """The digest does not cover what the card says of symmetry, so a folder written before may say otherwise."""
     facts = json.loads(file.read_text("utf-8"))
     if facts.get("symmetric") != symmetric:
-        _write_atomically(file, json.dumps(facts | {"symmetric": symmetric}, ensure_ascii=False, indent=1))
+        _write(file, json.dumps(facts | {"symmetric": symmetric}, ensure_ascii=False, indent=1))
 
 
 def _held(store: Store, component: Component) -> int:
@@ -231,11 +230,10 @@ def write_arrow(store: Store, query: str, params: dict[str, Any], file: Path) ->
     except (duckdb.Error, OSError) as error:  # what fails while rows are fetched comes as an OSError without a number
         if isinstance(error, OSError) and error.errno is not None:  # the file's own
             raise
-        raise StoreError(f"the store could not be read: {first_lines(error)}") from error
+        raise refused("the store could not be read", error) from error
     return rows
 
 
-def _write_atomically(file: Path, text: str) -> None:
-    scratch = file.with_suffix(f".{os.getpid()}{layout.SCRATCH}")
-    scratch.write_text(text, "utf-8")
-    scratch.replace(file)
+def _write(file: Path, text: str) -> None:
+    with new_file(file) as whole:
+        whole.write_text(text, "utf-8")

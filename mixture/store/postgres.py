@@ -56,6 +56,7 @@ class PostgresCatalog:
         "float64": "DOUBLE",
     }  # fmt: skip
     conflicts = ("conflict", "failed to commit")
+    locked: tuple[str, ...] = ()
 
     def __init__(self, name: str, data: str | None = None) -> None:
         """name: what follows the scheme. data: where the Parquet files of a new store go; None for one that is there.
@@ -121,6 +122,9 @@ class PostgresCatalog:
 
     def attach_tables(self, name: str) -> str:
         return f"ATTACH {quote(self._server)} AS {name} (TYPE postgres, SCHEMA {quote(self.schema)})"
+
+    def aside(self, folder: Path) -> None:
+        return None
 
     @contextmanager
     def staged(self) -> Iterator[PostgresCatalog]:

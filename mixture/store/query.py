@@ -35,6 +35,9 @@ REFUSED_FUNCTIONS = frozenset(
 PLACES = frozenset({("", ""), ("", "main"), ("", "lake"), ("", "temp"), ("lake", "main"), ("temp", "main")})
 # Views of DuckDB's catalogs that need no schema; a name given by WITH somewhere must not let one through elsewhere.
 CATALOG_PREFIXES = ("duckdb_", "pg_", "pragma_", "sqlite_")
+# SQLite's words, in small letters, and DuckDB's for a text of the catalog that is none.
+DAMAGED = ("disk image is malformed", "malformed database schema", "file is not a database", "unsupported file format",
+           "invalid unicode (byte sequence mismatch)")  # fmt: skip
 SPILL_SIZE = "8GB"
 # Planning time grows fast with depth, and the parse tree is read by Python's JSON reader.
 EXPRESSION_DEPTH = 250
@@ -53,10 +56,18 @@ def first_lines(error: BaseException) -> str:
     return lines.removeprefix("Invalid Input Error: ")
 
 
+def refused(what: str, error: BaseException) -> StoreError:
+    """What DuckDB raised, as a line of ours. Some of its messages about a damaged catalog are no text to Python."""
+    if isinstance(error, UnicodeDecodeError) or any(sign in str(error).lower() for sign in DAMAGED):
+        why = "" if isinstance(error, UnicodeDecodeError) else f" ({first_lines(error)})"
+        return StoreError(f"the store's catalog is damaged; restore it from a copy{why}")
+    return StoreError(f"{what}: {first_lines(error)}")
+
+
 def unreachable(error: BaseException) -> StoreError | None:
     """What a file or a server that is gone makes DuckDB say, wherever a query was; None for any other error."""
     if isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException):
-        return StoreError(f"the store could not be read: {first_lines(error)}")
+        return refused("the store could not be read", error)
     return None
 
 
@@ -191,8 +202,10 @@ class Reader:
         out_of_memory = isinstance(error, duckdb.OutOfMemoryException | MemoryError | pa.ArrowMemoryError)
         if out_of_memory or "out of memory" in text or "bad allocation" in text:
             return StoreError(too_big(limits))
+        if isinstance(error, duckdb.InternalException) and "a value that is null" in text:  # DuckLake's AT reads it
+            return UsageError("AT (VERSION => NULL) is no version; FROM snapshots() lists their numbers")
         if isinstance(error, duckdb.IOException | duckdb.InternalException):
-            return StoreError(f"the store could not be read: {first_lines(error)}")
+            return refused("the store could not be read", error)
         # DuckDB names the nearest columns of tables, not those of subqueries and macros.
         column = re.search(r'does not have a column named "([^"]+)"$', first_lines(error))
         near = difflib.get_close_matches(column[1], self._columns(), n=3) if column else []

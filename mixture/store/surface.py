@@ -118,10 +118,11 @@ MACROS: dict[str, Macro] = {
     "epochs": Macro(
         "epochs(ref, steps, batch_size)",
         "how often training draws each collection",
-        """SELECT collection, weight, num_examples, weight * steps * batch_size AS expected_examples,
-                  weight * steps * batch_size / nullif(num_examples, 0) AS epochs,
-                  weight * steps * batch_size > num_examples AS repeats
-           FROM mixture(ref) ORDER BY epochs DESC, collection""",
+        """SELECT collection, weight, num_examples, weight * rows AS expected_examples,
+                  weight * rows / nullif(num_examples, 0) AS epochs, weight * rows > num_examples AS repeats
+           FROM mixture(ref), (SELECT CASE WHEN steps >= 1 AND batch_size >= 1 THEN steps * batch_size
+                                      ELSE error('epochs takes steps and a batch size from 1 on') END AS rows)
+           ORDER BY epochs DESC, collection""",
     ),
     "seen_by": Macro(
         "seen_by(run)",

@@ -6,7 +6,6 @@ They are those of the one miner whose negatives have any, with what the examples
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from mixture.specs import MixtureSpec, Part
 from mixture.store import layout, read
 from mixture.store.connect import Store
 from mixture.store.materialise import PLACES, with_content
+from mixture.whole import new_file
 
 # Scores in the order of the lists of examples.arrow (`materialise.EXAMPLES`).
 SCORED = """SELECT positive.scores AS positives, coalesce(negative.scores, []::FLOAT[]) AS negatives
@@ -108,7 +108,7 @@ def write_scores(
     for digest, table in found.items():
         file = layout.component(root, digest) / SCORES
         if table is not None:
-            _write_atomically(table, file)
+            _write(table, file)
         else:
             file.unlink(missing_ok=True)  # of other miners' negatives, that were the same
 
@@ -123,8 +123,6 @@ def _scored(store: Store, part: Part) -> tuple[tuple[str, ...], pa.Table | None]
     return teacher.miners, store.read(query, read.part_parameters(part) | {"teacher": teacher.name})
 
 
-def _write_atomically(table: pa.Table, file: Path) -> None:
-    scratch = file.with_suffix(f".{os.getpid()}{layout.SCRATCH}")
-    with pa.OSFile(str(scratch), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+def _write(table: pa.Table, file: Path) -> None:
+    with new_file(file) as whole, pa.OSFile(str(whole), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    scratch.replace(file)

@@ -39,13 +39,44 @@ LOST = """
 import time
 from mixture.console import stopping
 stopping.GRACE_SECONDS = float(__import__("sys").argv[1])
-with stopping.ctrl_c_ends("stopped"):
+with stopping.requests_end("stopped"):
     while True:
         try:
             print("ready", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             print("lost", flush=True)
+"""
+
+
+# A command that is asked to end while it reads the store.
+ASKED = """
+import os, sys
+from cli import app
+from mixture.store.connect import Store
+number, words, real = int(sys.argv[1]), sys.argv[2:], Store.read
+count = [0]
+def read(self, *given):
+    count[0] += 1
+    if count[0] == 3:
+        os.kill(os.getpid(), number)
+    return real(self, *given)
+Store.read = read
+app(words)
+"""
+LEFT_ALONE = """
+import os, signal, time
+from mixture.console.stopping import requests_end
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with requests_end("stopped"):
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("went on", flush=True)
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
@@ -56,9 +87,9 @@ def _start(*command: str, **environment: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _stop(process: subprocess.Popen[str]) -> str:
-    """Standard error after Ctrl-C."""
-    process.send_signal(signal.SIGINT)
+def _stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """Standard error after a signal; Ctrl-C's is SIGINT."""
+    process.send_signal(number)
     return process.communicate(timeout=60)[1]
 
 
@@ -102,15 +133,48 @@ def test_an_ingest_stops_at_any_moment_and_the_same_command_does_all_of_it(
         assert store.rows("SELECT count(*) AS n FROM examples")[0]["n"] == 20_000
 
 
-def test_what_duckdb_makes_of_it_within_a_transaction_is_no_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_duckdb_makes_of_it_within_a_transaction_is_no_fault(tmp_path: Path, number: signal.Signals) -> None:
     process = _start("-c", SLOW, str(tmp_path / "store"))
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(1)  # the statement runs
-    said = _stop(process)
-    assert process.returncode in ENDED
+    said = _stop(process, number)
+    assert process.returncode in (128 + number, ENDED[1])
     assert said.startswith(STOPPED)
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "after"),
+    [
+        (signal.SIGTERM, ("create", "again", "--temperature", "2"), "; the store is changed in one step at the end"),
+        (signal.SIGHUP, ("export", "mix", "--hf-dataset", "out"), "; nothing half done is left"),
+        (signal.SIGINT, ("export", "mix", "--batches", "100000", "--out", "b.jsonl"), "; nothing half done is left"),
+        (signal.SIGTERM, ("report", "mix"), "; nothing half done is left"),
+        (signal.SIGTERM, ("mine", "--replace"), "; collections that were done are stored"),
+        (signal.SIGHUP, ("verify",), ""),
+    ],
+)
+def test_each_request_ends_each_command_with_a_line(
+    small_store: Store, tmp_path: Path, number: signal.Signals, words: tuple[str, ...], after: str
+) -> None:
+    jobs.create(small_store, "mix")
+    small_store.close()
+    command = [sys.executable, "-c", ASKED, str(int(number)), *words, "--store", str(small_store.work)]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+                           capture_output=True, timeout=300)  # fmt: skip
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith(f"{words[0]}: ")]
+    assert (ended.returncode, ended.stdout) == (128 + number, ""), ended.stderr
+    assert len(lines) == 1 and lines[0].startswith(f"mixture: stopped{after}"), ended.stderr
+    assert not list(tmp_path.rglob(".writing-*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "store"}
+
+
+def test_what_is_ignored_stays_so_and_forks_end_as_ever() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_ALONE], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+                           capture_output=True, timeout=60)  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"went on\n{-signal.SIGTERM}\n", "")
 
 
 def test_a_command_that_loses_the_exception_ends_after_a_while_or_at_the_second_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from pyarrow.fs import FileSelector
 from typer.testing import CliRunner
 
 from cli import app
-from mixture import Store, UsageError, jobs, registry
+from mixture import Store, StoreError, UsageError, jobs, registry
 from mixture.registry import gc
 from mixture.registry.verify import verify
 from mixture.store import files
@@ -51,6 +53,55 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path, kinds: None) -> str:
 
 def _count(store: Store) -> int:
     return int(store.sql("SELECT count(*) AS n FROM runs")["n"][0].as_py())
+
+
+@pytest.mark.folder
+def test_a_write_outlasts_a_lock_and_says_that_it_waits(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mixture.store.connect.COMMIT_ATTEMPTS", 1)  # of those that overlap; a lock is waited for
+    monkeypatch.setattr("mixture.store.catalog.PATIENCE", 0.5)
+    program = """if True:
+        import sqlite3, sys, time
+        lock = sqlite3.connect(sys.argv[1], isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        print("locked", flush=True)
+        time.sleep(4)
+        lock.execute("ROLLBACK")"""
+    words = [sys.executable, "-c", program, str(small_store.work / "catalog.sqlite")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        insert_rows(small_store, "runs", RUNS)
+    assert _count(small_store) == 1
+    assert caplog.messages == [f"waiting for another process that has locked {small_store.work}"]
+    monkeypatch.setattr("mixture.store.catalog.LOCKED_SECONDS", 0.5)
+    with (
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process,
+        pytest.raises(StoreError, match="database is locked"),
+    ):
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        insert_rows(small_store, "runs", RUNS)
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize(
+    ("damaged", "instead"),
+    [
+        (b"SQLite format 3", b"SQLite format 2"),
+        (b"CREATE TABLE ducklake_", b"CREATE \xff\xfe\xfa\xfb\xfc lake_"),
+        (b"CREATE TABLE ducklake_", b"CREATE TUBLE ducklake_"),
+    ],
+)
+def test_a_damaged_catalog_is_called_that(small_store: Store, damaged: bytes, instead: bytes) -> None:
+    small_store.close()
+    file = small_store.work / "catalog.sqlite"
+    for left in small_store.work.glob("catalog.sqlite-*"):
+        left.unlink()
+    content = file.read_bytes()
+    assert damaged in content
+    file.write_bytes(content.replace(damaged, instead))
+    with pytest.raises(StoreError, match=r"^the store's catalog is damaged; restore it from a copy"):
+        Store.open(small_store.work)
 
 
 @pytest.mark.parametrize("uri", ["mysql:dbname=lake", "mongodb://u:secret@host/lake"])

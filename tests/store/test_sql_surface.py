@@ -115,6 +115,18 @@ def test_epochs_by_hand(facts_store: Store) -> None:
     ]
 
 
+@pytest.mark.parametrize("numbers", ["-1, 64", "10, -64", "0, 64", "NULL, 64"])
+def test_epochs_of_no_training_are_refused(facts_store: Store, numbers: str) -> None:
+    with pytest.raises(UsageError, match=r"^epochs takes steps and a batch size from 1 on$"):
+        facts_store.sql(f"FROM epochs('base:2', {numbers})")
+
+
+@pytest.mark.parametrize("version", ["NULL", "1 + NULL", "NULL::INT"])
+def test_null_is_no_version(facts_store: Store, version: str) -> None:
+    with pytest.raises(UsageError, match=r"^AT \(VERSION => NULL\) is no version; FROM snapshots\(\) lists"):
+        facts_store.sql(f"FROM examples AT (VERSION => {version})")
+
+
 def test_collection_facts_counts_everything_once(facts_store: Store) -> None:
     rows = _rows(facts_store, "FROM collection_facts ORDER BY collection")
     names = ["num_examples", "num_passages", "num_negatives", "without_negatives", "rejected", "duplicates_removed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from mixture.store import Store, forgotten, layout
 from mixture.store.change import FORGOTTEN
 from mixture.store.forgotten import ROWS
 from mixture.store.materialise import materialise
+from mixture.whole import scratch_in
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import record_if_any
 from trainers.finetune.phases import Phases
@@ -181,8 +181,7 @@ def _opened(store: Store, specs: Sequence[MixtureSpec]) -> Iterator[list[Materia
     """The mixtures with their data, forgotten rows too, in a folder that goes at the end; what the store's own folder
     has is not written again."""
     own = layout.materialised(store.work)
-    with tempfile.TemporaryDirectory(dir=store.work, prefix=layout.WRITING) as scratch:
-        root = Path(scratch)
+    with scratch_in(store.work) as root:
         layout.component(root, "").mkdir(parents=True)
         for digest in {c.digest for spec in specs for c in spec.components if c.digest}:
             if (there := layout.component(own, digest)).is_dir():

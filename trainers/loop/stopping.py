@@ -1,5 +1,5 @@
-"""A stop on request: SIGTERM, or Ctrl-C once, lets training finish its step and save a checkpoint; asked again, it
-ends at once."""
+"""A stop on request: SIGTERM, SIGHUP, or Ctrl-C once, lets training finish its step and save a checkpoint; asked
+again, it ends at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 else:
     torch = Deferred("torch")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+HANGUP = getattr(signal, "SIGHUP", 0)  # which Windows lacks
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *((HANGUP,) if HANGUP else ()))
 _asked: int = 0
 
 
 class Stopped(MixtureError):
-    """Training stopped because it was asked to; its checkpoint is saved. Exit code 143 for SIGTERM, 130 for Ctrl-C."""
+    """Training stopped because it was asked to; its checkpoint is saved. Exit code 128 and the
+    signal's number: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP."""
 
     def __init__(self, step: int, number: int) -> None:
         super().__init__(f"stopped at step {step}; the same command goes on")
@@ -41,6 +43,8 @@ def on_request() -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    if before.get(HANGUP) == signal.SIG_IGN:  # nohup
+        del before[HANGUP]
 
     def note(number: int, frame: FrameType | None) -> None:
         global _asked
@@ -48,7 +52,7 @@ def on_request() -> Iterator[None]:
         for known, handler in before.items():
             signal.signal(known, handler)
 
-    for request in SIGNALS:
+    for request in before:
         signal.signal(request, note)
     try:
         yield

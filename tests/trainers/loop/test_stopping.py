@@ -110,7 +110,7 @@ def _wait_for(pattern: str, folder: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_asked_to_stop_it_saves_its_step_and_the_same_command_goes_on(
     start: Callable[..., Any], small_store: Store, mixture_data: MaterialisedMixture, tiny_model: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int,

@@ -60,7 +60,7 @@ def refused(what: str, error: BaseException) -> StoreError:
     """What DuckDB raised, as a line of ours. Some of its messages about a damaged catalog are no text to Python."""
     if isinstance(error, UnicodeDecodeError) or any(sign in str(error).lower() for sign in DAMAGED):
         why = "" if isinstance(error, UnicodeDecodeError) else f" ({first_lines(error)})"
-        return StoreError(f"the store's catalog is damaged; restore it from a copy{why}")
+        return StoreError(f"{what}: its catalog is damaged; restore it from a copy{why}")
     return StoreError(f"{what}: {first_lines(error)}")
 
 

@@ -43,7 +43,8 @@ with stopping.requests_end("stopped"):
     while True:
         try:
             print("ready", flush=True)
-            time.sleep(60)
+            for _ in range(600):  # a signal just before a long sleep would wait for its end
+                time.sleep(0.1)
         except KeyboardInterrupt:
             print("lost", flush=True)
 """

@@ -26,8 +26,9 @@ from hypothesis import settings
 if TYPE_CHECKING:  # not every machine that runs tests has duckdb
     from mixture import Store
 
-# A shell starts what it runs in the background with the interrupt ignored, and children inherit that.
+# A shell starts what it runs in the background with the interrupt ignored, nohup with SIGHUP; children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure.
 settings.register_profile("no clock", deadline=None)

@@ -116,15 +116,16 @@ def test_two_processes_do_each_cell_once_and_a_training_gives_the_same_numbers_a
     ]  # fmt: skip
 
 
-def test_after_a_kill_the_same_command_goes_on(data: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_after_a_kill_the_same_command_goes_on(data: Path, how: signal.Signals) -> None:
     killed = subprocess.Popen(_command(data, "--worker"), env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=data,
                               stderr=subprocess.PIPE, text=True)  # fmt: skip
     assert killed.stderr is not None
     for line in killed.stderr:
         if "train small uniform 0" in line:
             break
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.send_signal(how)
+    assert killed.wait() != 0
     before = {name: found["seconds"] for name, found in _results(data).items()}
     assert "train small uniform 0" in before and "train small soup 1" not in before
     done = _run(data, "--jobs", "1", "--mixture", "uniform")
@@ -213,3 +214,10 @@ def test_left_out_scores_are_of_the_models_that_did_not_look(study: Any) -> None
     # a looked at x: left out are y of a, and x of b
     assert study.scores.stitched(b, a, {"x"}) == [{"x": {"q": 0.3}, "y": {"q": 0.2}}]
     assert study.scores.mean_over_families([{"xquad-en": {"q": 0.0}, "xquad-de": {"q": 0.5}, "nq": {"q": 1.0}}]) == 62.5
+
+
+def test_the_pages_show_what_the_results_have(study: Any) -> None:
+    pages = [page.read_text("utf-8") for page in study.tables.PAGES]
+    for page in pages:
+        assert study.tables.filled(page) == page  # else: python benchmarks/study --tables --record
+    assert all(any(f"<!-- study: {name} -->" in page for page in pages) for name in study.tables.SECTIONS)

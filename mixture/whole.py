@@ -51,13 +51,17 @@ def sweep(folder: Path) -> None:
             continue
 
 
+def check_new(folder: Path, argument: str | None = None) -> None:
+    """Raise `UsageError` for a folder that holds something; `argument` is what named it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty; name a new folder" + (f" in `{argument}`" if argument else ""))
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill. It takes the place of `folder`, which is new or empty, when the block ends well. Raises
     `UsageError` where something is there."""
-    sweep(folder.parent)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; name a new folder")
+    check_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_in(folder.parent) as scratch:
         whole = scratch / "whole"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixture.errors import UsageError
-from trainers.model.new_folder import check_new
+from mixture.whole import check_new
 from trainers.model.template import RECORD
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_folder(out: Path) -> None:
     """Raise `UsageError` where `out` holds what no training left there; what it left, `finished` looks at."""
     left = (out / RECORD).is_file() or (out / "checkpoints" / MARK).is_file()
     if not left:
-        check_new(out)
+        check_new(out, "out")
 
 
 def finished(out: Path, run: str) -> bool:

@@ -23,6 +23,7 @@ from mixture.suites.families import family
 from mixture.suites.given import Given, suites_of
 from mixture.suites.halves import LEARN, REPORT, halved, with_queries
 from mixture.suites.suite import Suite
+from mixture.whole import check_new
 from trainers.evaluation import groups
 from trainers.evaluation.choice import LEAST, OBJECTIVES, WORST, against_best, dropped, sizes, subset, worth
 from trainers.evaluation.groups import SUITE
@@ -34,7 +35,6 @@ from trainers.jobs.prompt_choice import Gain, Prompt, PromptChoice
 from trainers.jobs.prompt_scores import REPORTED, PromptScores, Scored, space_of
 from trainers.jobs.runs import recorded
 from trainers.model.names import ModelName
-from trainers.model.new_folder import check_new
 from trainers.model.prompted import write_prompted
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def prompts(
     name, target = ModelName(str(model)), None if out is None else Path(out).expanduser()
     _check(half, objective, radius, first_queries, bool(listed(report)))
     if target is not None:
-        check_new(target)
+        check_new(target, "out")
     found = candidates_of(store, listed(candidates), name.dense)
     name.check()
     require_pytrec_eval()

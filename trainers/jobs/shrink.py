@@ -17,11 +17,11 @@ from mixture.progress import Stage, quiet
 from mixture.registry import Mixture
 from mixture.store import Store, layout
 from mixture.store.write import append
+from mixture.whole import check_new, new_folder
 from trainers.finetune.config import FinetuneSettings
 from trainers.finetune.output import record_if_any
 from trainers.jobs.runs import materialised, recorded
 from trainers.model.identity import locate, model_identity
-from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import RECORD, Template, own_template
 from trainers.settings import run_id
 from trainers.shrinking.architecture import architecture_of
@@ -99,7 +99,7 @@ def shrink(
     target = Path(out).expanduser()
     if (asked.searched or width < 1) and (store is None or mixture is None):
         raise UsageError("which layers or channels can go is measured on a mixture: name one in `mixture`")
-    check_new(target)
+    check_new(target, "out")
     spec = registry.resolve(store, mixture).spec if store is not None and mixture is not None else None
     show = stage("shrinking")
     show(0, 0, "loading PyTorch")
@@ -201,14 +201,13 @@ class _Work:
             "model": _shown(asked.model), "identity": model_identity(asked.model), "layers": list(kept),
             "num_layers": asked.num_layers, "width": width, "mixture": mixture, "run_id": run,
         }  # fmt: skip
-        with beside(self.out, "shrink") as folder:
+        with new_folder(self.out) as folder:
             cut.save(str(folder), create_model_card=False)
             loaded = self._same(folder, cut)
             after = self._measured(loaded) if calibration else {}
             rows = self._by_collection(found, after)
             loss = self._mean(after) if after else None
             self._write(folder, facts, curve, rows, loss)
-            become(folder, self.out)
         return Shrunk(self.out, asked.model, kept, asked.num_layers, width, sum(p.numel() for p in cut.parameters()),
                       before, run, mixture, tuple(curve), tuple(rows), loss)  # fmt: skip
 

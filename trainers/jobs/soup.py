@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,11 +17,11 @@ from mixture.suites.families import family
 from mixture.suites.given import suites_of
 from mixture.suites.halves import LEARN
 from mixture.suites.suite import Suite
+from mixture.whole import check_new, new_folder, scratch_in
 from trainers.evaluation.metrics import require_pytrec_eval
 from trainers.finetune.output import mixtures_of
 from trainers.finetune.scores import METRIC, check_judged, load_suites
 from trainers.model.alike import Trained, check_alike, common_start, opened
-from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import CONFIG, RECORD
 
 # In `weights`: what each model is worth on the suites says its weight.
@@ -72,7 +71,7 @@ def soup(
     target = Path(out).expanduser()
     dev = _dev_suites(weights, suites)
     shares = [] if isinstance(weights, str) else _shares(weights, len(folders))
-    check_new(target)
+    check_new(target, "out")
     parts = opened(folders)
     check_alike(parts)
     progress(0, 0, "loading PyTorch")
@@ -89,10 +88,10 @@ def soup(
                          "models": dict(zip(map(str, folders), scores, strict=True))}  # fmt: skip
     from trainers.model.card import soup_card
 
-    with _written(taken, shares_taken, target, progress) as scratch:
+    with new_folder(target) as scratch:
+        _average(taken, shares_taken, scratch, progress)
         (scratch / "README.md").write_text(soup_card(record), "utf-8")
         (scratch / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), "utf-8")
-        become(scratch, target)
     mixture = record["mixture"]
     made_of = tuple({"model": str(part.folder), "weight": share, "run": part.record.get("run_id"),
                      "mixture": _mixture_id(part)} | ({"score": one} if dev else {})
@@ -100,20 +99,15 @@ def soup(
     return Soup(target, record["model"], mixture and mixture["id"], made_of, score)
 
 
-@contextmanager
-def _written(
-    parts: Sequence[Trained], shares: Sequence[float], target: Path, progress: Progress
-) -> Iterator[Path]:  # fmt: skip
-    """The average in a folder beside `target`."""
+def _average(parts: Sequence[Trained], shares: Sequence[float], folder: Path, progress: Progress) -> None:
+    """Write the average into an empty folder."""
     from trainers.model.soup import average, average_adapters
 
-    with beside(target, "soup") as scratch:
-        if parts[0].adapter:
-            average_adapters(parts, shares, scratch)
-        else:
-            average(parts, shares, scratch, progress)
-        _write_prompts(scratch, parts)
-        yield scratch
+    if parts[0].adapter:
+        average_adapters(parts, shares, folder)
+    else:
+        average(parts, shares, folder, progress)
+    _write_prompts(folder, parts)
 
 
 def _dev_suites(weights: Sequence[float] | str | None, suites: Names) -> list[Suite]:
@@ -147,12 +141,16 @@ def _greedy(
         progress(done, count, f"{what}: {100 * found:.2f}")
         return found
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     scores = [score(part.folder, part.folder.name) for part in parts]
     first, *others = sorted(range(len(parts)), key=lambda one: -scores[one])
     taken, best = [first], scores[first]
     for one in others:
         tried = sorted([*taken, one])
-        with _written([parts[i] for i in tried], _shares(None, len(tried)), target, silent) as folder:
+        with scratch_in(target.parent) as scratch:
+            folder = scratch / "soup"
+            folder.mkdir()
+            _average([parts[i] for i in tried], _shares(None, len(tried)), folder, silent)
             found = score(folder, f"with {parts[one].folder.name}")
         if found >= best:
             taken, best = tried, found

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixture.errors import UsageError
+from mixture.whole import check_new, new_folder
 from trainers.model.identity import STATIC, locate, model_file
-from trainers.model.new_folder import become, beside, check_new
 from trainers.model.template import CONFIG, DOCUMENT_PROMPTS, RECORD, template_behind
 
 CHOSEN = "chosen_prompt"
@@ -24,8 +24,8 @@ def write_prompted(model: str, prompt: str, out: Path) -> None:
     A model that sentence-transformers did not save is saved by it. In the record of a training here (`training.json`)
     the template changes too, so that a training of the copy has it; `run_id` is none, as the run's model is another.
     """
-    check_new(out)
-    with beside(out, "prompted") as scratch:
+    check_new(out, "out")
+    with new_folder(out) as scratch:
         modules = None if model == STATIC else model_file(locate(model), "modules.json")
         if modules is None:
             from trainers.model.encoder import load_encoder
@@ -34,7 +34,6 @@ def write_prompted(model: str, prompt: str, out: Path) -> None:
         else:  # a link of the hub's cache becomes the file
             shutil.copytree(modules.parent, scratch, dirs_exist_ok=True)
         _set_prompts(scratch, prompt)
-        become(scratch, out)
 
 
 def _set_prompts(folder: Path, prompt: str) -> None:

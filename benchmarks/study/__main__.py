@@ -15,8 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.cells import Cell
 
 if not __package__:  # `python benchmarks/study` has this folder on the path, not the one that holds it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -60,13 +65,16 @@ def main() -> int:
         chosen = worker.wanted(study, given.student, given.mixture)
         if given.list:
             for cell in chosen:
-                print("done" if study.result(cell.name) else "    ", cell.name)
+                print("done" if study.is_done(cell.name) else "    ", cell.name)
             return 0
         if given.again:
             if given.again not in study.cells or not given.again.startswith("train "):
                 trained = [name for name in study.cells if name.startswith("train ")]
                 raise unknown_name("training", given.again, trained)
-            return again(study, given.again)
+            models = given.work / "again"
+            shutil.rmtree(models, ignore_errors=True)  # a finished training there would be found, and not done again
+            twin = cells.Study(plan, given.data, given.work, given.store, models)
+            return again(study.result(given.again), twin.cells[given.again])
         if given.worker:
             return int(worker.work(study, chosen) > 0)
         if not given.tables and (failed := worker.spread(sys.argv[1:], given.jobs)):
@@ -79,20 +87,16 @@ def main() -> int:
     return 0
 
 
-def again(study: object, name: str) -> int:
-    """Does a training a second time, into another folder, and compares its numbers with those of the first."""
-    from study.cells import Study, digest
+def again(first: dict[str, Any] | None, cell: Cell) -> int:
+    """Does a training a second time, and compares its numbers with those of the first."""
+    from study.cells import digest
 
-    assert isinstance(study, Study)
-    first = study.result(name)
     if first is None:
-        print(f"{name} is not done yet", file=sys.stderr)
+        print(f"{cell.name} is not done yet", file=sys.stderr)
         return 2
-    second = Study(study.recipe, study.data, study.work, study.store_name)
-    second.model = lambda name: study.work / "again" / name.replace(" ", "-")  # type: ignore[method-assign]
-    found = second.cells[name].work()
+    found = cell.work()
     same = digest(found) == digest(first)
-    print(f"{name}: {'the same numbers' if same else 'OTHER NUMBERS'}, {digest(first)} and {digest(found)}")
+    print(f"{cell.name}: {'the same numbers' if same else 'OTHER NUMBERS'}, {digest(first)} and {digest(found)}")
     return 0 if same else 1
 
 

@@ -18,7 +18,7 @@ import trainers
 from mixture import Store, jobs, registry
 from mixture.suites.layout import find_suites
 from study import scores
-from study.recipe import Mixture, Recipe, Student
+from study.recipe import WITHOUT_WEIGHTS, Mixture, Recipe, Student
 from trainers.evaluation.evaluate import SuiteResult
 from trainers.settings import resolve
 
@@ -42,13 +42,19 @@ class Cell:
 class Study:
     """A recipe on a folder of data, with its results so far in `work`.
 
-    data: has `raw/`, `eval/` with suites in BEIR layout, and perhaps `decontaminate/` with lists of test queries
+    data:   has `raw/`, `eval/` with suites in BEIR layout, and perhaps `decontaminate/` with lists of test queries
+    store:  its name; a folder in `work`, if none is given
+    models: where models are trained; in `work`, if none is given
     """
 
-    def __init__(self, recipe: Recipe, data: Path, work: Path, store: str | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Path, work: Path, store: str | None = None, models: Path | None = None
+    ) -> None:
         self.recipe, self.data, self.work = recipe, data, work
         self.store_name = store or str(work / "store")
+        self.models = models or work / "models"
         self._keys: dict[str, str] = {}
+        self._done: set[str] = set()
 
     @cached_property
     def store(self) -> Store:
@@ -72,9 +78,8 @@ class Study:
 
         for student in self.recipe.students.values():
             if student.model != "tiny-qwen2":  # made from a mixture, with random weights
-                add(
-                    Cell(f"start {student.name}", ("prepare",), {"model": student.model}, partial(self._start, student))
-                )
+                work = partial(self._start, student)
+                add(Cell(f"start {student.name}", ("prepare",), {"model": student.model}, work))
             for mixture in self.recipe.trained(student):
                 self._mixture(mixture, add)
                 for seed in range(student.seeds):
@@ -90,6 +95,12 @@ class Study:
             return None
         found: dict[str, Any] = json.loads(file.read_text("utf-8"))
         return found if found["key"] == self.key(name) else None
+
+    def is_done(self, name: str) -> bool:
+        """What is done stays so: its file, which holds the score of every query, is read for this once."""
+        if name not in self._done and self.result(name) is not None:
+            self._done.add(name)
+        return name in self._done
 
     def key(self, name: str) -> str:
         """A hash of the cell's recipe and of those of all that it needs."""
@@ -142,18 +153,14 @@ class Study:
         """The cells that a mixture needs, and its own, where it has one."""
         for name in mixture.of:
             self._mixture(self.recipe.mixtures[name], add)
-        if mixture.kind in ("longer", "phases", "soup", "train"):
+        if mixture.kind in WITHOUT_WEIGHTS:
             return
         recipe: dict[str, Any] = {"kind": mixture.kind, "options": mixture.options, "towards": mixture.towards}
         if mixture.kind == "learn":
-            student = self.recipe.students[mixture.options["proxy"]]
-            self._mixture(self.recipe.mixtures["uniform"], add)
-            recipe["proxy"] = _training_recipe(student)
-        work = {"create": self._create, "learn": self._learn, "select": self._select, "blend": self._blend,
-                "coreset": self._coreset}[mixture.kind]  # fmt: skip
+            recipe["proxy"] = _training_recipe(self.recipe.students[mixture.options["proxy"]])
+        ways = {"create": self._create, "learn": self._learn, "select": self._select, "coreset": self._coreset}
+        work = ways[mixture.kind]
         needs = ("prepare", *(f"mixture {name}" for name in mixture.of))
-        if mixture.kind == "learn":
-            needs += ("mixture uniform",)
         add(Cell(f"mixture {mixture.name}", needs, recipe, lambda: self._made(mixture, work)))
 
     def _made(self, mixture: Mixture, work: Callable[[Mixture], dict[str, Any]]) -> dict[str, Any]:
@@ -190,10 +197,6 @@ class Study:
     def _select(self, mixture: Mixture) -> dict[str, Any]:
         options = {key: value for key, value in mixture.options.items() if key != "of"}
         return {"reference": jobs.select(self.store, self.reference(mixture.of[0]), mixture.name, **options).reference}
-
-    def _blend(self, mixture: Mixture) -> dict[str, Any]:
-        one, other = map(self.reference, mixture.of)
-        return {"reference": jobs.select(self.store, one, mixture.name, blend=(other, 0.5)).reference}
 
     def _coreset(self, mixture: Mixture) -> dict[str, Any]:
         made = jobs.coreset(self.store, self.reference("uniform"), mixture.name, target=self.target(mixture.towards),
@@ -243,7 +246,7 @@ class Study:
 
     def _for_soup(self, student: Student, name: str) -> bool:
         """Whether a soup that is to come takes this model."""
-        return any(name in cell.needs and self.result(cell.name) is None
+        return any(name in cell.needs and not self.is_done(cell.name)
                    for cell in self.cells.values() if cell.name.startswith(f"train {student.name} "))  # fmt: skip
 
     def _soup(self, student: Student, name: str, models: list[tuple[str, int]]) -> dict[str, Any]:
@@ -258,7 +261,7 @@ class Study:
         return found
 
     def model(self, name: str) -> Path:
-        return self.work / "models" / name.replace(" ", "-")
+        return self.models / name.replace(" ", "-")
 
 
 def _scores(results: list[SuiteResult]) -> scores.Scores:

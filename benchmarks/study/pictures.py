@@ -5,30 +5,17 @@ python benchmarks/study --tables --record      needs `pip install matplotlib`
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
-
-IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
-STYLE = {"svg.hashsalt": "mixture", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
-         "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}  # fmt: skip
+from plots import STYLE, plt, save
 
 
 def draw(result: dict[str, Any]) -> None:
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | {"font.size": 9}):
         gains(result)
         costs(result)
         dropped(result)
         weights(result)
-
-
-def save(name: str) -> None:
-    plt.savefig(IMAGES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close()
 
 
 def gains(result: dict[str, Any]) -> None:

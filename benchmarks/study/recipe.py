@@ -11,7 +11,9 @@ from typing import Any
 from mixture.errors import UsageError, unknown_name
 
 # How a mixture is made, or what is trained in place of one: a mixture has one of these.
-KINDS = ("create", "learn", "select", "blend", "coreset", "longer", "phases", "soup", "train")
+KINDS = ("create", "learn", "select", "coreset", "longer", "phases", "soup", "train")
+# Of these, what trains on other mixtures and has no weights of its own.
+WITHOUT_WEIGHTS = ("longer", "phases", "soup", "train")
 # Suites that a learner looks at: all, or every other one, from the first and from the second on.
 TARGETS = ("all", "A", "B")
 
@@ -111,13 +113,10 @@ def _mixtures(name: str, options: dict[str, Any]) -> list[Mixture]:
         raise UsageError(f"mixtures.{name} needs one of: {', '.join(KINDS)}")
     kind = kinds[0]
     own = options[kind] if isinstance(options[kind], dict) else {"of": options[kind]}
-    parents = {
-        "create": (),
-        "coreset": ("uniform",),
-        "learn": (own["base"],) if "base" in own else own.get("members", ()),
-    }
-    of = parents[kind] if kind in parents else own.get("of", ())
+    of = {"create": (), "coreset": (), "learn": own.get("base", own.get("members", ()))}.get(kind, own.get("of", ()))
     of = (of,) if isinstance(of, str) else tuple(of)
+    if kind in ("coreset", "learn"):
+        of = ("uniform", *of)
     towards = options.get("towards", [])
     for one in towards:
         if one not in TARGETS:

@@ -16,7 +16,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from study.cells import Study, training
-from study.recipe import Mixture, Student
+from study.recipe import WITHOUT_WEIGHTS, Mixture, Student
 from study.scores import Scores, compared, mean, mean_over_families, stitched
 from trainers.jobs.verdict import ALIKE
 
@@ -79,7 +79,7 @@ def _row(study: Study, mixture: Mixture, scores: dict[str, list[Scores]]) -> dic
 
     def alike(other: str) -> bool:
         """Whether models of one seed see much the same batches: they are then pairs, as in a verdict."""
-        if mixture.kind in ("longer", "phases", "soup", "train", "coreset"):
+        if mixture.kind in (*WITHOUT_WEIGHTS, "coreset"):
             return False
         ours, theirs = weights[mixture.name], weights[other]
         return ours.keys() == theirs.keys() and sum(abs(ours[c] - theirs[c]) for c in ours) / 2 <= ALIKE
@@ -87,9 +87,7 @@ def _row(study: Study, mixture: Mixture, scores: dict[str, list[Scores]]) -> dic
     row = _against(scores[mixture.name], scores, alike)
     if mixture.name in weights and mixture.kind != "coreset":
         rows, own = study.done("prepare")["rows"], _by_component(weights[mixture.name])
-        parts = Counter(
-            name.split("[")[0] for name in weights["uniform"]
-        )  # collection -> how many slices of it there are
+        parts = Counter(name.split("[")[0] for name in weights["uniform"])  # collection -> its slices
         whole = sum(rows[name] for name in parts)
         gone = sum(rows[name.split("[")[0]] / parts[name.split("[")[0]] for name in weights["uniform"]
                    if not own.get(name))  # fmt: skip
@@ -138,9 +136,13 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 def filled(page: str) -> str:
     """The page, with what stands between its marks as the results have it."""
-    made = {name: parts[part](results[of]) for results in [recorded()] for name, (of, part) in SECTIONS.items()
-            for parts in [PARTS]}  # fmt: skip
-    return MARKED.sub(lambda match: f"{match[1]}{made[match['name']]}\n{match[3]}", page)
+    results = recorded()
+
+    def fill(match: re.Match[str]) -> str:
+        of, part = SECTIONS[match["name"]]
+        return f"{match[1]}{PARTS[part](results[of])}\n{match[3]}"
+
+    return MARKED.sub(fill, page)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -52,7 +52,7 @@ def work(study: Study, cells: Sequence[Cell]) -> int:
     A process that has grown begins anew: what a training leaves in memory is not given back for good.
     """
     failed: set[str] = set()
-    while left := [cell for cell in cells if study.result(cell.name) is None and not _hopeless(study, cell, failed)]:
+    while left := [cell for cell in cells if not study.is_done(cell.name) and not _hopeless(study, cell, failed)]:
         if not any(_tried(study, cell, len(cells) - len(left) + 1, len(cells), failed) for cell in left):
             time.sleep(WAIT_SECONDS)  # all that can be done is being done
         elif psutil.Process().memory_info().rss > MOST_BYTES and not failed:
@@ -66,13 +66,13 @@ def _hopeless(study: Study, cell: Cell, failed: set[str]) -> bool:
 
 def _tried(study: Study, cell: Cell, number: int, total: int, failed: set[str]) -> bool:
     """Whether this process did the cell, or failed to."""
-    if any(study.result(name) is None for name in cell.needs):
+    if not all(map(study.is_done, cell.needs)):
         return False
     file = study.work / "locks" / f"{cell.name.replace(' ', '-')}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(file, blocking=False):
-            if study.result(cell.name) is not None:
+            if study.is_done(cell.name):
                 return False
             found = study.run(cell)
     except filelock.Timeout:

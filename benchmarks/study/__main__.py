@@ -45,7 +45,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of several processes
     parser.add_argument("--tables", action="store_true", help="only write the tables of what is done")
     parser.add_argument("--record", action="store_true", help="put the numbers into docs/study.md")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error(f"--jobs is {given.jobs}; at least 1")
+    return given
 
 
 def main() -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mixture.errors import UsageError, unknown_name
+from trainers.evaluation.compare import FEWEST_SEEDS
 
 # How a mixture is made, or what is trained in place of one: a mixture has one of these.
 KINDS = ("create", "learn", "select", "coreset", "longer", "phases", "soup", "train")
@@ -92,6 +93,9 @@ def read(file: Path) -> Recipe:
     students = {}
     for name, options in text.get("students", {}).items():
         student = _of(Student, {"name": name} | options, f"students.{name}")
+        if not isinstance(student.seeds, int) or student.seeds < FEWEST_SEEDS:
+            raise UsageError(f"students.{name}: seeds is {student.seeds!r}; one model does not tell what its seed did: "
+                             f"at least {FEWEST_SEEDS}")  # fmt: skip
         chosen = []
         for mixture in student.mixtures:
             names = [mixture] if mixture in mixtures else [f"{mixture}-{one}" for one in TARGETS]
@@ -135,7 +139,7 @@ def known(what: str, given: Iterable[str], names: Iterable[str]) -> None:
 def _of(kind: type, given: dict[str, Any], where: str) -> Any:
     names = [one.name for one in fields(kind)]
     known(f"option of {where}", given, names)
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-    except TypeError as error:
-        raise UsageError(f"{where}: {error}") from error
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [name for name in needed if name not in given]:
+        raise UsageError(f"{where} needs: {', '.join(missing)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

@@ -196,6 +196,8 @@ def test_the_recipes_that_come_with_it_are_whole(study: Any) -> None:
         (("proxy = \"small\", algorithm = \"tdro\" }}", "proxy = \"smal\", algorithm = \"tdro\" }}"), "smal"),
         (("steps = 4", "stesp = 4"), "stesp"),
         (("create = \"uniform\"", "crate = \"uniform\""), "crate"),
+        (("steps = 4\n", ""), "students.small needs: steps"),
+        (("seeds = 2", "seeds = 1"), "at least 2"),
         (("trained = false", "select = { of = \"uniform\" }"), "needs one of"),
     ],
 )  # fmt: skip
